@@ -1,0 +1,202 @@
+"""Markov kernels on energies, and chains of them: Langevin, MALA, HMC.
+
+A kernel sees one chain and an `energy_fn` of one position (any pytree); `run_chain` scans it and `run_chains` maps over many.
+"""
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.flatten_util import ravel_pytree
+
+from ebm_jax.types import Array, Info, Kernel, PyTree
+
+
+class LangevinState(NamedTuple):
+    position: PyTree
+    momentum: PyTree   # moving average of gradients; () when not used
+    shrink: Array      # decay ** steps so far
+
+
+class HamiltonianState(NamedTuple):
+    """State of the kernels with a Metropolis test: energy and gradient are kept, so each step evaluates only its proposal."""
+    position: PyTree
+    energy: Array
+    grad: PyTree
+
+
+def _check(name, value, low, high=math.inf, open_low=False):
+    """Refuse a number outside its range; a traced value (a tuned setting) is let through."""
+    if isinstance(value, jax.core.Tracer) or value is None:
+        return
+    if not (low < value if open_low else low <= value) or not value <= high or not math.isfinite(value):
+        raise ValueError(f'{name} must lie in {"(" if open_low else "["}{low}, {high}], got {value}')
+
+
+def langevin(step_size, *, temperature=None, noise_scale=None, grad_clip=None, bounds=None, momentum=0.0, decay=1.0,
+             noise_first=False):
+    """Unadjusted Langevin dynamics, with the noise of a temperature or of its own scale.
+
+        g <- momentum g + (1 - momentum) clip(grad E(x))
+        x <- clip(x - a g + n xi),   xi ~ N(0, I),   n = sqrt(2 a temperature)  or  n = noise_scale
+
+    Two conventions for the noise, exactly one to be given:
+      temperature: n follows the step; the chain then targets exp(-E / temperature), up to O(a).
+      noise_scale: n is independent of the step, as in JEM (a = 1, n = 0.01); the effective temperature is n^2 / (2 a).
+    A paper that writes x += (e / 2) grad log p + ... has a = e / 2.
+
+    Args:
+      step_size: a > 0. temperature, noise_scale: >= 0. momentum: in [0, 1). decay: in (0, 1], factor on a per step of the chain.
+      grad_clip: None, or c > 0: each gradient entry is cut to [-c, c] before anything else.
+      bounds: None, or (low, high): each entry of x is cut to it after the step.
+      noise_first: add the noise before the drift, which is then taken at the noisy position (ICD).
+      Numbers may be traced arrays (tuned settings).
+    Raises: ValueError when a number is out of range, or not exactly one noise convention is given.
+    Source: Welling & Teh 2011; noise_scale: Grathwohl et al. 2020, section 3.
+    """
+    if (temperature is None) == (noise_scale is None):
+        raise ValueError('give exactly one of temperature and noise_scale')
+    _check('step_size', step_size, 0, open_low=True)
+    _check('temperature', temperature, 0)
+    _check('noise_scale', noise_scale, 0)
+    _check('grad_clip', grad_clip, 0, open_low=True)
+    _check('momentum', momentum, 0, 1)
+    _check('decay', decay, 0, 1, open_low=True)
+    if bounds is not None and not bounds[0] < bounds[1]:
+        raise ValueError(f'bounds must be (low, high) with low < high, got {bounds}')
+    averages = not (isinstance(momentum, (int, float)) and momentum == 0)
+
+    def init(x, energy_fn):
+        del energy_fn
+        return LangevinState(x, jax.tree.map(jnp.zeros_like, x) if averages else (), jnp.ones(()))
+
+    def step(key, state, energy_fn):
+        x, unravel = ravel_pytree(state.position)
+        a = step_size * state.shrink
+        noise = (jnp.sqrt(2 * a * temperature) if noise_scale is None else noise_scale) * jax.random.normal(key, x.shape, x.dtype)
+        if noise_first:
+            x = x + noise
+        energy, grad = jax.value_and_grad(lambda v: energy_fn(unravel(v)))(x)
+        drift = grad if grad_clip is None else jnp.clip(grad, -grad_clip, grad_clip)
+        clipped = jnp.mean(drift != grad) if grad_clip is not None else jnp.zeros(())
+        if averages:
+            drift = momentum * ravel_pytree(state.momentum)[0] + (1 - momentum) * drift
+        x = x - a * drift
+        if not noise_first:
+            x = x + noise
+        free = x
+        if bounds is not None:
+            x = jnp.clip(x, *bounds)
+        info = Info(energy, jnp.linalg.norm(grad), jnp.ones(()), clipped, jnp.mean(x != free))
+        return LangevinState(unravel(x), unravel(drift) if averages else (), state.shrink * decay), info
+
+    return Kernel(init, step)
+
+
+def _evaluate(x, energy_fn):
+    return HamiltonianState(x, *jax.value_and_grad(energy_fn)(x))
+
+
+def _metropolis(key, state, proposal, log_ratio):
+    """Accept with probability min(1, exp(log_ratio)); an energy that is not a number is never accepted."""
+    acceptance = jnp.where(jnp.isnan(log_ratio), 0.0, jnp.exp(jnp.minimum(log_ratio, 0.0)))
+    accept = jax.random.uniform(key) < acceptance
+    chosen = jax.tree.map(lambda new, old: jnp.where(accept, new, old), proposal, state)
+    info = Info(state.energy, jnp.linalg.norm(ravel_pytree(state.grad)[0]), acceptance, jnp.zeros(()), jnp.zeros(()))
+    return chosen, info
+
+
+def mala(step_size, *, temperature=1.0):
+    """Metropolis-adjusted Langevin: unbiased for exp(-E / temperature).
+
+        x' = x - a grad E(x) + sqrt(2 a T) xi,   accepted with min(1, exp(-E(x')/T) q(x|x') / (exp(-E(x)/T) q(x'|x)))
+
+    Args: step_size: a > 0; temperature: T > 0.
+    Raises: ValueError when out of range.
+    Source: Roberts & Tweedie 1996.
+    """
+    _check('step_size', step_size, 0, open_low=True)
+    _check('temperature', temperature, 0, open_low=True)
+
+    def step(key, state, energy_fn):
+        noise_key, accept_key = jax.random.split(key)
+        x, unravel = ravel_pytree(state.position)
+        grad = ravel_pytree(state.grad)[0]
+        there = x - step_size * grad + jnp.sqrt(2 * step_size * temperature) * jax.random.normal(noise_key, x.shape, x.dtype)
+        proposal = _evaluate(unravel(there), energy_fn)
+        forth = jnp.sum((there - x + step_size * grad) ** 2)
+        back = jnp.sum((x - there + step_size * ravel_pytree(proposal.grad)[0]) ** 2)
+        log_ratio = (state.energy - proposal.energy + (forth - back) / (4 * step_size)) / temperature
+        return _metropolis(accept_key, state, proposal, log_ratio)
+
+    return Kernel(_evaluate, step)
+
+
+def hmc(step_size, num_leapfrog, *, temperature=1.0):
+    """Hamiltonian Monte Carlo with unit mass: unbiased for exp(-E / temperature).
+
+        v ~ N(0, T I);  num_leapfrog leapfrog steps of size e on H = E(x) + |v|^2 / 2;  accepted with min(1, exp(-dH / T))
+
+    Args: step_size: e > 0; num_leapfrog: int >= 1; temperature: T > 0.
+    Raises: ValueError when out of range.
+    Source: Neal 2011.
+    """
+    _check('step_size', step_size, 0, open_low=True)
+    _check('num_leapfrog', num_leapfrog, 1)
+    _check('temperature', temperature, 0, open_low=True)
+
+    def step(key, state, energy_fn):
+        momentum_key, accept_key = jax.random.split(key)
+        x, unravel = ravel_pytree(state.position)
+        v = jnp.sqrt(temperature) * jax.random.normal(momentum_key, x.shape, x.dtype)
+
+        def leapfrog(carry, _):
+            x, v, grad, _ = carry
+            v = v - 0.5 * step_size * grad
+            x = x + step_size * v
+            energy, grad = jax.value_and_grad(lambda u: energy_fn(unravel(u)))(x)
+            return (x, v - 0.5 * step_size * grad, grad, energy), None
+
+        start = (x, v, ravel_pytree(state.grad)[0], state.energy)
+        (there, v_end, grad, energy), _ = lax.scan(leapfrog, start, length=num_leapfrog)
+        log_ratio = (state.energy - energy + 0.5 * (v @ v - v_end @ v_end)) / temperature
+        return _metropolis(accept_key, state, HamiltonianState(unravel(there), energy, unravel(grad)), log_ratio)
+
+    return Kernel(_evaluate, step)
+
+
+def run_chain(key, kernel, energy_fn, x, num_steps, record=None):
+    """Run one chain: x_0 = x, x_{t+1} ~ kernel(x_t).
+
+    Args:
+      x: the start, any pytree. num_steps: int >= 0, or a traced integer (then nothing can be recorded).
+      record: None, or (state, info) -> pytree, kept for every step: `lambda state, info: info` for the reports,
+        `lambda state, info: state.position` for the trajectory. What is not recorded is not computed.
+    Returns: (last position, records with leading axis num_steps; None without `record`).
+    Raises: ValueError for a negative or traced num_steps with `record`.
+    """
+    fixed = isinstance(num_steps, int)
+    if fixed and num_steps < 0 or not fixed and record is not None:
+        raise ValueError(f'num_steps must be an int >= 0 (may be traced only when nothing is recorded), got {num_steps}')
+
+    def step(state, t):
+        state, info = kernel.step(jax.random.fold_in(key, t), state, energy_fn)
+        return state, None if record is None else record(state, info)
+
+    state = kernel.init(x, energy_fn)
+    if fixed:
+        state, records = lax.scan(step, state, jnp.arange(num_steps))
+        return state.position, records
+    return lax.fori_loop(0, num_steps, lambda t, state: step(state, t)[0], state).position, None
+
+
+def run_chains(keys, kernel, energy_fn, x, num_steps, *conditions, record=None):
+    """Run many chains at once: `run_chain` over the leading axis of keys, x and each of `conditions`.
+
+    Args: keys: [n] keys, one per chain. x: [n, ...]. conditions: [n, ...] each, passed on as energy_fn(x, *conditions).
+    Returns: as `run_chain`, with a leading axis of chains.
+    """
+    def one(key, x, *conditions):
+        return run_chain(key, kernel, lambda u: energy_fn(u, *conditions), x, num_steps, record)
+    return jax.vmap(one)(keys, x, *conditions)

@@ -1,0 +1,1 @@
+"""Training methods: each file one public factory that returns a `Method`."""

@@ -1,0 +1,125 @@
+"""JEM and ST-JEM: a classifier that is also a generative model.
+
+    L = L_yx + p_x_weight * [(1 - alpha) L_x + alpha L_xy]
+
+L_yx is cross-entropy, L_x and L_xy are contrasts of log p(x) and log p(x|y) between the batch and the samples of Langevin chains.
+Plain JEM (Grathwohl et al. 2020, arXiv 1912.03263): weights = uniform, alpha = 0.
+ST-JEM (Sustek et al. 2023, arXiv 2303.04187): weights = balanced; the formulas are our reading of it, consistent with the first
+author's public code. alpha weighs the mutual information of the batch, L = (L_yx + L_x) - alpha I with I = L_x - L_xy; alpha = 1 is
+the loss of that code.
+"""
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from ebm_jax import devices
+from ebm_jax import objectives as obj
+from ebm_jax.mcmc import run_chains
+from ebm_jax.types import UNLABELLED, Array, Method, PyTree
+
+
+@struct.dataclass
+class Chains:
+    """Everything the chains keep between steps; each leaf has a leading axis of shards."""
+    buffer: PyTree    # ReplayState of each shard
+    sampler: PyTree   # the sampler's tuned settings, equal in all shards
+    calls: Array      # int32 [shards]: rounds of sampling so far, equal in all shards
+
+
+@struct.dataclass
+class Samples:
+    """Negatives of one step: where the chains ended."""
+    x: PyTree         # [M, ...]
+    label: Array      # [M]
+    age: Array        # [M]: rounds since the chain (re)started
+
+
+def jem(network, sampler, buffer, *, num_negatives, num_steps=20, weights=obj.uniform, p_x_weight=1.0, alpha=0.0,
+        entropy_weight=0.0, conditional=0.0, shards=8, extra_step_every=0):
+    """JEM, or ST-JEM with `weights=objectives.balanced`.
+
+    Args:
+      network: Network, one example -> logits [C].
+      sampler: `adapt.fixed(kernel)` or `adapt.adaptive(...)`.
+      buffer: ReplayBuffer of ONE shard; the chains live in `shards` of them, so that they can be split over devices.
+      num_negatives: M, chains advanced at each step, over all devices; divisible by `shards`.
+      num_steps: K, steps of the kernel per training step; one more every `extra_step_every` training steps (0: never).
+      weights: rule (e_pos, e_neg) -> Weights: `uniform`, `balanced`, or a partial of it (beta, include_positives).
+      p_x_weight: factor on the generative part. alpha: weight of the batch's mutual information I = L_x - L_xy, usually in [0, 1].
+      entropy_weight: weight of the entropy form of mutual information, H(mean p(y|x)) - mean H(p(y|x)); 0 leaves it out.
+      conditional: share in [0, 1] of the chains that follow p(x|y), y drawn from the labels of the batch; the others follow p(x).
+        Exactly floor(M conditional) of the M chains of every step.
+      shards: number of independent buffers; a multiple of the number of devices.
+    Returns: Method. Its addends: 'classifier', 'positives', 'negatives' (and 'entropy_information').
+    Raises: ValueError when a number is out of range or M does not divide.
+    """
+    if num_negatives < 1 or shards < 1 or num_negatives % shards:
+        raise ValueError(f'num_negatives must be a positive multiple of shards, got {num_negatives} and {shards}')
+    if not 0 <= conditional <= 1:
+        raise ValueError(f'conditional is a share in [0, 1], got {conditional}')
+    if num_steps < 1 or extra_step_every < 0:
+        raise ValueError(f'num_steps must be >= 1 and extra_step_every >= 0, got {num_steps} and {extra_step_every}')
+    per_shard = num_negatives // shards
+    logits_of = jax.vmap(network.apply, (None, 0))
+
+    def init(key, batch):
+        network_key, buffer_key = jax.random.split(key)
+        params = network.init(network_key, batch['x'][0])
+        repeat = lambda leaf: jnp.broadcast_to(leaf, (shards, *jnp.shape(leaf)))
+        chains = Chains(jax.vmap(buffer.init)(jax.random.split(buffer_key, shards)),
+                        jax.tree.map(repeat, sampler.init()), jnp.zeros(shards, jnp.int32))
+        return params, chains
+
+    def wanted_labels(key, shard_ids, batch):
+        """[shards here, chains per shard]: labels from the batch's histogram, UNLABELLED for the chains on p(x)."""
+        chain = shard_ids[:, None] * per_shard + jnp.arange(per_shard)
+        is_conditional = jnp.floor((chain + 1) * conditional) > jnp.floor(chain * conditional)
+        of_batch = devices.gather(batch['y']).astype(jnp.int32)
+        pick = jax.vmap(lambda key: jax.random.randint(key, (per_shard,), 0, len(of_batch)))(key)
+        return jnp.where(is_conditional, of_batch[pick], UNLABELLED)
+
+    def sample(key, params, chains, batch):
+        here = len(chains.calls)
+        keys = jax.vmap(lambda key: jax.random.split(key, 4))(devices.keys(key, here))
+        labels = wanted_labels(keys[:, 0], devices.positions(here), batch)
+        draw = jax.vmap(buffer.draw, (0, 0, None, 0))(keys[:, 1], chains.buffer, per_shard, labels)
+        flat = lambda tree: jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), tree)
+        settings = jax.tree.map(lambda leaf: leaf[0], chains.sampler)
+        steps = num_steps + chains.calls[0] // extra_step_every if extra_step_every else num_steps
+        chain_keys = jax.vmap(lambda key: jax.random.split(key, per_shard))(keys[:, 2])
+        x, _ = run_chains(chain_keys.reshape(-1), sampler.kernel(settings),
+                          lambda x, label: obj.energy_of(network.apply(params, x), label),
+                          flat(draw.position), steps, flat(labels))
+        x = jax.lax.stop_gradient(x)
+        back = jax.tree.map(lambda leaf: leaf.reshape(here, per_shard, *leaf.shape[1:]), x)
+        written = jax.vmap(buffer.write)(keys[:, 3], chains.buffer, draw, back)
+        if sampler.tunes:
+            score = devices.mean(-jnp.mean(jax.vmap(obj.marginal_energy)(logits_of(params, x))))
+            settings = sampler.update(settings, score)
+        tuned = jax.tree.map(lambda leaf, old: jnp.broadcast_to(leaf, old.shape), settings, chains.sampler)
+        return Samples(x, flat(labels), flat(draw.age) + 1), Chains(written, tuned, chains.calls + 1)
+
+    def loss(params, key, batch, samples):
+        del key
+        logits = logits_of(params, jnp.concatenate([batch['x'], samples.x]))
+        pos, neg = jnp.split(logits, [len(batch['x'])])
+        e_pos, e_neg = jax.vmap(obj.marginal_energy)(pos), jax.vmap(obj.marginal_energy)(neg)
+        w = weights(e_pos, e_neg)
+        up, down = obj.contrast(e_pos, e_neg, w)
+        if alpha:
+            up_y, down_y = obj.class_contrast(pos, batch['y'], neg, weights)
+            up, down = (1 - alpha) * up + alpha * up_y, (1 - alpha) * down + alpha * down_y
+        addends = {'classifier': obj.cross_entropy(pos, batch['y']), 'positives': p_x_weight * up, 'negatives': p_x_weight * down}
+        if entropy_weight:
+            addends['entropy_information'] = -entropy_weight * obj.entropy_information(pos)
+        metrics = {
+            'accuracy': jnp.mean(jnp.argmax(pos, 1) == batch['y']),
+            's_positives': -jnp.mean(e_pos), 's_negatives': -jnp.mean(e_neg), 's_gap': jnp.mean(e_neg) - jnp.mean(e_pos),
+            'effective_sample_size': obj.effective_sample_size(w),
+            'batch_information': obj.batch_information(pos, batch['y'], neg),
+            'chain_age_mean': jnp.mean(samples.age.astype(jnp.float32)),
+            'chain_age_max': devices.maximum(jnp.max(samples.age)).astype(jnp.float32),
+        }
+        return addends, metrics
+
+    return Method(init, sample, loss, num_negatives * num_steps)

@@ -1,0 +1,136 @@
+"""Energies, weights and losses as functions of a batch's energies or logits.
+
+Logits f(x) in R^C make all of JEM's energies (Grathwohl et al. 2020):
+    E(x, y) = -f(x)[y],   E(x) = -logsumexp_c f(x)[c],   p(y|x) = softmax f(x).
+What couples the batch is computed over ALL devices: a function here returns one device's share, such that the MEAN over
+devices of the shares (and of their gradients) is the value over the whole batch. On one device that is the value itself.
+"""
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.nn import log_softmax, logsumexp
+from jax.lax import stop_gradient
+
+from ebm_jax import devices
+from ebm_jax.types import UNLABELLED, Array
+
+
+def joint_energy(logits, label):
+    """E(x, y) = -f(x)[y]. logits [C], label int in [0, C) -> scalar. Grathwohl et al. 2020, eq. 4."""
+    return -logits[label]
+
+
+def marginal_energy(logits):
+    """E(x) = -logsumexp_c f(x)[c]. logits [C] -> scalar. Grathwohl et al. 2020, eq. 6."""
+    return -logsumexp(logits)
+
+
+def energy_of(logits, label):
+    """E(x, y), or E(x) where the label is UNLABELLED. logits [C], label int -> scalar."""
+    return jnp.where(label == UNLABELLED, marginal_energy(logits), joint_energy(logits, label))
+
+
+def cross_entropy(logits, labels):
+    """-mean_i log softmax f(x_i)[y_i]. logits [N, C], labels [N] -> scalar, this device's mean."""
+    return -jnp.mean(jnp.take_along_axis(log_softmax(logits), labels[:, None], 1))
+
+
+class Weights(NamedTuple):
+    """How much each energy of the batch is pushed up; without gradient, they sum to 1 over all devices' examples.
+
+    Each device holds its examples' weights TIMES the number of devices, so that means over devices come out right.
+    """
+    positives: Array   # [N, ...]
+    negatives: Array   # [M, ...]
+
+
+def uniform(e_pos, e_neg):
+    """Contrastive divergence: w = 1/M on each negative, 0 on the positives. [N, ...], [M, ...] -> Weights of these shapes."""
+    return Weights(jnp.zeros_like(e_pos), jnp.full_like(e_neg, 1 / len(e_neg)))
+
+
+def balanced(e_pos, e_neg, *, beta=1.0, include_positives=True):
+    """Softmax over the batch: w_k = exp(-beta E_k) / sum_{j in S} exp(-beta E_j), along the leading axis.
+
+    S is the negatives, together with the positives by default. The coefficients of the contrast then sum to zero, and
+    negatives that are far above the positives in energy teach nothing. beta = 0 is `uniform` when positives are excluded, and
+    `uniform`'s gradient times M / (N + M) when they are included.
+
+    Args: e_pos: [N, ...] and e_neg: [M, ...] energies; beta: temper, >= 0.
+    Returns: Weights. Source: our reading of ST-JEM (arXiv 2303.04187), consistent with its author's public code.
+    """
+    log_pos, log_neg = stop_gradient((-beta * e_pos, -beta * e_neg))
+    everyone = devices.gather(jnp.concatenate([log_pos, log_neg]) if include_positives else log_neg)
+    total = logsumexp(everyone, axis=0)
+    share = lambda log_w: jnp.exp(log_w - total) * devices.count()
+    return Weights(share(log_pos) if include_positives else jnp.zeros_like(e_pos), share(log_neg))
+
+
+def contrast(e_pos, e_neg, weights):
+    """The two addends of mean E(x+) - sum_{k in S} w_k E(x_k): (positives, negatives), to be summed.
+
+    Args: e_pos [N], e_neg [M]: energies, with gradient. weights: Weights of the same shapes, taken without gradient.
+    Returns: (mean E(x+), -sum w E), scalars. With `uniform`: Grathwohl et al. 2020, eq. 7; with `balanced`: the gradient of
+      L_x = -(1/N) sum_i [s(x_i) - logsumexp_S s], s = -E (our reading of ST-JEM).
+    """
+    weights = stop_gradient(weights)
+    return jnp.mean(e_pos), -jnp.sum(weights.positives * e_pos) - jnp.sum(weights.negatives * e_neg)
+
+
+def class_contrast(logits_pos, labels, logits_neg, rule):
+    """The contrast of log p(x|y): as `contrast`, on joint energies, with a set of weights for each class.
+
+        mean_i E(x_i, y_i) - sum_c (n_c / N) sum_{k in S} w_kc E(x_k, c),   n_c: how often class c stands in the batch
+
+    With the rule `balanced` its gradient is that of L_xy = (1/N) [sum_c n_c logsumexp_S f[c] - sum_i f(x_i)[y_i]].
+
+    Args: logits_pos [N, C], labels [N], logits_neg [M, C]; rule: `uniform`, `balanced` or a partial of it.
+    Returns: (positives, negatives), scalars. Source: our reading of ST-JEM.
+    """
+    weights = stop_gradient(rule(-logits_pos, -logits_neg))
+    share = class_shares(labels, logits_pos.shape[-1])
+    pushed = jnp.sum(weights.positives * logits_pos, 0) + jnp.sum(weights.negatives * logits_neg, 0)
+    return -jnp.mean(jnp.take_along_axis(logits_pos, labels[:, None], 1)), share @ pushed
+
+
+def class_shares(labels, num_classes):
+    """n_c / N over all devices: labels [N] -> [C]."""
+    return devices.mean(jnp.mean(jax.nn.one_hot(labels, num_classes), 0))
+
+
+def batch_information(logits_pos, labels, logits_neg):
+    """Mutual information of the batch: I = (1/N) sum_i log[q(x_i, y_i) / (q(x_i) q(y_i))] = L_x - L_xy.
+
+    q(x, y) = exp f(x)[y] / sum_{x' in S, c} exp f(x')[c], S = positives and negatives. A value to be logged, without gradient;
+    the gradient that ST-JEM takes of it is `contrast` minus `class_contrast`.
+
+    Args: logits_pos [N, C], labels [N], logits_neg [M, C]. Returns: scalar in nats, the same on every device.
+    Source: our reading of ST-JEM.
+    """
+    logits_pos, labels, logits_neg = devices.gather((logits_pos, labels, logits_neg))
+    everyone = jnp.concatenate([logits_pos, logits_neg])
+    total = logsumexp(everyone)
+    log_xy = jnp.take_along_axis(logits_pos, labels[:, None], 1)[:, 0] - total
+    log_x = logsumexp(logits_pos, 1) - total
+    log_y = (logsumexp(everyone, 0) - total)[labels]
+    return jnp.mean(log_xy - log_x - log_y)
+
+
+def entropy_information(logits):
+    """Mutual information in entropy form: I = H(mean_i p(y|x_i)) - mean_i H(p(y|x_i)), with gradient.
+
+    Args: logits [N, C] of this device. Returns: scalar; its mean over devices is I in nats, in [0, log C].
+    Source: Bridle et al. 1991; as another reading of ST-JEM's regulariser, ours.
+    """
+    p, log_p = jax.nn.softmax(logits), log_softmax(logits)
+    mine = jnp.mean(p, 0)
+    # d H(q) = -log q . dq, so log q of the whole batch may be held constant.
+    log_marginal = stop_gradient(jnp.log(devices.mean(mine)))
+    return -mine @ log_marginal + jnp.mean(jnp.sum(p * log_p, 1))
+
+
+def effective_sample_size(weights):
+    """1 / sum_k w_k^2 over all devices: 1 (one example takes all) to N + M (uniform). Weights of shapes [N], [M] -> scalar."""
+    own = sum(jnp.sum(jnp.square(w / devices.count())) for w in weights)
+    return 1 / (devices.mean(own) * devices.count())

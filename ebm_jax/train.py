@@ -1,0 +1,137 @@
+"""The train step: one compiled, donated, sharded function from state and batch to state and metrics.
+
+The only file that says pmap. Parameters, optimiser and key are the same on every device; the chains and the batch carry a leading
+device axis. Whatever couples the batch goes through `ebm_jax.devices`, so that one device equals N.
+"""
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from ebm_jax import devices as across
+from ebm_jax.types import Array, PyTree
+
+
+@struct.dataclass
+class TrainState:
+    """Everything an exact resume needs."""
+    step: Array
+    params: PyTree
+    opt_state: PyTree
+    ema_params: PyTree   # moving average of params; () without one
+    chains: PyTree       # leaves [shards, ...]; [devices, shards per device, ...] inside `shard_state`
+    key: Array
+
+
+def init_state(key, method, optimizer, prepare, batch, *, ema=0.0):
+    """The state before the first step.
+
+    Args: batch: any batch of the run, as the source gives it; prepare: (key, example) -> example, the network's input.
+    Returns: TrainState on one device, chains with their leading axis of shards.
+    """
+    key, init_key, prepare_key = jax.random.split(key, 3)
+
+    def make():
+        params, chains = method.init(init_key, prepare_batch(prepare, prepare_key, batch))
+        return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), jax.tree.map(jnp.copy, params) if ema else (),
+                          chains, key)
+
+    return jax.jit(make)()
+
+
+def prepare_batch(prepare, key, batch):
+    """Prepare each example under its own key; the same whatever the number of devices."""
+    return {**batch, 'x': jax.vmap(prepare)(across.keys(key, len(batch['x'])), batch['x'])}
+
+
+def make_local_step(method, optimizer, prepare, *, ema=0.0, watch_every=0):
+    """One device's share of a training step, (TrainState, batch) -> (TrainState, metrics), for any mapper that binds the axis.
+
+        samples <- chains on E_theta;  theta <- optimiser(theta, mean over devices of grad L);  ema <- ema ema + (1 - ema) theta
+
+    Args:
+      prepare: (key, x) -> x of one example, on the device. ema: in [0, 1), 0 keeps none.
+      watch_every: at steps divisible by it the gradient norm of each addend is computed too ('grad_norm/NAME'; -1 at other steps).
+    Metrics: 'loss', 'grad_norm', 'loss/NAME' of each addend, those of the method, and 'finite': 1.0, or 0.0 where the loss, an
+      addend, a metric (energies among them) or the gradient is not finite.
+    """
+    def local_step(state, batch):
+        prepare_key, sample_key, loss_key = jax.random.split(jax.random.fold_in(state.key, state.step), 3)
+        batch = prepare_batch(prepare, prepare_key, batch)
+        samples, chains = method.sample(sample_key, state.params, state.chains, batch)
+        samples = jax.lax.stop_gradient(samples)
+
+        def addends_of(params):
+            return method.loss(params, loss_key, batch, samples)
+
+        def total(params):
+            addends, metrics = addends_of(params)
+            return sum(addends.values()), (addends, metrics)
+
+        (loss, (addends, metrics)), grads = jax.value_and_grad(total, has_aux=True)(state.params)
+        grads = across.mean(grads)
+        metrics = {'loss': loss, **{f'loss/{name}': value for name, value in addends.items()}, **metrics}
+        metrics = across.mean(metrics)
+        metrics['grad_norm'] = optax.tree.norm(grads)
+        metrics['finite'] = jnp.all(jnp.isfinite(jnp.stack([jnp.asarray(m, jnp.float32) for m in metrics.values()])))
+        if watch_every:
+            metrics.update(_watch(state.step % watch_every == 0, addends_of, state.params, tuple(addends)))
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        ema_params = optax.incremental_update(params, state.ema_params, 1 - ema) if ema else ()
+        return TrainState(state.step + 1, params, opt_state, ema_params, chains, state.key), metrics
+
+    return local_step
+
+
+def _watch(now, addends_of, params, names):
+    """The norm of each addend's gradient where `now`, else -1."""
+    def norms(params):
+        values, pull, _ = jax.vjp(addends_of, params, has_aux=True)
+        one = lambda name: {other: jnp.full_like(value, other == name) for other, value in values.items()}
+        return {name: optax.tree.norm(across.mean(pull(one(name))[0])) for name in names}
+
+    norms = jax.lax.cond(now, norms, lambda params: {name: -jnp.ones(()) for name in names}, params)
+    return {f'grad_norm/{name}': value for name, value in norms.items()}
+
+
+def make_train_step(method, optimizer, prepare, *, devices=None, ema=0.0, watch_every=0):
+    """`make_local_step` over devices (default: all local ones), compiled once, the state donated.
+
+    Takes a state from `shard_state` and a batch with leaves [devices, N / devices, ...]. Returns the new state and metrics.
+    """
+    axes = TrainState(step=None, params=None, opt_state=None, ema_params=None, chains=0, key=None)
+    local_step = make_local_step(method, optimizer, prepare, ema=ema, watch_every=watch_every)
+    return jax.pmap(local_step, axis_name=across.AXIS, in_axes=(axes, 0), out_axes=(axes, None), devices=devices,
+                    donate_argnums=0)
+
+
+def shard_state(state, devices):
+    """Place a state for the train step: chains split over devices, the rest on each.
+
+    Raises: ValueError when the shards cannot be split evenly.
+    """
+    n = len(devices)
+    shards = jax.tree.leaves(state.chains)[0].shape[0]
+    if shards % n:
+        raise ValueError(f'{shards} shards of chains cannot be split over {n} devices: choose shards divisible by {n}')
+    mesh = Mesh(devices, (across.AXIS,), axis_types=(AxisType.Auto,))
+    split, whole = NamedSharding(mesh, PartitionSpec(across.AXIS)), NamedSharding(mesh, PartitionSpec())
+    chains = jax.tree.map(lambda leaf: jax.device_put(leaf.reshape(n, shards // n, *leaf.shape[1:]), split), state.chains)
+    rest = jax.device_put(state.replace(chains=()), whole)
+    return rest.replace(chains=chains)
+
+
+def unshard_state(state):
+    """The inverse of `shard_state`: chains with one leading axis of shards again."""
+    return state.replace(chains=jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), state.chains))
+
+
+def shard_batch(batch, devices):
+    """[N, ...] -> [devices, N / devices, ...]. Raises: ValueError when N does not divide."""
+    n = len(devices)
+    size = len(batch['x'])
+    if size % n:
+        raise ValueError(f'a batch of {size} cannot be split over {n} devices: choose a batch size divisible by {n}')
+    return jax.tree.map(lambda leaf: leaf.reshape(n, size // n, *leaf.shape[1:]), batch)
