@@ -1,0 +1,63 @@
+"""What a function costs: floating-point operations counted from its program, the machine's matrix rate, bytes of a pytree."""
+import math
+import statistics
+import time
+
+import jax
+import jax.numpy as jnp
+
+
+def count_flops(fn, *args):
+    """Multiplications and additions in matrix products and convolutions of fn(*args), loops counted at their length.
+
+    XLA's own `cost_analysis` counts the body of a scan once. A `while` of unknown length counts once, a `cond` its dearest branch.
+    Args: arrays or shapes (`jax.ShapeDtypeStruct`). Returns: int.
+    """
+    return _count(jax.make_jaxpr(fn)(*args).jaxpr)
+
+
+def _count(jaxpr):
+    return sum(_count_equation(equation) for equation in jaxpr.eqns)
+
+
+def _count_equation(equation):
+    name, params = equation.primitive.name, equation.params
+    if name == 'dot_general':
+        contracted = params['dimension_numbers'][0][0]
+        shape = equation.invars[0].aval.shape
+        return 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(shape[axis] for axis in contracted)
+    if name == 'conv_general_dilated':
+        out_features = params['dimension_numbers'].rhs_spec[0]
+        kernel = equation.invars[1].aval.shape
+        return 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(kernel) // kernel[out_features]
+    if name == 'cond':
+        return max(_count(branch.jaxpr) for branch in params['branches'])
+    inner = sum(_count(getattr(value, 'jaxpr', value)) for value in jax.tree.leaves(
+        list(params.values()), is_leaf=lambda v: hasattr(v, 'eqns') or hasattr(v, 'jaxpr'))
+        if hasattr(getattr(value, 'jaxpr', value), 'eqns'))
+    return inner * params['length'] if name == 'scan' else inner
+
+
+def matmul_rate(device=None, size=None, dtype=jnp.float32):
+    """Measured rate of a square matrix product on one device, in floating-point operations per second (median of 5)."""
+    device = device or jax.devices()[0]
+    size = size or (1024 if device.platform == 'cpu' else 8192)
+    a = jax.device_put(jnp.ones((size, size), dtype), device)
+    product = jax.jit(jnp.matmul)
+    product(a, a).block_until_ready()
+    seconds = []
+    for _ in range(5):
+        start = time.perf_counter()
+        product(a, a).block_until_ready()
+        seconds.append(time.perf_counter() - start)
+    return 2 * size ** 3 / statistics.median(seconds)
+
+
+def num_parameters(params):
+    """Number of numbers in a pytree."""
+    return sum(leaf.size for leaf in jax.tree.leaves(params))
+
+
+def num_bytes(tree):
+    """Bytes of a pytree of arrays; typed keys included."""
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))

@@ -1,0 +1,162 @@
+"""Data sources: the built-in digits, .npz files, image folders, TFDS. Images are uint8 [N, H, W, C], labels int32 [N].
+
+A batch is a function of the step (`batch_at`), so a resumed run sees what an uninterrupted one would have seen. Scaling and
+augmentation happen on the device, in `augment`.
+"""
+import functools
+import pathlib
+import zipfile
+from typing import NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+from ebm_jax.errors import InputError
+
+
+class Examples(NamedTuple):
+    """One split of a data set."""
+    name: str
+    x: np.ndarray      # uint8 [N, H, W, C]
+    y: np.ndarray      # int32 [N]
+
+    @property
+    def num_classes(self):
+        return int(self.y.max()) + 1
+
+
+def _examples(name, x, y):
+    """Check and normalise what a loader found."""
+    x, y = np.asarray(x), np.asarray(y)
+    if x.ndim == 3:
+        x = x[..., None]
+    if x.ndim != 4 or x.dtype != np.uint8 or not len(x):
+        raise InputError(f'{name}: images must be uint8 of shape [N, H, W] or [N, H, W, C] with N > 0, got {x.dtype} {list(x.shape)}')
+    if y.shape != x.shape[:1] or not np.issubdtype(y.dtype, np.integer) or y.min() < 0:
+        raise InputError(f'{name}: labels must be {len(x)} integers >= 0, one per image, got {y.dtype} {list(y.shape)}')
+    return Examples(name, x, y.astype(np.int32))
+
+
+def _check_split(split):
+    if split not in ('train', 'test'):
+        raise InputError(f"the split must be 'train' or 'test', got {split!r}")
+
+
+def digits(split):
+    """The 1,797 handwritten 8x8 digits that scikit-learn ships: 1,437 for training, 360 held out (stratified, seed 0)."""
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+    _check_split(split)
+    x, y = load_digits(return_X_y=True)
+    x = np.round(x.reshape(-1, 8, 8, 1) * (255 / 16)).astype(np.uint8)
+    x_train, x_test, y_train, y_test = train_test_split(x, y, test_size=360, random_state=0, stratify=y)
+    return _examples('digits', *((x_train, y_train) if split == 'train' else (x_test, y_test)))
+
+
+def npz(path, split):
+    """Arrays x_SPLIT and y_SPLIT (or x and y, as either split) of a .npz file. Labels may be left out of a test split (zeros)."""
+    _check_split(split)
+    path = pathlib.Path(path)
+    if not path.is_file():
+        raise InputError(f'no data file at {path}: check the path')
+    try:
+        with np.load(path, allow_pickle=False) as pack:
+            suffix = f'_{split}' if f'x_{split}' in pack.files else ''
+            if f'x{suffix}' not in pack.files:
+                raise InputError(f'{path} holds {sorted(pack.files)}, but needs x_{split} and y_{split} (or x and y)')
+            x = pack[f'x{suffix}']
+            if f'y{suffix}' not in pack.files and split == 'train':
+                raise InputError(f'{path} has no labels y{suffix}: training needs them')
+            y = pack[f'y{suffix}'] if f'y{suffix}' in pack.files else np.zeros(len(x), np.int32)
+    except (zipfile.BadZipFile, ValueError, EOFError, OSError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f'{path} cannot be read as .npz ({error}): it may be damaged or only partly written') from error
+    return _examples(path.stem, x, y)
+
+
+def folder(path, split):
+    """A folder of images, one sub-folder per class: PATH/SPLIT/CLASS/*.png|jpg, or PATH/CLASS/* as either split.
+
+    Classes are numbered in alphabetical order; all images must have one size.
+    """
+    from PIL import Image, UnidentifiedImageError
+    _check_split(split)
+    root = pathlib.Path(path)
+    root = root / split if (root / split).is_dir() else root
+    files = [(f, f.parent.name) for f in sorted(root.glob('*/*')) if f.suffix.lower() in ('.png', '.jpg', '.jpeg', '.bmp')]
+    if not files:
+        raise InputError(f'no images at {root}/CLASS/*.png (or jpg, bmp): make one sub-folder per class')
+    classes = {name: i for i, name in enumerate(sorted({name for _, name in files}))}
+    images, shape = [], None
+    for file, _ in tqdm(files, desc=f'reading {root}', unit='image', delay=2):
+        try:
+            image = np.asarray(Image.open(file))
+        except (UnidentifiedImageError, OSError) as error:
+            raise InputError(f'{file} cannot be read as an image: remove or replace it') from error
+        shape = shape or image.shape
+        if image.shape != shape or image.dtype != np.uint8:
+            raise InputError(f'{file} is {image.dtype} {list(image.shape)}, but the first image is {list(shape)}: bring all to one size and mode')
+        images.append(image)
+    return _examples(root.name, np.stack(images), np.array([classes[name] for _, name in files]))
+
+
+def tfds(name, split, data_dir=None):
+    """A prepared TensorFlow-Datasets image set, read through `tfds.data_source` (no TensorFlow): decoded once, into memory.
+
+    The set must lie prepared as array_record in data_dir (default: TFDS's own folder); see the README for how to prepare one.
+    """
+    import tensorflow_datasets
+    _check_split(split)
+    try:
+        source = tensorflow_datasets.data_source(name, split=split, data_dir=data_dir, download=False)
+    except Exception as error:   # tfds raises many types here, all meaning that the set is not to be had as asked
+        message = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InputError(f'TFDS set {name!r} ({split}) cannot be opened in {data_dir or "the default folder"} ({message}): '
+                         'prepare it first with file_format="array_record", see the README') from error
+    rows = [source[i] for i in tqdm(range(len(source)), desc=f'decoding {name} {split}', unit='image', delay=2)]
+    return _examples(name, np.stack([row['image'] for row in rows]), np.array([row['label'] for row in rows]))
+
+
+@functools.lru_cache(maxsize=4)
+def _order(n, seed, epoch):
+    return np.random.default_rng([seed, epoch]).permutation(n)
+
+
+def batch_at(examples, step, batch_size, seed=0):
+    """The batch of a step: epochs are independent permutations, the rest of an epoch that fills no batch is left out.
+
+    Args: step: int >= 0. batch_size: in [1, N].
+    Returns: {'x': uint8 [batch_size, H, W, C], 'y': int32 [batch_size]}.
+    Raises: InputError when the batch is larger than the data set.
+    """
+    per_epoch = len(examples.x) // batch_size
+    if not per_epoch:
+        raise InputError(f'a batch of {batch_size} is larger than {examples.name} with its {len(examples.x)} examples')
+    epoch, position = divmod(step, per_epoch)
+    pick = _order(len(examples.x), seed, epoch)[position * batch_size:(position + 1) * batch_size]
+    return {'x': examples.x[pick], 'y': examples.y[pick]}
+
+
+def rotated(examples):
+    """Every image turned by 90 degrees: out-of-distribution, with the same grey values."""
+    return examples._replace(name=f'{examples.name} rotated', x=np.rot90(examples.x, axes=(1, 2)).copy())
+
+
+def inverted(examples):
+    """255 - x."""
+    return examples._replace(name=f'{examples.name} inverted', x=255 - examples.x)
+
+
+def uniform_noise(examples, seed=0):
+    """As many images of independent uniform pixels."""
+    x = np.random.default_rng(seed).integers(0, 256, examples.x.shape, dtype=np.uint8)
+    return examples._replace(name='uniform noise', x=x)
+
+
+def mixed(examples, seed=0):
+    """Each image averaged with another one, the field's 'interpolation' set: (x_i + x_j) / 2."""
+    other = np.roll(np.random.default_rng(seed).permutation(len(examples.x)), 1)
+    order = np.roll(other, -1)
+    x = ((examples.x[order].astype(np.uint16) + examples.x[other]) // 2).astype(np.uint8)
+    return examples._replace(name=f'{examples.name} mixed', x=x, y=examples.y[order])

@@ -1,0 +1,1 @@
+"""What a trained model knows, and how that is measured: every figure comes with its protocol."""

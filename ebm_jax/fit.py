@@ -1,0 +1,185 @@
+"""The one training loop: data, step, checkpoints, log, progress. It knows no method and is never forked."""
+import collections
+import contextlib
+import pathlib
+import statistics
+import sys
+import time
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from ebm_jax import cost
+from ebm_jax.checkpoint import Checkpoints
+from ebm_jax.errors import Diverged, InputError
+from ebm_jax.record import Recorder, update_summary
+from ebm_jax.train import init_state, make_train_step, shard_batch, shard_state, unshard_state
+
+EFFICIENCY = 0.4   # share of the measured matrix rate that a train step is assumed to reach, in the forecast only
+LAG = 2            # steps that may be under way on an accelerator before their figures are checked
+
+
+def fit(method, batch_at, optimizer, prepare, *, workdir, steps, seed=0, ema=0.0, devices=None, log_every=50, watch_every=None,
+        checkpoint_every=500, picture_every=500, pictures=None, evaluate_every=0, evaluate=None,
+        show=('loss', 'accuracy', 's_gap', 'effective_sample_size'), say=print):
+    """Train until `steps`, from the newest checkpoint of `workdir` where there is one.
+
+    Args:
+      method: Method. batch_at: step -> batch, dict of arrays [N, ...]. optimizer: optax. prepare: (key, x) -> network input.
+      workdir: gets metrics.jsonl, summary.json, samples/*.png, checkpoints/, tensorboard/.
+      steps: int >= 1. seed: of everything random. ema: decay of the moving average of parameters in [0, 1), 0 for none.
+      devices: default all local ones; the batch and the shards of chains must divide over them.
+      log_every, checkpoint_every, picture_every, evaluate_every: in steps. watch_every: of the addends' gradient norms
+        (default log_every).
+      pictures: None, or TrainState -> {name: (images [N, H, W, C] in [-1, 1], columns or None)}. evaluate: None, or
+        TrainState -> {name: float}. Both get the state with chains as [shards, ...].
+      show: metrics on the progress bar. say: where lines for people go.
+    Returns: the final TrainState, chains as [shards, ...].
+    Raises: InputError for what cannot be run; Diverged at the first step whose loss, gradient or energies are not finite. Its
+      checkpoint is never written; the one before stays.
+    """
+    if steps < 1 or min(log_every, checkpoint_every, picture_every) < 1:
+        raise InputError(f'steps and the intervals must be at least 1, got steps={steps}, log_every={log_every}, '
+                         f'checkpoint_every={checkpoint_every}, picture_every={picture_every}')
+    devices = list(devices or jax.local_devices())
+    workdir = pathlib.Path(workdir)
+    workdir.mkdir(parents=True, exist_ok=True)
+    first = batch_at(0)
+    _check_division(method, first, prepare, optimizer, devices)
+    checkpoints = Checkpoints(workdir / 'checkpoints')
+    make = lambda: init_state(jax.random.key(seed), method, optimizer, prepare, first, ema=ema)
+    resumed = checkpoints.latest() is not None
+    state = checkpoints.restore(jax.eval_shape(make)) if resumed else make()
+    start = int(state.step)
+    if start >= steps:
+        say(f'{workdir} is already trained to step {start}; nothing to do for steps={steps}.')
+        checkpoints.close()
+        return state
+    if resumed:
+        say(f'Continuing {workdir} from step {start}.')
+    train_step = make_train_step(method, optimizer, prepare, devices=devices, ema=ema, watch_every=watch_every or log_every)
+    state = shard_state(state, devices)
+    say(forecast(method, train_step, state, shard_batch(first, devices), devices, steps - start))
+    recorder = Recorder(workdir, start)
+    run = _Run(devices, recorder, checkpoints, steps, log_every, show)
+    due = lambda every: every and (step % every == 0 or step == steps)
+    try:
+        with tqdm(total=steps, initial=start, unit='step', dynamic_ncols=True, file=sys.stderr) as bar:
+            for step in range(start + 1, steps + 1):
+                state, metrics = train_step(state, shard_batch(batch_at(step - 1), devices))
+                run.after_step(step, metrics, bar)
+                if due(checkpoint_every) or due(picture_every) or due(evaluate_every):
+                    with run.paused():
+                        whole = unshard_state(state)
+                        if due(checkpoint_every):
+                            checkpoints.save(whole)
+                        if pictures and due(picture_every):
+                            for name, (images, columns) in pictures(whole).items():
+                                recorder.images(step, name, images, columns)
+                        if evaluate and due(evaluate_every):
+                            recorder.scalars(step, evaluate(whole))
+    except KeyboardInterrupt:
+        run.check_all()
+        checkpoints.save(unshard_state(state))
+        say(f'\nInterrupted: step {int(state.step)} is saved; the same command continues from there.')
+        raise
+    except Diverged as error:
+        update_summary(workdir, {'diverged': True, 'finished': False, 'step': error.step, 'account': error.account})
+        raise
+    finally:
+        checkpoints.wait()
+        checkpoints.close()
+        recorder.close()
+    update_summary(workdir, {'finished': True, 'diverged': False, 'step': steps, 'steps_per_second': run.rate(),
+                             'parameters': cost.num_parameters(state.params), 'devices': _describe(devices)})
+    return unshard_state(state)
+
+
+class _Run:
+    """Clock, log and check of a loop: what happens after each step, without holding up an accelerator."""
+
+    def __init__(self, devices, recorder, checkpoints, steps, log_every, show):
+        self.lag = 0 if devices[0].platform == 'cpu' else LAG   # several CPU devices can dead-lock when the loop runs ahead
+        self.recorder, self.checkpoints, self.steps, self.log_every, self.show = recorder, checkpoints, steps, log_every, show
+        self.pending = collections.deque()
+        self.seconds = []
+        self.mark = None
+
+    def after_step(self, step, metrics, bar):
+        self.pending.append((step, metrics))
+        while len(self.pending) > self.lag:
+            self._check(bar)
+        now = time.perf_counter()
+        if self.mark is not None:   # the first step, and the one after a pause, also compile or wait
+            self.seconds.append(now - self.mark)
+        self.mark = now
+        bar.update()
+
+    def _check(self, bar=None):
+        step, metrics = self.pending.popleft()
+        if metrics['finite'] < 1:   # this waits for the step
+            self._stop(step, jax.device_get(metrics))
+        if step % self.log_every == 0 or step in (1, self.steps):
+            values = {name: float(value) for name, value in jax.device_get(metrics).items()
+                      if not (name.startswith('grad_norm/') and value < 0)}
+            self.recorder.scalars(step, {**values, 'steps_per_second': self.rate()})
+            if bar is not None:
+                bar.set_postfix({name: f'{values[name]:.3g}' for name in self.show if name in values}, refresh=False)
+
+    def check_all(self):
+        while self.pending:
+            self._check()
+
+    def paused(self):
+        """What is done meanwhile does not count as training time, and only finite states get through."""
+        self.check_all()
+        self.mark = None
+        return contextlib.nullcontext()
+
+    def rate(self):
+        """Steps per second: the reciprocal of the median step on the CPU, the mean rate where steps overlap."""
+        if not self.seconds:
+            return 0.0
+        return 1 / (statistics.median(self.seconds) if self.lag == 0 else statistics.fmean(self.seconds))
+
+    def _stop(self, step, metrics):
+        bad = ', '.join(f'{name} = {float(value)}' for name, value in sorted(metrics.items())
+                        if name != 'finite' and not np.isfinite(value))
+        kept = self.checkpoints.latest()
+        kept = 'no checkpoint was written before it' if kept is None else f'the checkpoint of step {kept} is kept'
+        self.recorder.scalars(step, {name: float(value) for name, value in metrics.items()})
+        raise Diverged(step, f'Training diverged at step {step}: {bad} (not finite). Nothing was saved after that; {kept}. '
+                             'Try a lower learning rate, more chain steps (K), a smaller step size, or balanced weights.')
+
+
+def _check_division(method, batch, prepare, optimizer, devices):
+    """Refuse, before anything long begins, a batch or chains that do not split over the devices."""
+    shapes = jax.eval_shape(lambda: init_state(jax.random.key(0), method, optimizer, prepare, batch))
+    shards = jax.tree.leaves(shapes.chains)[0].shape[0]
+    size, n = len(batch['x']), len(devices)
+    for what, number in (('a batch of', size), ('chains in shards of', shards)):
+        if number % n:
+            raise InputError(f'{what} {number} cannot be split over {n} devices: choose a number divisible by {n}, '
+                             'or fewer devices')
+
+
+def forecast(method, train_step, state, batch, devices, steps):
+    """What the run will cost, in a few lines, before the first long step."""
+    flops = cost.count_flops(train_step, state, batch)   # of one device's program
+    rate = cost.matmul_rate(devices[0]) / (len(devices) if devices[0].platform == 'cpu' else 1)
+    seconds = steps * flops / (rate * EFFICIENCY)
+    return (f'{_describe(devices)}: {cost.num_parameters(state.params):,} parameters; per step {method.gradients_per_step:,} energy '
+            f'gradients along the chains and {flops * len(devices) / 1e9:.3g} GFLOP in all; state {cost.num_bytes(state) / 2**20:.1f} MiB\n'
+            f'about {_duration(seconds)} for {steps:,} steps, at {EFFICIENCY:.0%} of the {rate * len(devices) / 1e9:,.0f} GFLOP/s that a '
+            'matrix product reaches here now (the bar below will know better)')
+
+
+def _describe(devices):
+    return f'{len(devices)} {devices[0].device_kind} device{"s" if len(devices) > 1 else ""}'
+
+
+def _duration(seconds):
+    if seconds < 90:
+        return f'{seconds:.0f} s'
+    return f'{seconds / 60:.0f} min' if seconds < 5400 else f'{seconds / 3600:.1f} h'

@@ -1,0 +1,152 @@
+"""Flags, and nothing else: `python -m experiments.NAME --workdir=DIR [--config.key=value]`.
+
+What the user gave wrong ends in one sentence and exit code 2, a run that diverged in its account and exit code 1.
+"""
+import importlib
+import json
+import math
+import os
+import pathlib
+import sys
+
+import jax
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from ebm_jax.errors import Diverged, InputError
+from ebm_jax.record import write_json
+
+FREE_ON_RESUME = {'steps', 'log_every', 'checkpoint_every', 'picture_every', 'evaluate_every'}
+
+
+def main(run, define_flags):
+    """Parse flags and call `run(flag values)`; turn the user's mistakes into one sentence."""
+    values = flags.FlagValues()
+    try:
+        define_flags(values)
+        extra = values(sys.argv)[1:]
+        if extra:
+            raise InputError(f'unknown arguments {" ".join(extra)}: settings look like --config.key=value')
+    except (flags.Error, InputError, AttributeError, KeyError, TypeError, ValueError) as error:
+        end(f'{str(error).strip().splitlines()[0]} (see --helpfull for the flags)')
+    try:
+        run(values)
+    except InputError as error:
+        end(str(error))
+    except Diverged as error:
+        end(error.account, code=1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def end(sentence, code=2):
+    print(f'error: {sentence}', file=sys.stderr)
+    sys.exit(code)
+
+
+def train(module_name):
+    """The main program of an experiment: its `get_config()` makes the flags, its `build(config)` the parts, `fit` trains."""
+    module = importlib.import_module(module_name)
+
+    def define(values):
+        flags.DEFINE_string('workdir', None, 'Folder of the run; the same command continues it.', flag_values=values)
+        config_flags.DEFINE_config_dict('config', module.get_config(), 'Settings.', flag_values=values)
+        flags.mark_flag_as_required('workdir', values)
+
+    def run(values):
+        workdir, config = pathlib.Path(values.workdir), values.config
+        check_config(module.get_config(), config)
+        use_all_cores(config)
+        claim(workdir, module_name, config)
+        parts = build(module, config)
+        from ebm_jax.fit import fit
+        fit(**parts.fit, workdir=workdir)
+        print(f'Trained: {workdir}. Next: python -m experiments.evaluate --workdir={workdir}')
+
+    main(run, define)
+
+
+def check_config(default, config):
+    """Numbers must be finite."""
+    for key, value in flatten(config).items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise InputError(f'--config.{key} must be a finite number, got {value}')
+
+
+def build(module, config):
+    """The experiment's parts; a number that a factory refuses is the user's to mend."""
+    try:
+        return module.build(config)
+    except InputError:
+        raise
+    except ValueError as error:
+        raise InputError(f'the configuration of {module.__name__} cannot be built: {error}') from error
+
+
+def use_all_cores(config):
+    """Several CPU devices use the cores better than one, with the same result; must come before JAX's first computation.
+
+    Takes the largest number of devices, up to the cores, that divides the batch and the shards of chains. Has no effect where
+    an accelerator does the work, or where the user chose (XLA_FLAGS, JAX_NUM_CPU_DEVICES).
+    """
+    chosen = 'xla_force_host_platform_device_count' in os.environ.get('XLA_FLAGS', '') or 'JAX_NUM_CPU_DEVICES' in os.environ
+    if not chosen:
+        common = math.gcd(config.batch_size, config.shards)
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
+        jax.config.update('jax_num_cpu_devices', max(n for n in range(1, max(cores, 1) + 1) if n == 1 or common % n == 0))
+
+
+def claim(workdir, module_name, config):
+    """Write config.json, or check that the run already there has the same settings."""
+    path = workdir / 'config.json'
+    mine = {'experiment': module_name, 'config': json.loads(config.to_json())}
+    if path.exists():
+        there, _ = read_config(workdir)
+        old, new = flatten(there['config']), flatten(mine['config'])
+        changed = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key) and key not in FREE_ON_RESUME)
+        if there['experiment'] != module_name:
+            raise InputError(f'{workdir} holds a run of {there["experiment"]}: choose another --workdir for {module_name}')
+        if changed:
+            listed = ', '.join(f'{key} ({old.get(key)} there, {new.get(key)} now)' for key in changed)
+            raise InputError(f'{workdir} holds a run with other settings: {listed}; use those, or another --workdir')
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        write_json(path, mine)
+    except OSError as error:
+        raise InputError(f'--workdir={workdir} cannot be written ({error.strerror}): choose a folder of yours') from error
+
+
+def read_config(workdir):
+    """(content of config.json, the experiment's module) of a run."""
+    path = pathlib.Path(workdir) / 'config.json'
+    if not path.exists():
+        raise InputError(f'no run in {workdir} (config.json is missing): give the --workdir of a training run')
+    try:
+        content = json.loads(path.read_text())
+        return content, importlib.import_module(content['experiment'])
+    except (json.JSONDecodeError, KeyError, ModuleNotFoundError) as error:
+        raise InputError(f'{path} cannot be used ({error}): it is damaged, or its experiment is not on the Python path') from error
+
+
+def restore(workdir):
+    """(config, parts, TrainState) of the newest checkpoint of a run. Call `use_all_cores` happens here, before any JAX work."""
+    content, module = read_config(workdir)
+    config = ConfigDict(content['config'])
+    use_all_cores(config)
+    parts = build(module, config)
+    from ebm_jax.checkpoint import Checkpoints
+    checkpoints = Checkpoints(pathlib.Path(workdir) / 'checkpoints')
+    state = checkpoints.restore(parts.state_shapes())
+    checkpoints.close()
+    return config, parts, state
+
+
+def flatten(tree, prefix=''):
+    """{'a': {'b': 1}} -> {'a.b': 1}"""
+    flat = {}
+    for key, value in tree.items():
+        if isinstance(value, (dict, ConfigDict)):
+            flat.update(flatten(value, f'{prefix}{key}.'))
+        else:
+            flat[prefix + key] = value
+    return flat

@@ -1,0 +1,170 @@
+"""What the experiments share: data by name, optimiser, and the parts of a JEM run on images."""
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import optax
+from ml_collections import ConfigDict
+
+from ebm_jax import adapt, augment, data, mcmc, objectives, replay
+from ebm_jax.errors import InputError
+from ebm_jax.evaluate import calibration, predict
+from ebm_jax.methods.jem import jem
+from ebm_jax.networks import per_example
+from ebm_jax.train import init_state
+from ebm_jax.types import UNLABELLED
+
+
+class Parts(NamedTuple):
+    """An experiment, built: what `fit` takes, and what evaluation and sampling need."""
+    fit: dict              # keyword arguments of fit, all but workdir
+    network: Any
+    predict: Any           # (params, key, raw examples) -> evaluate.predict.Predictions
+    train: data.Examples
+    test: data.Examples
+    energy_fn: Any         # (params, x, label) -> scalar
+    start: Any             # (key, label) -> x: where chains begin
+    kernel: Any            # of fresh chains
+    fresh_steps: int
+
+    def state_shapes(self):
+        """The shapes of the run's TrainState."""
+        keys = ('method', 'optimizer', 'prepare')
+        return jax.eval_shape(lambda: init_state(jax.random.key(0), *(self.fit[k] for k in keys), self.fit['batch_at'](0),
+                                                 ema=self.fit['ema']))
+
+
+def load(spec, split):
+    """Examples by name: 'digits', 'npz:FILE', 'folder:FOLDER', 'tfds:NAME' or 'tfds:NAME@FOLDER'."""
+    kind, _, where = spec.partition(':')
+    if kind == 'digits' and not where:
+        return data.digits(split)
+    if kind == 'npz' and where:
+        return data.npz(where, split)
+    if kind == 'folder' and where:
+        return data.folder(where, split)
+    if kind == 'tfds' and where:
+        name, _, folder = where.partition('@')
+        return data.tfds(name, split, folder or None)
+    raise InputError(f'unknown data {spec!r}: give digits, npz:FILE, folder:FOLDER, tfds:NAME or tfds:NAME@FOLDER')
+
+
+def outsiders(spec, test):
+    """An out-of-distribution set: a change of the test set by name (rotated, inverted, noise, mixed), or any data source."""
+    changes = {'rotated': data.rotated, 'inverted': data.inverted, 'noise': data.uniform_noise, 'mixed': data.mixed}
+    examples = changes[spec](test) if spec in changes else load(spec, 'test')
+    if examples.x.shape[1:] != test.x.shape[1:]:
+        raise InputError(f'out-of-distribution set {spec!r} has images of shape {list(examples.x.shape[1:])}, but the model was trained '
+                         f'on {list(test.x.shape[1:])}: bring it to that size first')
+    return examples
+
+
+def jem_config():
+    """Settings that every JEM experiment has; an experiment file sets its own numbers on top of these."""
+    config = ConfigDict()
+    config.seed = 0
+    config.steps = 1000
+    config.batch_size = 64
+    config.shards = 8                   # of chains; devices must divide it
+    config.log_every, config.checkpoint_every, config.picture_every, config.evaluate_every = 50, 500, 500, 500
+    config.data = ConfigDict(dict(source='digits', noise=0.03, crop=0, flip=False))
+    config.ood = ConfigDict(dict(rotated='rotated', inverted='inverted', noise='noise', mixed='mixed'))
+    config.optimizer = ConfigDict(dict(learning_rate=1e-3, warmup=50, decay_to=0.05, clip_norm=0.0, b1=0.9, b2=0.999, ema=0.99))
+    config.sampler = ConfigDict(dict(step_size=1.0, noise_scale=0.01, momentum=0.0, num_steps=20, extra_step_every=0,
+                                     adaptive=False, noise_divisor=100.0))
+    config.buffer = ConfigDict(dict(capacity=2048, restart=0.05))
+    config.loss = ConfigDict(dict(balanced=True, beta=1.0, include_positives=True, num_negatives=64, conditional=0.5, p_x_weight=1.0,
+                                  alpha=0.0, entropy_weight=0.0))
+    config.fresh = ConfigDict(dict(num_steps=200, noise_scale=0.01))
+    return config
+
+
+def optimizer_of(config):
+    """Adam with warm-up, then a cosine to `decay_to` of the rate; the gradient's norm is clipped where clip_norm > 0."""
+    c = config.optimizer
+    rate = optax.warmup_cosine_decay_schedule(0.0, c.learning_rate, c.warmup, max(config.steps, c.warmup + 1),
+                                              c.learning_rate * c.decay_to)
+    clip = [optax.clip_by_global_norm(c.clip_norm)] if c.clip_norm > 0 else []
+    return optax.chain(*clip, optax.adam(rate, c.b1, c.b2))
+
+
+def prepare_of(config, training):
+    """uint8 image -> network input: [-1, 1], crop and flip in training, noise in training and test (JEM [code])."""
+    steps = [augment.scale_pixels]
+    if training and config.data.crop:
+        steps.append(augment.random_crop(config.data.crop))
+    if training and config.data.flip:
+        steps.append(augment.random_flip)
+    return augment.chain(*steps, augment.gaussian_noise(config.data.noise))
+
+
+def image_jem(config, module_of, start=None):
+    """The parts of a JEM or ST-JEM run on images.
+
+    Args: module_of: number of classes -> linen module. start: of the chains, default U(-1, 1).
+    """
+    train, test = load(config.data.source, 'train'), load(config.data.source, 'test')
+    shape, num_classes = train.x.shape[1:], train.num_classes
+    if test.x.shape[1:] != shape or test.num_classes > num_classes:
+        raise InputError(f'{config.data.source}: training images are {list(shape)} in {num_classes} classes, test images '
+                         f'{list(test.x.shape[1:])} in {test.num_classes}: both splits must agree')
+    network = per_example(module_of(num_classes))
+    start = start or replay.uniform_start(shape)
+    method = jem(network, sampler_of(config), buffer_of(config, start, num_classes), weights=weights_of(config),
+                 num_negatives=config.loss.num_negatives, num_steps=config.sampler.num_steps,
+                 extra_step_every=config.sampler.extra_step_every, shards=config.shards, conditional=config.loss.conditional,
+                 p_x_weight=config.loss.p_x_weight, alpha=config.loss.alpha, entropy_weight=config.loss.entropy_weight)
+    prepare_test = prepare_of(config, training=False)
+    predict_fn = predict.predictor(network, prepare_test)
+    some = test._replace(x=test.x[:2000], y=test.y[:2000])   # for the curve during training; `evaluate` takes all
+
+    def accuracy(state):
+        return {'test_accuracy': calibration.accuracy(predict.over(predict_fn, averaged(state), some).logits, some.y)}
+
+    fit = dict(method=method, optimizer=optimizer_of(config), prepare=prepare_of(config, training=True), seed=config.seed,
+               batch_at=lambda step: data.batch_at(train, step, config.batch_size, config.seed), steps=config.steps,
+               ema=config.optimizer.ema, log_every=config.log_every, checkpoint_every=config.checkpoint_every,
+               picture_every=config.picture_every, evaluate_every=config.evaluate_every,
+               pictures=lambda state: {'buffer': buffer_picture(state, num_classes)},
+               evaluate=accuracy)
+    return Parts(fit, network, predict_fn, train, test, lambda params, x, label: objectives.energy_of(network.apply(params, x), label),
+                 start, mcmc.langevin(config.sampler.step_size, noise_scale=config.fresh.noise_scale, momentum=config.sampler.momentum),
+                 config.fresh.num_steps)
+
+
+def sampler_of(config):
+    c = config.sampler
+    if c.adaptive:
+        return adapt.adaptive(c.step_size, c.noise_divisor, momentum=c.momentum)
+    return adapt.fixed(mcmc.langevin(c.step_size, noise_scale=c.noise_scale, momentum=c.momentum))
+
+
+def buffer_of(config, start, num_classes):
+    """One shard of the buffer: in blocks by class where some chains are conditional."""
+    capacity, restart = config.buffer.capacity // config.shards, config.buffer.restart
+    if config.loss.conditional > 0:
+        return replay.class_conditional(start, capacity, num_classes, unlabelled=1 - config.loss.conditional, restart=restart)
+    return replay.persistent(start, capacity, restart=restart)
+
+
+def weights_of(config):
+    if config.loss.balanced:
+        return partial(objectives.balanced, beta=config.loss.beta, include_positives=config.loss.include_positives)
+    return objectives.uniform
+
+
+def averaged(state):
+    """The parameters to evaluate: their moving average where one is kept."""
+    return state.ema_params or state.params
+
+
+def buffer_picture(state, num_classes, per_class=10):
+    """(images, columns): chains of the buffer, a column for each class and for p(x), the oldest of each first."""
+    buffer = state.chains.buffer
+    position, label, age = (np.asarray(leaf).reshape(-1, *leaf.shape[2:]) for leaf in (buffer.position, buffer.label, buffer.age))
+    kinds = [c for c in (*range(num_classes), UNLABELLED) if np.any(label == c)]
+    rows = [np.flatnonzero(label == c)[np.argsort(-age[label == c], kind='stable')] for c in kinds]
+    shortest = min(per_class if len(kinds) > 1 else 100, *map(len, rows)) if len(kinds) > 1 else min(100, len(rows[0]))
+    picked = np.stack([row[:shortest] for row in rows], 1)   # [examples, kinds]
+    return position[picked.reshape(-1)], len(kinds) if len(kinds) > 1 else 10

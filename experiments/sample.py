@@ -1,0 +1,44 @@
+"""Draw fresh samples from any run: python -m experiments.sample --workdir=DIR [--label=3] [--num=100] [--steps=500]
+
+Writes a grid (PNG) and the images as numbers (.npz, float32 in the network's units, with their labels).
+"""
+import pathlib
+
+import jax
+import numpy as np
+from absl import flags
+
+from ebm_jax.apply.sample import sample
+from ebm_jax.errors import InputError
+from ebm_jax.record import image_grid, save_grid
+from ebm_jax.types import UNLABELLED
+from experiments import launch
+from experiments.parts import averaged
+
+
+def define(values):
+    flags.DEFINE_string('workdir', None, 'Folder of the run.', flag_values=values)
+    flags.DEFINE_integer('label', None, 'Class to draw from p(x|y); all of p(x) where left out.', flag_values=values)
+    flags.DEFINE_integer('num', 100, 'How many samples.', 1, flag_values=values)
+    flags.DEFINE_integer('steps', None, 'Steps of each chain; default as configured.', 1, flag_values=values)
+    flags.DEFINE_integer('seed', 0, 'Seed of the chains.', flag_values=values)
+    flags.DEFINE_string('out', None, 'File name without ending; default WORKDIR/samples/drawn.', flag_values=values)
+    flags.mark_flag_as_required('workdir', values)
+
+
+def run(values):
+    _, parts, state = launch.restore(values.workdir)
+    label = UNLABELLED if values.label is None else values.label
+    if label != UNLABELLED and not 0 <= label < parts.train.num_classes:
+        raise InputError(f'--label={label} must lie in 0 to {parts.train.num_classes - 1}, the classes of {parts.train.name}')
+    labels = np.full(values.num, label, np.int32)
+    images = sample(jax.random.key(values.seed), parts.energy_fn, averaged(state), parts.kernel, parts.start, labels,
+                    values.steps or parts.fresh_steps)
+    out = pathlib.Path(values.out or pathlib.Path(values.workdir) / 'samples' / 'drawn')
+    save_grid(out.with_suffix('.png'), image_grid(images))
+    np.savez(out.with_suffix('.npz'), x=images, y=labels)
+    print(f'{values.num} samples: {out.with_suffix(".png")} and {out.with_suffix(".npz")}')
+
+
+if __name__ == '__main__':
+    launch.main(run, define)
