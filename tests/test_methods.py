@@ -1,0 +1,246 @@
+"""Every method through the same checks, and JEM's own: finite differences, proportions, chain ages."""
+import functools
+from functools import partial
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ebm_jax import adapt, mcmc, replay
+from ebm_jax import objectives as obj
+from ebm_jax.methods.jem import Samples, jem
+from ebm_jax.networks import ConvNet, per_example
+from ebm_jax.types import UNLABELLED, Network
+
+CLASSES, SHAPE = 4, (8, 8, 1)
+START = replay.uniform_start(SHAPE)
+KERNEL = mcmc.langevin(0.1, noise_scale=0.01)
+NETWORK = per_example(ConvNet(CLASSES, (8, 8), (2, 2)))
+BATCH = {'x': jax.random.uniform(jax.random.key(8), (16, *SHAPE), minval=-1, maxval=1),
+         'y': jax.random.randint(jax.random.key(9), (16,), 0, CLASSES)}
+
+
+def make_jem(network=NETWORK, sampler=adapt.fixed(KERNEL), start=START, **options):
+    buffer = replay.class_conditional(start, 40, CLASSES, unlabelled=0.5, restart=0.1)
+    return jem(network, sampler, buffer, **{'num_negatives': 16, 'num_steps': 3, 'conditional': 0.5, 'shards': 4, **options})
+
+
+METHODS = {
+    'jem': make_jem(conditional=0.0),
+    'st_jem': make_jem(weights=obj.balanced),
+    'st_jem_alpha': make_jem(weights=obj.balanced, alpha=1.0),
+    'st_jem_entropy': make_jem(weights=partial(obj.balanced, beta=0.5, include_positives=False), entropy_weight=0.3),
+    'st_jem_adaptive': make_jem(weights=obj.balanced, sampler=adapt.adaptive(calls=3), extra_step_every=2),
+}
+
+
+@functools.cache
+def sampler_of(method):
+    return jax.jit(method.sample)
+
+
+@functools.cache
+def prepared(method):
+    params, chains = jax.jit(method.init)(jax.random.key(0), BATCH)
+    samples, after = sampler_of(method)(jax.random.key(1), params, chains, BATCH)
+    return params, chains, samples, after
+
+
+def total(method, batch=BATCH):
+    return lambda params, samples: sum(method.loss(params, jax.random.key(2), batch, samples)[0].values())
+
+
+@pytest.mark.parametrize('name', METHODS)
+def test_chains_keep_their_structure_and_move(name):
+    method = METHODS[name]
+    _, chains, _, after = prepared(method)
+    chex.assert_trees_all_equal_shapes_and_dtypes(chains, after)
+    assert len({leaf.shape[0] for leaf in jax.tree.leaves(chains)}) == 1   # one axis of shards, everywhere
+    assert not np.array_equal(chains.buffer.position, after.buffer.position)
+
+
+@pytest.mark.parametrize('name', METHODS)
+def test_every_parameter_learns(name):
+    method = METHODS[name]
+    params, _, samples, _ = prepared(method)
+    grads = jax.grad(total(method))(params, samples)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(grads):
+        assert np.any(np.asarray(leaf) != 0), jax.tree_util.keystr(path)
+
+
+@pytest.mark.parametrize('name', METHODS)
+def test_no_gradient_flows_through_the_chains(name):
+    method = METHODS[name]
+    params, chains, _, _ = prepared(method)
+    def loss(params):
+        samples, _ = method.sample(jax.random.key(1), params, chains, BATCH)
+        return jnp.sum(samples.x)
+    assert all(np.all(np.asarray(leaf) == 0) for leaf in jax.tree.leaves(jax.grad(loss)(params)))
+
+
+@pytest.mark.parametrize('name', METHODS)
+def test_sampling_is_a_function_of_its_key(name):
+    method = METHODS[name]
+    params, chains, samples, _ = prepared(method)
+    again, _ = sampler_of(method)(jax.random.key(1), params, chains, BATCH)
+    other, _ = sampler_of(method)(jax.random.key(2), params, chains, BATCH)
+    np.testing.assert_array_equal(samples.x, again.x)
+    assert not np.array_equal(samples.x, other.x)
+
+
+@pytest.mark.parametrize('name', METHODS)
+def test_nothing_recompiles_from_step_to_step(name):
+    method = METHODS[name]
+    params, chains, _, _ = prepared(method)
+    chex.clear_trace_counter()
+
+    @jax.jit
+    @chex.assert_max_traces(n=1)
+    def step(key, params, chains):
+        samples, chains = method.sample(key, params, chains, BATCH)
+        return method.loss(params, key, BATCH, samples), chains
+    for seed in range(3):
+        _, chains = step(jax.random.key(seed), params, chains)
+
+
+def shifted(network, by):
+    return Network(network.init, lambda params, x: network.apply(params, x) + by)
+
+
+@pytest.mark.parametrize('options', [{}, {'weights': obj.balanced, 'alpha': 0.5}])
+def test_an_energy_shift_changes_neither_samples_nor_gradient(options):
+    plain, moved = make_jem(**options), make_jem(shifted(NETWORK, 3.0), **options)
+    params, _, samples, _ = prepared(plain)
+    _, _, same, _ = prepared(moved)
+    np.testing.assert_allclose(samples.x, same.x, atol=1e-5)
+    a, b = (jax.grad(total(m))(params, samples) for m in (plain, moved))
+    jax.tree.map(lambda u, v: np.testing.assert_allclose(u, v, atol=1e-5), a, b)
+
+
+def test_jem_gradient_against_finite_differences():
+    """In float64, on a two-layer network written out here."""
+    with jax.enable_x64(True):
+        rng = np.random.default_rng(0)
+        params = {'w': rng.normal(size=(64, 7)) / 8, 'v': rng.normal(size=(7, CLASSES))}
+        network = Network(lambda key, x: params, lambda p, x: jnp.tanh(x.reshape(-1) @ p['w']) @ p['v'])
+        method = make_jem(network)
+        samples = Samples(jnp.asarray(rng.normal(size=(16, *SHAPE))), jnp.zeros(16, jnp.int32), jnp.ones(16, jnp.int32))
+        batch = {'x': jnp.asarray(rng.normal(size=(16, *SHAPE))), 'y': jnp.asarray(rng.integers(0, CLASSES, 16))}
+        loss = lambda params: total(method, batch)(params, samples)
+        grads = jax.grad(loss)(jax.tree.map(jnp.asarray, params))
+        for _ in range(5):
+            direction = jax.tree.map(lambda p: rng.normal(size=p.shape), params)
+            moved = lambda h: loss(jax.tree.map(lambda p, d: jnp.asarray(p + h * d), params, direction))
+            numeric = (moved(1e-5) - moved(-1e-5)) / 2e-5
+            exact = sum(jnp.vdot(g, d) for g, d in zip(jax.tree.leaves(grads), jax.tree.leaves(direction)))
+            np.testing.assert_allclose(exact, numeric, rtol=1e-6)
+
+
+def test_jem_loss_is_cross_entropy_plus_the_energy_difference():
+    method = METHODS['jem']
+    params, _, samples, _ = prepared(method)
+    f = jax.vmap(NETWORK.apply, (None, 0))
+    log_z = lambda x: jax.nn.logsumexp(f(params, x), 1)
+    cross_entropy = -np.mean([f(params, BATCH['x'])[i, y] - log_z(BATCH['x'])[i] for i, y in enumerate(BATCH['y'])])
+    expected = cross_entropy - log_z(BATCH['x']).mean() + log_z(samples.x).mean()
+    np.testing.assert_allclose(total(method)(params, samples), expected, rtol=1e-5)
+
+
+def test_alpha_weighs_the_information_exactly():
+    """grad L(alpha) = grad L(0) - alpha grad I, with I as L_x - L_xy."""
+    losses = [total(make_jem(weights=obj.balanced, alpha=alpha)) for alpha in (0.0, 0.4, 1.0)]
+    params, _, samples, _ = prepared(METHODS['st_jem'])
+    g0, g4, g1 = (jax.grad(loss)(params, samples) for loss in losses)
+    jax.tree.map(lambda a, b, c: np.testing.assert_allclose(b, 0.6 * a + 0.4 * c, atol=1e-5), g0, g4, g1)
+
+    def information(params):
+        pos, neg = (jax.vmap(NETWORK.apply, (None, 0))(params, x) for x in (BATCH['x'], samples.x))
+        everyone = jnp.concatenate([pos, neg])
+        l_x = jnp.mean(jax.nn.logsumexp(everyone) - jax.nn.logsumexp(pos, 1))
+        l_xy = jnp.mean(jax.nn.logsumexp(everyone, 0)[BATCH['y']] - jnp.take_along_axis(pos, BATCH['y'][:, None], 1)[:, 0])
+        return l_x - l_xy
+
+    jax.tree.map(lambda a, c, i: np.testing.assert_allclose(a - c, i, atol=1e-5), g0, g1, jax.grad(information)(params))
+
+
+@pytest.mark.parametrize('share, expected', [(0.0, 0), (0.3, 4), (0.5, 8), (0.9, 14), (1.0, 16)])
+def test_the_stated_share_of_chains_is_conditional(share, expected):
+    method = jem(NETWORK, adapt.fixed(KERNEL), replay.class_conditional(START, 40, CLASSES, unlabelled=0.5), num_negatives=16,
+                 num_steps=1, conditional=share, shards=4)
+    params, chains = method.init(jax.random.key(0), BATCH)
+    labels = np.concatenate([sampler_of(method)(jax.random.key(k), params, chains, BATCH)[0].label for k in range(5)])
+    assert np.sum(labels != UNLABELLED) == 5 * expected
+
+
+def test_labels_follow_the_batch():
+    batch = {**BATCH, 'y': jnp.where(jnp.arange(16) < 12, 1, 3)}
+    method = METHODS['st_jem']
+    params, chains = method.init(jax.random.key(0), batch)
+    sample = jax.jit(lambda key: method.sample(key, params, chains, batch)[0].label)
+    labels = np.concatenate([sample(jax.random.key(k)) for k in range(200)])
+    counts = np.bincount(labels[labels != UNLABELLED], minlength=CLASSES)
+    assert counts[0] == counts[2] == 0
+    np.testing.assert_allclose(counts[1] / counts.sum(), 0.75, atol=0.04)
+
+
+def test_conditional_chains_descend_their_own_class():
+    """Logits with a well for each class: a chain labelled y ends in well y, an unlabelled one in any."""
+    centres = jnp.linspace(-3, 3, CLASSES)
+    wells = Network(lambda key, x: {'unused': jnp.zeros(())}, lambda params, x: -2 * (x.mean() - centres) ** 2 * x.size)
+    method = make_jem(wells, adapt.fixed(mcmc.langevin(0.2, noise_scale=0.0)), num_steps=60)
+    params, chains = method.init(jax.random.key(0), BATCH)
+    samples, _ = method.sample(jax.random.key(1), params, chains, BATCH)
+    means, labels = np.asarray(samples.x).mean((1, 2, 3)), np.asarray(samples.label)
+    np.testing.assert_allclose(means[labels != UNLABELLED], np.asarray(centres)[labels[labels != UNLABELLED]], atol=0.1)
+
+
+def test_chain_ages_count_rounds():
+    buffer = replay.persistent(START, 4, restart=0.0)
+    method = jem(NETWORK, adapt.fixed(KERNEL), buffer, num_negatives=16, num_steps=1, shards=4)
+    params, chains = method.init(jax.random.key(0), BATCH)
+    for k in range(5):   # each shard's 4 chains are all drawn in every round
+        samples, chains = sampler_of(method)(jax.random.key(k), params, chains, BATCH)
+    assert np.all(np.asarray(samples.age) == 5) and np.all(np.asarray(chains.buffer.age) == 5)
+    assert method.loss(params, jax.random.key(0), BATCH, samples)[1]['chain_age_mean'] == 5
+
+
+def test_chains_grow_longer_on_schedule():
+    steps = []
+    def counting(x):   # a linear energy under pure descent: each step moves every entry by 1
+        return jnp.sum(x)
+    net = Network(lambda key, x: jnp.zeros(()), lambda params, x: -jnp.stack([counting(x)] * CLASSES))
+    buffer = replay.fresh(lambda key, label: jnp.zeros(SHAPE))
+    method = jem(net, adapt.fixed(mcmc.langevin(1.0, noise_scale=0.0)), buffer, num_negatives=4, num_steps=2, shards=4, extra_step_every=3)
+    params, chains = method.init(jax.random.key(0), BATCH)
+    for k in range(7):
+        samples, chains = sampler_of(method)(jax.random.key(k), params, chains, BATCH)
+        steps.append(round(-float(samples.x[0, 0, 0, 0])))
+    assert steps == [2, 2, 2, 3, 3, 3, 4]
+
+
+def test_the_adaptive_sampler_finds_the_better_step():
+    """Scored by -|log a - log 0.3| of the step it tries, the step size goes from 0.1 to 0.3; each knob is perturbed in its turn."""
+    sampler = adapt.adaptive(0.1, momentum=0.0, calls=3)
+
+    @jax.jit
+    def step_size(state):   # a linear energy of slope 1, no momentum at first: the drift of one step, less its noise
+        kernel = sampler.kernel(state)
+        positions = jax.vmap(lambda key: kernel.step(key, kernel.init(jnp.zeros(()), None), lambda x: x)[0].position)
+        return -positions(jax.random.split(jax.random.key(0), 400)).mean()
+
+    state, tried = sampler.init(), []
+    for _ in range(3 * 4 * 14):
+        knob, a = int(state.knob), float(step_size(state))
+        tried.append((knob, a))
+        state = sampler.update(state, -abs(np.log(a) - np.log(0.3)) if knob == 0 else 0.0)
+    np.testing.assert_allclose(state.settings[0], 0.3, rtol=0.08)
+    np.testing.assert_allclose([a for _, a in tried[:3]], [0.09, 0.1, 0.1 / 0.9], rtol=0.02)
+    assert [knob for knob, _ in tried[:15:3]] == [0, 1, 2, 3, 0]
+
+
+@pytest.mark.parametrize('options', [{'num_negatives': 10}, {'conditional': 1.5}, {'num_steps': 0}, {'num_negatives': 0}])
+def test_numbers_that_do_not_fit_are_refused(options):
+    with pytest.raises(ValueError):
+        make_jem(**options)

@@ -1,0 +1,131 @@
+"""Energies and losses against closed forms and hand-computed numbers."""
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.nn import log_softmax, logsumexp
+
+from ebm_jax import objectives as obj
+from ebm_jax.types import UNLABELLED
+
+RNG = np.random.default_rng(0)
+N, M, C = 8, 6, 5
+POS, NEG = jnp.asarray(RNG.normal(size=(N, C)) * 2), jnp.asarray(RNG.normal(size=(M, C)) * 2)
+LABELS = jnp.asarray(RNG.integers(0, C, N))
+energies = jax.vmap(obj.marginal_energy)
+
+
+def test_marginal_energy_sums_the_joint_ones():
+    for logits in POS:
+        joint = [float(obj.joint_energy(logits, y)) for y in range(C)]
+        np.testing.assert_allclose(np.exp(-obj.marginal_energy(logits)), np.exp(-np.array(joint)).sum(), rtol=1e-5)
+        np.testing.assert_allclose(obj.energy_of(logits, 2), joint[2])
+        np.testing.assert_allclose(obj.energy_of(logits, UNLABELLED), obj.marginal_energy(logits))
+
+
+def test_a_shift_of_the_energy_changes_no_contrast():
+    for rule in (obj.uniform, obj.balanced, partial(obj.balanced, beta=0.3, include_positives=False)):
+        e_pos, e_neg = energies(POS), energies(NEG)
+        before = sum(obj.contrast(e_pos, e_neg, rule(e_pos, e_neg)))
+        after = sum(obj.contrast(e_pos + 7.0, e_neg + 7.0, rule(e_pos + 7.0, e_neg + 7.0)))
+        np.testing.assert_allclose(after, before, atol=1e-5)
+
+
+def coefficients(rule):
+    """d contrast / dE of every positive and negative."""
+    loss = lambda e: sum(obj.contrast(e[:N], e[N:], rule(e[:N], e[N:])))
+    return jax.grad(loss)(jnp.concatenate([energies(POS), energies(NEG)]))
+
+
+@pytest.mark.parametrize('rule', [obj.uniform, obj.balanced, partial(obj.balanced, beta=0.5),
+                                  partial(obj.balanced, include_positives=False)])
+def test_coefficients_sum_to_zero(rule):
+    np.testing.assert_allclose(coefficients(rule).sum(), 0, atol=1e-6)
+
+
+def loss_x(pos, neg):
+    s = logsumexp(jnp.concatenate([pos, neg]), 1)
+    return -jnp.mean(logsumexp(pos, 1) - logsumexp(s))
+
+
+def loss_xy(pos, neg):
+    counts = jnp.bincount(LABELS, length=C)
+    return (counts @ logsumexp(jnp.concatenate([pos, neg]), 0) - jnp.take_along_axis(pos, LABELS[:, None], 1).sum()) / N
+
+
+def test_balanced_contrast_has_the_gradient_of_its_log_sum_exp_form():
+    def contrast(pos, neg):
+        return sum(obj.contrast(energies(pos), energies(neg), obj.balanced(energies(pos), energies(neg))))
+    for ours, closed in zip(jax.grad(contrast, (0, 1))(POS, NEG), jax.grad(loss_x, (0, 1))(POS, NEG)):
+        np.testing.assert_allclose(ours, closed, atol=1e-6)
+
+
+def test_class_contrast_has_the_gradient_of_its_log_sum_exp_form():
+    def contrast(pos, neg):
+        return sum(obj.class_contrast(pos, LABELS, neg, obj.balanced))
+    for ours, closed in zip(jax.grad(contrast, (0, 1))(POS, NEG), jax.grad(loss_xy, (0, 1))(POS, NEG)):
+        np.testing.assert_allclose(ours, closed, atol=1e-6)
+
+
+def test_joint_loss_is_conditional_plus_marginal_loss():
+    """L_J = L_yx + L_x, with L_J = -(1/N) sum_i log q(x_i, y_i)."""
+    joint = -jnp.mean(jnp.take_along_axis(POS, LABELS[:, None], 1)[:, 0] - logsumexp(jnp.concatenate([POS, NEG])))
+    np.testing.assert_allclose(joint, obj.cross_entropy(POS, LABELS) + loss_x(POS, NEG), rtol=1e-5)
+
+
+def test_information_is_the_difference_of_the_losses():
+    np.testing.assert_allclose(obj.batch_information(POS, LABELS, NEG), loss_x(POS, NEG) - loss_xy(POS, NEG), rtol=1e-5)
+
+
+def test_beta_zero_is_plain_jem_with_the_cards_factor():
+    plain = coefficients(obj.uniform)
+    np.testing.assert_allclose(coefficients(partial(obj.balanced, beta=0.0, include_positives=False)), plain, atol=1e-6)
+    np.testing.assert_allclose(coefficients(partial(obj.balanced, beta=0.0)), plain * M / (N + M), atol=1e-6)
+
+
+@pytest.mark.parametrize('gap, total', [(0, 6 / 14), (2, 0.092), (5, 5.03e-3), (10, 3.4e-5), (20, 1.55e-9)])
+def test_total_negative_weight_falls_with_the_gap(gap, total):
+    """N = 8, M = 6: M e^-D / (N + M e^-D); the card rounds these to 0.45, 0.1, 4e-3, 5e-5, 2e-9."""
+    weights = obj.balanced(jnp.zeros(8), jnp.full(6, float(gap)))
+    np.testing.assert_allclose(weights.negatives.sum(), total, rtol=0.01)
+    np.testing.assert_allclose(weights.negatives.sum(), 6 * np.exp(-gap) / (8 + 6 * np.exp(-gap)), rtol=1e-4)
+
+
+def test_negatives_below_the_positives_get_all_the_weight():
+    assert obj.balanced(jnp.zeros(8), jnp.full(6, -30.0)).negatives.sum() > 0.999999
+
+
+def test_the_gradient_of_a_gaussian_energy_is_a_difference_of_means():
+    """E(x) = |x - mu|^2 / 2 under contrastive divergence: dL/dmu = mean(x-) - mean(x+)."""
+    x_pos, x_neg = jnp.asarray(RNG.normal(size=(20, 3))), jnp.asarray(RNG.normal(size=(10, 3)))
+    def loss(mu):
+        e_pos, e_neg = (0.5 * jnp.sum((x - mu) ** 2, 1) for x in (x_pos, x_neg))
+        return sum(obj.contrast(e_pos, e_neg, obj.uniform(e_pos, e_neg)))
+    np.testing.assert_allclose(jax.grad(loss)(jnp.ones(3)), x_neg.mean(0) - x_pos.mean(0), atol=1e-5)
+
+
+def test_effective_sample_size():
+    np.testing.assert_allclose(obj.effective_sample_size(obj.uniform(jnp.zeros(8), jnp.zeros(6))), 6, rtol=1e-5)
+    np.testing.assert_allclose(obj.effective_sample_size(obj.balanced(jnp.zeros(8), jnp.zeros(6))), 14, rtol=1e-5)
+    np.testing.assert_allclose(obj.effective_sample_size(obj.balanced(jnp.zeros(8), jnp.array([-50.0]))), 1, rtol=1e-5)
+
+
+def test_entropy_information_at_its_ends_and_its_gradient():
+    certain = 50.0 * jnp.eye(4)
+    np.testing.assert_allclose(obj.entropy_information(certain), np.log(4), rtol=1e-5)
+    np.testing.assert_allclose(obj.entropy_information(jnp.zeros((4, 4))), 0, atol=1e-6)
+
+    def closed(logits):
+        p = jax.nn.softmax(logits)
+        q = p.mean(0)
+        return -q @ jnp.log(q) + jnp.mean(jnp.sum(p * log_softmax(logits), 1))
+
+    np.testing.assert_allclose(jax.grad(obj.entropy_information)(POS), jax.grad(closed)(POS), atol=1e-6)
+
+
+def test_weights_carry_no_gradient():
+    def loss(e):
+        return jnp.sum(obj.balanced(e[:N], e[N:]).negatives ** 2)
+    np.testing.assert_array_equal(jax.grad(loss)(jnp.concatenate([energies(POS), energies(NEG)])), 0)

@@ -1,0 +1,156 @@
+"""Buffers: what is drawn, what is written back, and how often."""
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.stats import chisquare
+
+from ebm_jax import replay
+from ebm_jax.types import UNLABELLED
+
+NONE = lambda n: jnp.full(n, UNLABELLED, jnp.int32)
+STARTS = replay.uniform_start((2,))
+BUFFERS = {'persistent': replay.persistent(STARTS, 40, restart=0.0), 'fifo': replay.first_in_first_out(STARTS, 40, restart=0.0),
+           'reservoir': replay.reservoir(STARTS, 40, restart=0.0),
+           'class_conditional': replay.class_conditional(STARTS, 40, 3, unlabelled=0.25, restart=0.0)}
+
+
+def filled(buffer, rounds=30, n=8):
+    """A buffer after some rounds, the position of the t-th chain ever written being (t, t)."""
+    def one_round(state, t):
+        draw = buffer.draw(jax.random.key(2 * t), state, n, NONE(n))
+        x = jnp.broadcast_to((t * n + jnp.arange(n))[:, None], (n, 2)).astype(jnp.float32)
+        return buffer.write(jax.random.key(2 * t + 1), state, draw, x), None
+    return jax.jit(lambda state: jax.lax.scan(one_round, state, jnp.arange(rounds))[0])(buffer.init(jax.random.key(9)))
+
+
+@pytest.mark.parametrize('name', BUFFERS)
+def test_draws_are_without_replacement(name):
+    buffer = BUFFERS[name]
+    state = filled(buffer)
+    n = 10
+    draws = jax.vmap(lambda key: buffer.draw(key, state, n, NONE(n)).index)(jax.random.split(jax.random.key(0), 200))
+    assert all(len(set(row)) == n for row in np.asarray(draws))
+
+
+@pytest.mark.parametrize('name', ['persistent', 'fifo', 'reservoir'])
+def test_draws_are_uniform(name):
+    buffer = BUFFERS[name]
+    state = filled(buffer)
+    draws = jax.vmap(lambda key: buffer.draw(key, state, 8, NONE(8)).index)(jax.random.split(jax.random.key(1), 4000))
+    assert chisquare(np.bincount(np.asarray(draws).ravel(), minlength=40)).pvalue > 1e-3
+
+
+@pytest.mark.parametrize('name', ['persistent', 'class_conditional'])
+def test_draw_then_write_changes_nothing_but_the_age(name):
+    buffer = BUFFERS[name]
+    state = filled(buffer, rounds=3)
+    draw = buffer.draw(jax.random.key(5), state, 8, NONE(8))
+    after = buffer.write(jax.random.key(6), state, draw, draw.position)
+    np.testing.assert_array_equal(after.position, state.position)
+    np.testing.assert_array_equal(after.label, state.label)
+    expected = np.array(state.age)
+    expected[np.asarray(draw.index)] += 1
+    np.testing.assert_array_equal(after.age, expected)
+
+
+def test_written_positions_come_back_from_their_entries():
+    buffer = BUFFERS['persistent']
+    state = buffer.init(jax.random.key(0))
+    draw = buffer.draw(jax.random.key(1), state, 5, NONE(5))
+    state = buffer.write(jax.random.key(2), state, draw, draw.position + 100)
+    np.testing.assert_allclose(state.position[draw.index], draw.position + 100)
+    assert np.sum(np.asarray(state.position) > 50) == 10
+
+
+@pytest.mark.parametrize('name', BUFFERS)
+def test_restarts_come_at_their_rate_with_age_zero(name):
+    make = {'persistent': replay.persistent, 'fifo': replay.first_in_first_out, 'reservoir': replay.reservoir,
+            'class_conditional': lambda *a, **k: replay.class_conditional(*a, 3, unlabelled=0.25, **k)}[name]
+    buffer = make(STARTS, 40, restart=0.3)
+    state = filled(buffer)
+    state = state.replace(position=state.position + 1000, age=state.age + 5)
+    draw = jax.vmap(lambda key: buffer.draw(key, state, 8, NONE(8)))(jax.random.split(jax.random.key(3), 1000))
+    anew = np.all(np.abs(np.asarray(draw.position)) <= 1, -1)
+    np.testing.assert_allclose(anew.mean(), 0.3, atol=0.03)   # sd 0.005
+    assert np.all((np.asarray(draw.age) == 0) == anew)
+
+
+def test_class_blocks_keep_their_labels_and_shares():
+    buffer = BUFFERS['class_conditional']
+    state = buffer.init(jax.random.key(0))
+    np.testing.assert_array_equal(np.bincount(np.asarray(state.label) + 1), [10, 10, 10, 10])
+    wanted = jnp.array([2, 0, UNLABELLED, 2, 1, 2, UNLABELLED, 0])
+    for seed in range(50):
+        draw = buffer.draw(jax.random.key(seed), state, 8, wanted)
+        np.testing.assert_array_equal(state.label[draw.index], wanted)
+        assert len(set(np.asarray(draw.index))) == 8
+        state = buffer.write(jax.random.key(seed), state, draw, draw.position)
+    np.testing.assert_array_equal(np.bincount(np.asarray(state.label) + 1), [10, 10, 10, 10])
+
+
+def test_draws_are_uniform_within_a_class():
+    buffer = BUFFERS['class_conditional']
+    state = buffer.init(jax.random.key(0))
+    wanted = jnp.ones(4, jnp.int32)
+    draws = jax.vmap(lambda key: buffer.draw(key, state, 4, wanted).index)(jax.random.split(jax.random.key(1), 4000))
+    counts = np.bincount(np.asarray(draws).ravel(), minlength=40)
+    assert chisquare(counts[20:30]).pvalue > 1e-3 and counts.sum() == counts[20:30].sum()
+
+
+def test_first_in_first_out_holds_the_newest():
+    state = filled(BUFFERS['fifo'], rounds=30, n=8)
+    np.testing.assert_array_equal(np.sort(state.position[:, 0]), np.arange(200, 240))
+
+
+def test_reservoir_occupancy_is_uniform_over_all_ever_written():
+    buffer = replay.reservoir(STARTS, 20, restart=0.0)
+
+    def occupied(key):
+        def one_round(state, t):
+            draw = buffer.draw(key, state, 5, NONE(5))
+            x = jnp.broadcast_to((t * 5 + jnp.arange(5))[:, None], (5, 2)).astype(jnp.float32)
+            return buffer.write(jax.random.fold_in(key, t), state, draw, x), None
+        return jax.lax.scan(one_round, buffer.init(key), jnp.arange(16))[0].position[:, 0]
+
+    kept = np.asarray(jax.jit(jax.vmap(occupied))(jax.random.split(jax.random.key(0), 3000))).astype(int)
+    counts = np.bincount(kept.ravel(), minlength=80)
+    # Each of 80 samples is kept with probability 1/4: the counts are negatively correlated, so chi-square errs on the safe side.
+    np.testing.assert_allclose(counts / 3000, 0.25, atol=0.035)
+    assert all(len(set(row)) == 20 for row in kept)
+
+
+def test_an_empty_entry_is_a_start_and_filled_ones_come_first():
+    buffer = BUFFERS['fifo']
+    state = filled(buffer, rounds=1, n=8)
+    draw = buffer.draw(jax.random.key(0), state, 12, NONE(12))
+    assert np.sum(np.asarray(draw.age) > 0) == 8 and np.sum(np.asarray(draw.age) == 0) == 4
+    assert set(range(8)) <= set(np.asarray(draw.index))
+
+
+def test_fresh_chains_have_no_memory():
+    buffer = replay.fresh(STARTS)
+    state = buffer.init(jax.random.key(0))
+    a, b = (buffer.draw(jax.random.key(k), state, 6, NONE(6)) for k in (1, 2))
+    assert np.all(np.asarray(a.age) == 0) and not np.any(np.isin(a.position, b.position))
+
+
+def test_gaussian_start_has_the_moments_of_its_class():
+    means = np.array([[0.0, 1.0], [5.0, -5.0]], np.float32)
+    factors = np.array([[[1.0, 0.0], [0.5, 0.5]], [[0.1, 0.0], [0.0, 2.0]]], np.float32)
+    start = replay.gaussian_start(means, factors)
+    x = np.asarray(jax.vmap(lambda key: start(key, jnp.int32(1)))(jax.random.split(jax.random.key(0), 20_000)))
+    np.testing.assert_allclose(x.mean(0), means[1], atol=0.06)
+    np.testing.assert_allclose(np.cov(x.T), factors[1] @ factors[1].T, atol=0.12)
+    either = np.asarray(jax.vmap(lambda key: start(key, jnp.int32(UNLABELLED)))(jax.random.split(jax.random.key(0), 20_000)))
+    np.testing.assert_allclose(either.mean(0), means.mean(0), atol=0.12)
+
+
+@pytest.mark.parametrize('make', [
+    lambda: replay.persistent(STARTS, 0), lambda: replay.persistent(STARTS, 10, restart=1.5),
+    lambda: replay.class_conditional(STARTS, 10, 20), lambda: replay.class_conditional(STARTS, 10, 2, unlabelled=1.0),
+    lambda: BUFFERS['persistent'].draw(jax.random.key(0), BUFFERS['persistent'].init(jax.random.key(0)), 41, NONE(41)),
+    lambda: BUFFERS['class_conditional'].draw(jax.random.key(0), BUFFERS['class_conditional'].init(jax.random.key(0)), 11, NONE(11))])
+def test_what_cannot_work_is_refused(make):
+    with pytest.raises(ValueError):
+        make()
