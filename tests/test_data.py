@@ -1,0 +1,143 @@
+"""Sources: real files on disk, what is damaged or does not fit, and that a batch is a function of the step."""
+import numpy as np
+import pytest
+from PIL import Image
+
+from ebm_jax import data
+from ebm_jax.errors import InputError
+
+X = np.random.default_rng(0).integers(0, 256, (6, 5, 4, 3), dtype=np.uint8)
+Y = np.array([0, 1, 2, 0, 1, 2])
+
+
+def test_digits_are_scikit_learns():
+    train, test = data.digits('train'), data.digits('test')
+    assert train.x.shape == (1437, 8, 8, 1) and test.x.shape == (360, 8, 8, 1) and train.num_classes == 10
+    from sklearn.datasets import load_digits
+    images, labels = load_digits(return_X_y=True)
+    known = {(image.tobytes(), label) for image, label in zip(np.round(images * 255 / 16).astype(np.uint8), labels)}
+    ours = [(image.tobytes(), label) for split in (train, test) for image, label in zip(split.x.reshape(-1, 64), split.y)]
+    assert set(ours) == known
+    assert not {i.tobytes() for i in train.x} & {i.tobytes() for i in test.x}
+
+
+def test_npz_round_trip(tmp_path):
+    np.savez(tmp_path / 'set.npz', x_train=X, y_train=Y, x_test=X[:2], y_test=Y[:2])
+    train, test = (data.npz(tmp_path / 'set.npz', split) for split in ('train', 'test'))
+    np.testing.assert_array_equal(train.x, X)
+    np.testing.assert_array_equal(train.y, Y)
+    assert len(test.x) == 2 and train.name == 'set'
+    np.savez(tmp_path / 'grey.npz', x=X[..., 0])
+    assert data.npz(tmp_path / 'grey.npz', 'test').x.shape == (6, 5, 4, 1)
+
+
+def test_folder_of_images(tmp_path):
+    for i, (image, label) in enumerate(zip(X, Y)):
+        place = tmp_path / 'train' / f'class{label}'
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(place / f'{i}.png')
+    found = data.folder(tmp_path, 'train')
+    order = np.argsort(Y, kind='stable')
+    np.testing.assert_array_equal(found.x, X[order])
+    np.testing.assert_array_equal(found.y, Y[order])
+
+
+def test_tfds_without_tensorflow(tmp_path):
+    """A real prepared set, written as array_record by TFDS itself."""
+    tfds = pytest.importorskip('tensorflow_datasets')
+    features = tfds.features.FeaturesDict({'image': tfds.features.Image(shape=(5, 4, 3)), 'label': tfds.features.ClassLabel(num_classes=3)})
+    rows = {split: [{'image': image, 'label': label} for image, label in zip(X[:n], Y)] for split, n in (('train', 6), ('test', 2))}
+
+    class Made(tfds.core.GeneratorBasedBuilder):
+        VERSION = tfds.core.Version('1.0.0')
+
+        def _info(self):
+            return tfds.core.DatasetInfo(builder=self, features=features)
+
+        def _split_generators(self, dl_manager):
+            return {split: iter(enumerate(found)) for split, found in rows.items()}
+
+        def _generate_examples(self):
+            return iter(())
+
+    builder = Made(data_dir=str(tmp_path), file_format='array_record')
+    try:
+        builder.download_and_prepare()
+    except ImportError as error:
+        pytest.skip(f'writing a TFDS set needs {error.name or error}')
+    source = builder.as_data_source(split='train')
+    assert len(source) == 6
+    found = data.tfds('made:1.0.0', 'train', str(tmp_path))
+    assert sorted(image.tobytes() for image in found.x) == sorted(image.tobytes() for image in X)
+    by_image = {image.tobytes(): label for image, label in zip(X, Y)}
+    assert all(by_image[image.tobytes()] == label for image, label in zip(found.x, found.y))
+
+
+def make_bad(tmp_path, kind):
+    path = tmp_path / 'bad.npz'
+    if kind == 'truncated':
+        np.savez(path, x_train=X, y_train=Y)
+        path.write_bytes(path.read_bytes()[:200])
+    elif kind == 'not an archive':
+        path.write_bytes(b'hello')
+    elif kind == 'floats':
+        np.savez(path, x_train=X / 255, y_train=Y)
+    elif kind == 'labels missing':
+        np.savez(path, x_train=X)
+    elif kind == 'labels short':
+        np.savez(path, x_train=X, y_train=Y[:3])
+    elif kind == 'negative labels':
+        np.savez(path, x_train=X, y_train=Y - 1)
+    elif kind == 'other names':
+        np.savez(path, images=X, labels=Y)
+    return path
+
+
+@pytest.mark.parametrize('kind', ['missing', 'truncated', 'not an archive', 'floats', 'labels missing', 'labels short', 'negative labels',
+                                  'other names'])
+def test_bad_files_get_one_sentence(tmp_path, kind):
+    with pytest.raises(InputError) as caught:
+        data.npz(make_bad(tmp_path, kind), 'train')
+    assert 'bad' in str(caught.value) and '\n' not in str(caught.value)
+
+
+def test_bad_folders_get_one_sentence(tmp_path):
+    with pytest.raises(InputError, match='sub-folder per class'):
+        data.folder(tmp_path, 'train')
+    (tmp_path / 'a').mkdir()
+    Image.fromarray(X[0]).save(tmp_path / 'a' / '0.png')
+    Image.fromarray(X[1][:3]).save(tmp_path / 'a' / '1.png')
+    with pytest.raises(InputError, match='one size'):
+        data.folder(tmp_path, 'train')
+    (tmp_path / 'a' / '1.png').write_bytes(b'no image')
+    with pytest.raises(InputError, match='cannot be read as an image'):
+        data.folder(tmp_path, 'train')
+
+
+def test_a_tfds_set_that_is_not_there(tmp_path):
+    with pytest.raises(InputError, match='prepare it first'):
+        data.tfds('mnist', 'train', str(tmp_path))
+
+
+def test_a_batch_is_a_function_of_the_step_and_an_epoch_sees_each_example_once():
+    examples = data.digits('train')
+    a, b = data.batch_at(examples, 17, 64, seed=3), data.batch_at(examples, 17, 64, seed=3)
+    np.testing.assert_array_equal(a['x'], b['x'])
+    numbered = examples._replace(y=np.arange(len(examples.x), dtype=np.int32))
+    per_epoch = 1437 // 64
+    first, second = (np.concatenate([data.batch_at(numbered, e * per_epoch + i, 64)['y'] for i in range(per_epoch)]) for e in (0, 1))
+    assert len(set(first)) == len(first) == per_epoch * 64 and not np.array_equal(first, second)
+    np.testing.assert_array_equal(numbered.x[first[:64]], data.batch_at(numbered, 0, 64)['x'])
+    assert not np.array_equal(data.batch_at(numbered, 0, 64, seed=1)['y'], first[:64])
+    with pytest.raises(InputError, match='larger than'):
+        data.batch_at(examples, 0, 2000)
+
+
+def test_changed_sets():
+    examples = data.Examples('set', X[:, :4], Y)
+    np.testing.assert_array_equal(data.rotated(examples).x[0, 0, 0], examples.x[0, 0, 3])
+    np.testing.assert_array_equal(data.inverted(examples).x.astype(int) + examples.x, 255)
+    assert 100 < data.uniform_noise(examples).x.mean() < 155
+    mixed = data.mixed(examples)
+    halves = {(i, j): ((examples.x[i].astype(int) + examples.x[j]) // 2).astype(np.uint8).tobytes() for i in range(6) for j in range(6) if i != j}
+    assert all(image.tobytes() in halves.values() for image in mixed.x)

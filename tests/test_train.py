@@ -1,0 +1,170 @@
+"""The sharded step: one device equals eight, pmap equals shard_map, one compilation, addends, what is not finite."""
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import AxisType, Mesh, PartitionSpec
+
+from ebm_jax import adapt, augment, devices, mcmc, replay
+from ebm_jax import objectives as obj
+from ebm_jax.methods.jem import jem
+from ebm_jax.networks import ConvNet, per_example
+from ebm_jax.train import TrainState, init_state, make_local_step, make_train_step, shard_batch, shard_state, unshard_state
+from ebm_jax.types import Method
+
+SHAPE = (8, 8, 1)
+NETWORK = per_example(ConvNet(4, (8, 8), (2, 2)))
+PREPARE = augment.chain(augment.scale_pixels, augment.random_crop(1), augment.gaussian_noise(0.03))
+RNG = np.random.default_rng(0)
+BATCHES = [{'x': RNG.integers(0, 256, (16, *SHAPE), dtype=np.uint8), 'y': RNG.integers(0, 4, 16).astype(np.int32)} for _ in range(3)]
+OPTIMIZER = optax.sgd(0.05)   # Adam would hide a gradient that is N times too large
+
+
+def make_method(**options):
+    buffer = replay.class_conditional(replay.uniform_start(SHAPE), 20, 4, unlabelled=0.5)
+    return jem(NETWORK, adapt.adaptive(calls=3), buffer, num_negatives=16, num_steps=3, conditional=0.5, shards=8,
+               weights=obj.balanced, alpha=0.5, entropy_weight=0.2, **options)
+
+
+METHOD = make_method()
+
+
+def run(train_step, devs, steps=3):
+    state = shard_state(init_state(jax.random.key(0), METHOD, OPTIMIZER, PREPARE, BATCHES[0], ema=0.9), devs)
+    seen = []
+    for batch in BATCHES[:steps]:
+        state, metrics = train_step(state, shard_batch(batch, devs))
+        seen.append(jax.device_get(metrics))
+    return jax.device_get(unshard_state(state)), seen
+
+
+@pytest.fixture(scope='module')
+def on_one_device():
+    devs = jax.devices()[:1]
+    return run(make_train_step(METHOD, OPTIMIZER, PREPARE, devices=devs, ema=0.9, watch_every=2), devs)
+
+
+def assert_equal_runs(run_a, run_b):
+    (state_a, seen_a), (state_b, seen_b) = run_a, run_b
+    as_data = lambda leaf: np.asarray(jax.random.key_data(leaf)) if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(as_data(a), as_data(b), rtol=1e-4, atol=1e-5), state_a, state_b)
+    for a, b in zip(seen_a, seen_b):
+        assert a.keys() == b.keys()
+        for name in a:
+            np.testing.assert_allclose(a[name], b[name], rtol=2e-3, atol=1e-4, err_msg=name)
+
+
+@pytest.mark.parametrize('n', [2, 8])
+def test_one_device_equals_many(on_one_device, n):
+    devs = jax.devices()[:n]
+    assert len(devs) == n
+    train_step = make_train_step(METHOD, OPTIMIZER, PREPARE, devices=devs, ema=0.9, watch_every=2)
+    assert_equal_runs(run(train_step, devs), on_one_device)
+
+
+def test_pmap_equals_shard_map(on_one_device):
+    devs = jax.devices()[:4]
+    local = make_local_step(METHOD, OPTIMIZER, PREPARE, ema=0.9, watch_every=2)
+    mesh = Mesh(devs, (devices.AXIS,), axis_types=(AxisType.Auto,))
+    split = PartitionSpec(devices.AXIS)
+    specs = TrainState(PartitionSpec(), PartitionSpec(), PartitionSpec(), PartitionSpec(), split, PartitionSpec())
+    drop = lambda tree: jax.tree.map(lambda leaf: leaf[0], tree)   # shard_map keeps the device axis, of size 1
+
+    def step(state, batch):
+        state, metrics = local(state.replace(chains=drop(state.chains)), drop(batch))
+        return state.replace(chains=jax.tree.map(lambda leaf: leaf[None], state.chains)), metrics
+
+    mapped = jax.jit(jax.shard_map(step, mesh=mesh, in_specs=(specs, split), out_specs=(specs, PartitionSpec()), check_vma=False))
+    assert_equal_runs(run(mapped, devs), on_one_device)
+
+
+def test_the_step_is_compiled_once():
+    devs = jax.devices()[:2]
+    train_step = make_train_step(METHOD, OPTIMIZER, PREPARE, devices=devs, ema=0.9)
+    compilations = []
+    listener = lambda event, seconds, **_: compilations.append(event) if 'backend_compile' in event else None
+    state = shard_state(init_state(jax.random.key(0), METHOD, OPTIMIZER, PREPARE, BATCHES[0], ema=0.9), devs)
+    jax.monitoring.register_event_duration_secs_listener(listener)
+    try:
+        state, _ = train_step(state, shard_batch(BATCHES[0], devs))
+        assert compilations
+        compilations.clear()
+        for batch in BATCHES[1:]:
+            state, _ = train_step(state, shard_batch(batch, devs))
+        assert not compilations
+    finally:
+        jax.monitoring.clear_event_listeners()
+
+
+def test_the_state_is_donated():
+    devs = jax.devices()[:2]
+    state = shard_state(init_state(jax.random.key(0), METHOD, OPTIMIZER, PREPARE, BATCHES[0]), devs)
+    make_train_step(METHOD, OPTIMIZER, PREPARE, devices=devs)(state, shard_batch(BATCHES[0], devs))
+    assert jax.tree.leaves(state.chains.buffer.position)[0].is_deleted() and jax.tree.leaves(state.params)[0].is_deleted()
+
+
+def test_shard_and_unshard_are_inverse():
+    state = init_state(jax.random.key(0), METHOD, OPTIMIZER, PREPARE, BATCHES[0])
+    back = unshard_state(shard_state(state, jax.devices()[:4]))
+    np.testing.assert_array_equal(state.chains.buffer.position, back.chains.buffer.position)
+
+
+def linear_method(loss):
+    """No chains to speak of: loss(params, batch) -> addends."""
+    return Method(lambda key, batch: (jnp.array([1.0, 2.0]), {'empty': jnp.zeros(8)}),
+                  lambda key, params, chains, batch: (jnp.zeros(()), chains),
+                  lambda params, key, batch, samples: (loss(params, batch), {}))
+
+
+def one_step(method, optimizer=OPTIMIZER, n=2, **options):
+    devs = jax.devices()[:n]
+    state = shard_state(init_state(jax.random.key(0), method, optimizer, lambda key, x: x, BATCHES[0], ema=options.get('ema', 0.0)), devs)
+    return make_train_step(method, optimizer, lambda key, x: x, devices=devs, **options)(state, shard_batch(BATCHES[0], devs))
+
+
+def test_gradient_norms_of_the_addends():
+    method = linear_method(lambda p, batch: {'a': 3 * p[0] + 4 * p[1], 'b': -3 * p[0]})
+    state, metrics = one_step(method, watch_every=1)
+    np.testing.assert_allclose([metrics['grad_norm/a'], metrics['grad_norm/b'], metrics['grad_norm']], [5, 3, 4], rtol=1e-6)
+    np.testing.assert_allclose(metrics['loss'], 8.0)
+    np.testing.assert_allclose(state.params, [1.0, 2.0 - 0.05 * 4], rtol=1e-6)
+
+
+def test_the_gradient_is_the_mean_over_the_whole_batch():
+    method = linear_method(lambda p, batch: {'a': p[0] * jnp.mean(batch['y'].astype(jnp.float32) ** 2)})
+    state, _ = one_step(method, n=8)
+    np.testing.assert_allclose(state.params[0], 1.0 - 0.05 * np.mean(BATCHES[0]['y'].astype(float) ** 2), rtol=1e-6)
+
+
+def test_moving_average_of_the_parameters():
+    state, _ = one_step(linear_method(lambda p, batch: {'a': p[0]}), ema=0.9)
+    np.testing.assert_allclose(state.ema_params[0], 0.9 * 1.0 + 0.1 * 0.95, rtol=1e-6)
+
+
+@pytest.mark.parametrize('bad', [lambda p: p[0] * jnp.nan, lambda p: jnp.sqrt(p[0] - 1.0), lambda p: jnp.exp(p[1] * 1000)],
+                         ids=['loss', 'gradient only', 'overflow'])
+def test_what_is_not_finite_is_flagged(bad):
+    _, metrics = one_step(linear_method(lambda p, batch: {'a': bad(p)}))
+    assert metrics['finite'] == 0
+    _, metrics = one_step(linear_method(lambda p, batch: {'a': p[0]}))
+    assert metrics['finite'] == 1
+
+
+def test_a_chain_that_blew_up_is_flagged():
+    explosive = jem(NETWORK, adapt.fixed(mcmc.langevin(1e30, noise_scale=0.0)), replay.persistent(replay.uniform_start(SHAPE), 2),
+                    num_negatives=8, num_steps=4, shards=8, weights=partial(obj.balanced, beta=0.0))
+    devs = jax.devices()[:2]
+    state = shard_state(init_state(jax.random.key(0), explosive, OPTIMIZER, PREPARE, BATCHES[0]), devs)
+    _, metrics = make_train_step(explosive, OPTIMIZER, PREPARE, devices=devs)(state, shard_batch(BATCHES[0], devs))
+    assert metrics['finite'] == 0
+
+
+def test_what_does_not_divide_is_refused():
+    state = init_state(jax.random.key(0), METHOD, OPTIMIZER, PREPARE, BATCHES[0])
+    with pytest.raises(ValueError, match='8 shards .* 3 devices'):
+        shard_state(state, jax.devices()[:3])
+    with pytest.raises(ValueError, match='batch of 16 .* 3 devices'):
+        shard_batch(BATCHES[0], jax.devices()[:3])
