@@ -1,6 +1,5 @@
 """The one training loop: data, step, checkpoints, log, progress. It knows no method and is never forked."""
 import collections
-import contextlib
 import pathlib
 import statistics
 import sys
@@ -63,26 +62,22 @@ def fit(method, batch_at, optimizer, prepare, *, workdir, steps, seed=0, ema=0.0
     say(forecast(method, train_step, state, shard_batch(first, devices), devices, steps - start))
     recorder = Recorder(workdir, start)
     run = _Run(devices, recorder, checkpoints, steps, log_every, show)
-    due = lambda every: every and (step % every == 0 or step == steps)
+    chores = [(checkpoint_every, lambda step, state: checkpoints.save(state)),
+              (picture_every if pictures else 0, lambda step, state: recorder.pictures(step, pictures(state))),
+              (evaluate_every if evaluate else 0, lambda step, state: recorder.scalars(step, evaluate(state)))]
     try:
         with tqdm(total=steps, initial=start, unit='step', dynamic_ncols=True, file=sys.stderr) as bar:
             for step in range(start + 1, steps + 1):
                 state, metrics = train_step(state, shard_batch(batch_at(step - 1), devices))
                 run.after_step(step, metrics, bar)
-                if due(checkpoint_every) or due(picture_every) or due(evaluate_every):
-                    with run.paused():
-                        whole = unshard_state(state)
-                        if due(checkpoint_every):
-                            checkpoints.save(whole)
-                        if pictures and due(picture_every):
-                            for name, (images, columns) in pictures(whole).items():
-                                recorder.images(step, name, images, columns)
-                        if evaluate and due(evaluate_every):
-                            recorder.scalars(step, evaluate(whole))
+                due = [chore for every, chore in chores if every and (step % every == 0 or step == steps)]
+                if due:
+                    run.pause()
+                    whole = unshard_state(state)
+                    for chore in due:
+                        chore(step, whole)
     except KeyboardInterrupt:
-        run.check_all()
-        checkpoints.save(unshard_state(state))
-        say(f'\nInterrupted: step {int(state.step)} is saved; the same command continues from there.')
+        say(f'\nInterrupted; the same command continues from the checkpoint of step {checkpoints.latest() or 0}.')
         raise
     except Diverged as error:
         update_summary(workdir, {'diverged': True, 'finished': False, 'step': error.step, 'account': error.account})
@@ -131,11 +126,10 @@ class _Run:
         while self.pending:
             self._check()
 
-    def paused(self):
-        """What is done meanwhile does not count as training time, and only finite states get through."""
+    def pause(self):
+        """Before chores: only finite states get through, and their time is not training time."""
         self.check_all()
         self.mark = None
-        return contextlib.nullcontext()
 
     def rate(self):
         """Steps per second: the reciprocal of the median step on the CPU, the mean rate where steps overlap."""

@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.nn import log_softmax, logsumexp
 from jax.lax import stop_gradient
+from jax.nn import log_softmax, logsumexp
 
 from ebm_jax import devices
 from ebm_jax.types import UNLABELLED, Array

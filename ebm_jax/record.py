@@ -53,11 +53,12 @@ class Recorder:
         for name, value in values.items():
             self._events.add_scalar(name, value, step)
 
-    def images(self, step, name, images, columns=None):
-        """A grid of images in [-1, 1], as WORKDIR/samples/NAME_STEP.png and as a TensorBoard image."""
-        grid = image_grid(images, columns)
-        save_grid(self.workdir / 'samples' / f'{name}_{step:06d}.png', grid)
-        self._events.add_image(name, grid, step, dataformats='HWC')
+    def pictures(self, step, grids):
+        """Grids {name: (images in [-1, 1], columns)}, as WORKDIR/samples/NAME_STEP.png and as TensorBoard images."""
+        for name, (images, columns) in grids.items():
+            grid = image_grid(images, columns)
+            save_grid(self.workdir / 'samples' / f'{name}_{step:06d}.png', grid)
+            self._events.add_image(name, grid, step, dataformats='HWC')
 
     def close(self):
         self._lines.close()

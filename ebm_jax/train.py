@@ -52,7 +52,7 @@ def make_local_step(method, optimizer, prepare, *, ema=0.0, watch_every=0):
 
     Args:
       prepare: (key, x) -> x of one example, on the device. ema: in [0, 1), 0 keeps none.
-      watch_every: at steps divisible by it the gradient norm of each addend is computed too ('grad_norm/NAME'; -1 at other steps).
+      watch_every: at every so manieth step the gradient norm of each addend is computed too ('grad_norm/NAME'; -1 at other steps).
     Metrics: 'loss', 'grad_norm', 'loss/NAME' of each addend, those of the method, and 'finite': 1.0, or 0.0 where the loss, an
       addend, a metric (energies among them) or the gradient is not finite.
     """
@@ -76,7 +76,7 @@ def make_local_step(method, optimizer, prepare, *, ema=0.0, watch_every=0):
         metrics['grad_norm'] = optax.tree.norm(grads)
         metrics['finite'] = jnp.all(jnp.isfinite(jnp.stack([jnp.asarray(m, jnp.float32) for m in metrics.values()])))
         if watch_every:
-            metrics.update(_watch(state.step % watch_every == 0, addends_of, state.params, tuple(addends)))
+            metrics.update(_watch((state.step + 1) % watch_every == 0, addends_of, state.params, tuple(addends)))
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         ema_params = optax.incremental_update(params, state.ema_params, 1 - ema) if ema else ()

@@ -3,13 +3,18 @@
     python -m experiments.digits_st_jem --workdir=runs/digits_st_jem
     python -m experiments.evaluate --workdir=runs/digits_st_jem
 """
+from ebm_jax.networks import ConvNet
 from experiments import launch
 from experiments.parts import image_jem, jem_config
-from ebm_jax.networks import ConvNet
 
 
 def get_config():
-    return jem_config()
+    config = jem_config()
+    config.steps = 1200
+    config.optimizer.learning_rate = 5e-3
+    config.sampler.num_steps = 5
+    config.loss.alpha = 1.0
+    return config
 
 
 def build(config):

@@ -20,6 +20,8 @@ from ebm_jax.types import UNLABELLED
 from experiments import launch
 from experiments.parts import averaged, buffer_picture, outsiders
 
+CURVES = [['s_positives', 's_negatives'], ['grad_norm/positives', 'grad_norm/negatives'], ['effective_sample_size'],
+          ['accuracy', 'test_accuracy']]
 SCORES = {'log_px': 'log p(x) + log Z = logsumexp_c f(x)[c]', 'max_py': 'max_y p(y|x)', 'grad_norm': '-|grad_x log p(x)|'}
 
 
@@ -37,19 +39,18 @@ def run(values):
     workdir = pathlib.Path(values.workdir)
     config, parts, state = launch.restore(workdir)
     outside = {name: outsiders(spec, parts.test) for name, spec in requested(config, values.ood).items()}
-    found = {'step': int(state.step)}
-    lines = [f'Evaluation of {workdir}, step {int(state.step)}', '']
-    for section in (evaluate_classifier, evaluate_detection, evaluate_samples):
-        figures, text = section(workdir, config, parts, state, outside, values)
+    inside = predict.over(parts.predict, averaged(state), parts.test)
+    found, lines = {'step': int(state.step)}, [f'Evaluation of {workdir}, step {int(state.step)}']
+    for figures, text in (classifier(workdir, config, parts, inside), detection(workdir, parts, state, inside, outside, values),
+                          samples_of(workdir, parts, state, values)):
         found.update(figures)
-        lines += [*text, '']
-    report.curves(workdir / 'curves.png', workdir / 'metrics.jsonl',
-                  [['s_positives', 's_negatives'], ['grad_norm/positives', 'grad_norm/negatives'], ['accuracy', 'test_accuracy']])
+        lines += ['', *text]
+    report.curves(workdir / 'curves.png', workdir / 'metrics.jsonl', CURVES)
     found['evaluation_seconds'] = round(time.time() - began, 1)
     write_json(workdir / 'evaluation.json', found)
-    (workdir / 'evaluation.txt').write_text('\n'.join(lines))
+    (workdir / 'evaluation.txt').write_text('\n'.join(lines) + '\n')
     summary = {key: found[key] for key in ('test_accuracy', 'ece', 'conditional_sample_accuracy', 'conditional_sample_diversity')}
-    summary['ood_auroc'] = {name: {score: figures['auroc'] for score, figures in by_score.items()} for name, by_score in found['ood'].items()}
+    summary['ood_auroc'] = {name: {score: by_score[score]['auroc'] for score in SCORES} for name, by_score in found['ood'].items()}
     update_summary(workdir, summary)
     print('\n'.join(lines))
 
@@ -65,65 +66,63 @@ def requested(config, additions):
     return {name: spec for name, spec in sets.items() if spec}
 
 
-def evaluate_classifier(workdir, config, parts, state, outside, values):
-    logits = predict.over(parts.predict, averaged(state), parts.test).logits
-    accuracy, ece = calibration.accuracy(logits, parts.test.y), calibration.expected_calibration_error(logits, parts.test.y)
-    report.reliability_plot(workdir / 'reliability.png', *calibration.reliability(logits, parts.test.y), ece)
-    noise = f'input noise N(0, {config.data.noise:g}^2) as in training'
+def classifier(workdir, config, parts, inside):
+    """Accuracy and calibration on the test set."""
+    logits, labels = inside.logits, parts.test.y
+    accuracy, ece = calibration.accuracy(logits, labels), calibration.expected_calibration_error(logits, labels)
+    report.reliability_plot(workdir / 'reliability.png', *calibration.reliability(logits, labels), ece)
     return {'test_accuracy': accuracy, 'ece': ece}, [
-        f'test accuracy  {100 * accuracy:6.2f} %   {len(logits):,} examples of {parts.test.name}, {noise}; moving average of the parameters',
+        f'test accuracy  {100 * accuracy:6.2f} %   {len(logits):,} test examples of {parts.test.name}, input noise '
+        f'N(0, {config.data.noise:g}^2) as in training, moving average of the parameters',
         f'ECE            {100 * ece:6.2f} %   20 equal bins of max p(y|x), the same examples; reliability.png']
 
 
-def evaluate_detection(workdir, config, parts, state, outside, values):
-    inside = predict.over(parts.predict, averaged(state), parts.test)
-    found, lines, histogram = {}, ['Out-of-distribution detection against the test set (positive class), higher score = more familiar.',
-                                   f'AUROC with a {95} % bootstrap interval ({values.resamples} resamples of both sets), AUPR, and FPR at 95 % TPR.',
-                                   *(f'  {score}: {meaning}' for score, meaning in SCORES.items()),
-                                   f'{"set":<24}{"examples":>9}  {"score":<10}{"AUROC":>7}  {"interval":<16}{"AUPR":>6}{"FPR95":>7}'], {}
+def detection(workdir, parts, state, inside, outside, values):
+    """How well each score tells the test set from the out-of-distribution sets."""
+    lines = ['Out-of-distribution detection: the test set (positive class) against each set, higher score = more familiar.',
+             f'AUROC with its 95 % bootstrap interval ({values.resamples} resamples of both sets), AUPR, FPR at 95 % TPR.',
+             *(f'  {score}: {meaning}' for score, meaning in SCORES.items()),
+             f'{"set":<16}{"examples":>9}  {"score":<10}{"AUROC":>7}  {"interval":<16}{"AUPR":>6}{"FPR95":>7}']
+    found, log_px = {}, {}
     for name, examples in outside.items():
         examples = examples._replace(x=examples.x[:values.limit], y=examples.y[:values.limit])
         scores = predict.over(parts.predict, averaged(state), examples)
-        histogram[name] = scores.log_px
-        found[name] = {}
+        log_px[name], found[name] = scores.log_px, {}
         for score in SCORES:
             pair = getattr(inside, score), getattr(scores, score)
             figures = ood.detection(*pair)
             interval = ood.bootstrap_interval(*pair, resamples=values.resamples)
-            found[name][score] = {**figures, 'interval': interval}
-            low, high = interval['auroc']
-            lines.append(f'{name:<24}{len(examples.x):>9,}  {score:<10}{figures["auroc"]:>7.3f}  [{low:.3f}, {high:.3f}]  '
-                         f'{figures["aupr"]:>6.3f}{figures["fpr95"]:>7.3f}')
+            found[name][score] = {**figures, 'interval': interval, 'examples': len(examples.x)}
+            lines.append(f'{name:<16}{len(examples.x):>9,}  {score:<10}{figures["auroc"]:>7.3f}  '
+                         f'[{interval["auroc"][0]:.3f}, {interval["auroc"][1]:.3f}]  {figures["aupr"]:>6.3f}{figures["fpr95"]:>7.3f}')
     if outside:
-        report.score_histograms(workdir / 'scores.png', inside.log_px, histogram, 'log p(x) + log Z')
+        report.score_histograms(workdir / 'scores.png', inside.log_px, log_px, 'log p(x) + log Z')
     return {'ood': found}, lines
 
 
-def evaluate_samples(workdir, config, parts, state, outside, values):
-    classes = parts.train.num_classes
-    labels = np.repeat(np.arange(classes), values.fresh_per_class)
-    draw = lambda key, labels, what: sample(jax.random.key(key), parts.energy_fn, averaged(state), parts.kernel, parts.start, labels,
-                                            parts.fresh_steps, description=what)
-    conditional = draw(1, labels, 'fresh conditional samples')
-    unconditional = draw(2, np.full(100, UNLABELLED), 'fresh samples')
+def samples_of(workdir, parts, state, values):
+    """Fresh and buffer samples as grids, the conditional ones judged by an independent classifier."""
+    classes, num = parts.train.num_classes, values.fresh_per_class
+    labels = np.repeat(np.arange(classes), num)
+    fresh = sample(jax.random.key(1), parts.energy_fn, averaged(state), parts.kernel, parts.start,
+                   np.concatenate([labels, np.full(100, UNLABELLED)]), parts.fresh_steps, description='fresh samples')
+    conditional, unconditional = fresh[:len(labels)], fresh[len(labels):]
     judge = samples.independent_judge(parts.train)
-    judge_accuracy = samples.agreement(judge, parts.test.x, parts.test.y)
     recognised = samples.agreement(judge, conditional, labels)
+    own = samples.agreement(judge, parts.test.x, parts.test.y)
     diversity, by_class = samples.diversity(conditional, labels, parts.train)
-    shown = min(10, values.fresh_per_class)
-    columns = conditional.reshape(classes, -1, *conditional.shape[1:])[:, :shown].swapaxes(0, 1).reshape(-1, *conditional.shape[1:])
-    save_grid(workdir / 'samples' / 'fresh_conditional.png', image_grid(columns, classes))
-    save_grid(workdir / 'samples' / 'fresh_unconditional.png', image_grid(unconditional, 10))
-    save_grid(workdir / 'samples' / 'buffer.png', image_grid(*buffer_picture(state, classes)))
-    save_grid(workdir / 'samples' / 'data.png', image_grid(parts.train.x[:100] / 127.5 - 1, 10))
+    in_columns = np.arange(len(labels)).reshape(classes, num)[:, :10].T.reshape(-1)
+    for name, images, columns in (('fresh_conditional', conditional[in_columns], classes), ('fresh_unconditional', unconditional, 10),
+                                  ('buffer', *buffer_picture(state, classes)), ('data', parts.train.x[:100] / 127.5 - 1, 10)):
+        save_grid(workdir / 'samples' / f'{name}.png', image_grid(images, columns))
     figures = {'conditional_sample_accuracy': recognised, 'conditional_sample_diversity': diversity,
-               'conditional_sample_diversity_by_class': by_class, 'judge_accuracy': judge_accuracy}
+               'conditional_sample_diversity_by_class': by_class, 'judge_accuracy': own}
     return figures, [
-        f'Fresh chains: {parts.fresh_steps} steps from the start distribution, temperature and step as configured (config.fresh, config.sampler).',
-        f'conditional samples recognised  {100 * recognised:6.2f} %   {len(labels)} fresh samples, {values.fresh_per_class} of each class, judged by a '
-        f'support vector machine fitted on the real training images (its own test accuracy: {100 * judge_accuracy:.2f} %)',
-        f'diversity within a class        {diversity:6.2f}     mean pairwise distance over that of real images; smallest class '
-        f'{min(by_class.values()):.2f}',
+        f'Fresh chains: {parts.fresh_steps} steps from the start distribution, kernel as configured (config.fresh, config.sampler).',
+        f'conditional samples recognised  {100 * recognised:6.2f} %   {len(labels)} fresh samples, {num} of each class, judged by a support '
+        f'vector machine fitted on real training images (its own test accuracy: {100 * own:.2f} %)',
+        f'diversity within a class        {diversity:6.2f}     mean pairwise distance over that of real images of the class; smallest '
+        f'class {min(by_class.values()):.2f}',
         'Grids: samples/fresh_conditional.png, fresh_unconditional.png, buffer.png (chains of the training buffer), data.png (real images)']
 
 

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import optax
 from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
 
 from ebm_jax import adapt, augment, data, mcmc, objectives, replay
 from ebm_jax.errors import InputError
@@ -70,21 +71,28 @@ def jem_config():
     config.log_every, config.checkpoint_every, config.picture_every, config.evaluate_every = 50, 500, 500, 500
     config.data = ConfigDict(dict(source='digits', noise=0.03, crop=0, flip=False))
     config.ood = ConfigDict(dict(rotated='rotated', inverted='inverted', noise='noise', mixed='mixed'))
-    config.optimizer = ConfigDict(dict(learning_rate=1e-3, warmup=50, decay_to=0.05, clip_norm=0.0, b1=0.9, b2=0.999, ema=0.99))
-    config.sampler = ConfigDict(dict(step_size=1.0, noise_scale=0.01, momentum=0.0, num_steps=20, extra_step_every=0,
-                                     adaptive=False, noise_divisor=100.0))
+    config.optimizer = ConfigDict(dict(learning_rate=1e-3, warmup=50, b1=0.9, b2=0.999, clip_norm=0.0, ema=0.99,
+                                       milestones=(), drop=1.0, decay_to=0.05))   # without milestones, a cosine to decay_to
+    # Exactly one of noise_scale and temperature, see mcmc.langevin; with adaptive, the temperature is where tuning begins.
+    config.sampler = ConfigDict(dict(step_size=1.0, noise_scale=placeholder(float), temperature=placeholder(float), momentum=0.0,
+                                     num_steps=20, extra_step_every=0, adaptive=False))
+    config.fresh = ConfigDict(dict(step_size=1.0, noise_scale=placeholder(float), temperature=placeholder(float), num_steps=200))
+    config.sampler.noise_scale = config.fresh.noise_scale = 0.01
     config.buffer = ConfigDict(dict(capacity=2048, restart=0.05))
     config.loss = ConfigDict(dict(balanced=True, beta=1.0, include_positives=True, num_negatives=64, conditional=0.5, p_x_weight=1.0,
                                   alpha=0.0, entropy_weight=0.0))
-    config.fresh = ConfigDict(dict(num_steps=200, noise_scale=0.01))
     return config
 
 
 def optimizer_of(config):
-    """Adam with warm-up, then a cosine to `decay_to` of the rate; the gradient's norm is clipped where clip_norm > 0."""
+    """Adam with linear warm-up; then times `drop` at each milestone (a step), or without milestones a cosine to `decay_to` of the rate."""
     c = config.optimizer
-    rate = optax.warmup_cosine_decay_schedule(0.0, c.learning_rate, c.warmup, max(config.steps, c.warmup + 1),
-                                              c.learning_rate * c.decay_to)
+    if c.milestones:
+        after = optax.piecewise_constant_schedule(c.learning_rate, {int(step) - c.warmup: c.drop for step in c.milestones})
+        rate = optax.join_schedules([optax.linear_schedule(0.0, c.learning_rate, c.warmup), after], [c.warmup])
+    else:
+        rate = optax.warmup_cosine_decay_schedule(0.0, c.learning_rate, c.warmup, max(config.steps, c.warmup + 1),
+                                                  c.learning_rate * c.decay_to)
     clip = [optax.clip_by_global_norm(c.clip_norm)] if c.clip_norm > 0 else []
     return optax.chain(*clip, optax.adam(rate, c.b1, c.b2))
 
@@ -115,8 +123,7 @@ def image_jem(config, module_of, start=None):
                  num_negatives=config.loss.num_negatives, num_steps=config.sampler.num_steps,
                  extra_step_every=config.sampler.extra_step_every, shards=config.shards, conditional=config.loss.conditional,
                  p_x_weight=config.loss.p_x_weight, alpha=config.loss.alpha, entropy_weight=config.loss.entropy_weight)
-    prepare_test = prepare_of(config, training=False)
-    predict_fn = predict.predictor(network, prepare_test)
+    predict_fn = predict.predictor(network, prepare_of(config, training=False))
     some = test._replace(x=test.x[:2000], y=test.y[:2000])   # for the curve during training; `evaluate` takes all
 
     def accuracy(state):
@@ -128,16 +135,18 @@ def image_jem(config, module_of, start=None):
                picture_every=config.picture_every, evaluate_every=config.evaluate_every,
                pictures=lambda state: {'buffer': buffer_picture(state, num_classes)},
                evaluate=accuracy)
+    c = config.fresh
     return Parts(fit, network, predict_fn, train, test, lambda params, x, label: objectives.energy_of(network.apply(params, x), label),
-                 start, mcmc.langevin(config.sampler.step_size, noise_scale=config.fresh.noise_scale, momentum=config.sampler.momentum),
-                 config.fresh.num_steps)
+                 start, mcmc.langevin(c.step_size, noise_scale=c.noise_scale, temperature=c.temperature), c.num_steps)
 
 
 def sampler_of(config):
     c = config.sampler
     if c.adaptive:
-        return adapt.adaptive(c.step_size, c.noise_divisor, momentum=c.momentum)
-    return adapt.fixed(mcmc.langevin(c.step_size, noise_scale=c.noise_scale, momentum=c.momentum))
+        if c.temperature is None or c.noise_scale is not None:
+            raise InputError('the adaptive sampler follows a temperature: set config.sampler.temperature > 0 and no noise_scale')
+        return adapt.adaptive(c.step_size, c.temperature ** -0.5, momentum=c.momentum)
+    return adapt.fixed(mcmc.langevin(c.step_size, noise_scale=c.noise_scale, temperature=c.temperature, momentum=c.momentum))
 
 
 def buffer_of(config, start, num_classes):

@@ -66,8 +66,9 @@ def test_a_scanned_chain_has_only_fast_convolutions(module, shape):
 @pytest.mark.skipif(jax.default_backend() != 'cpu', reason='the slow layout is a matter of the CPU backend')
 def test_xlas_own_gradient_would_be_found_slow(monkeypatch):
     """The check above can fail: with XLA's rule in place of ours it does."""
-    from ebm_jax import networks
     import flax.linen as nn
+
+    from ebm_jax import networks
     monkeypatch.setattr(networks, 'Conv', nn.Conv)
     slow, layouts = slow_layouts(ConvNet(10), (8, 8, 1))
     assert slow and layouts

@@ -1,0 +1,42 @@
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+setup(
+    name='ebm-jax',
+    version='0.1.0',
+    description='Energy-based models that finish training: Langevin sampling, ST-JEM and its relatives, in JAX',
+    long_description=Path(__file__).with_name('README.md').read_text(),
+    long_description_content_type='text/markdown',
+    license='Apache-2.0',
+    python_requires='>=3.11',
+    packages=find_packages(include=['ebm_jax', 'ebm_jax.*']),
+    # Ranges that resolve and run; requirements.txt holds the versions that were tested together.
+    install_requires=[
+        'jax>=0.10,<0.13',
+        'flax>=0.12.6,<0.13',
+        'optax>=0.2.8,<0.3',
+        'orbax-checkpoint>=0.12,<0.13',
+        'chex>=0.1.92,<0.2',
+        'absl-py>=2.3.1',
+        'ml_collections>=1.1,<2',
+        'tensorflow-datasets>=4.9.10,<5',
+        'importlib_resources',   # tensorflow-datasets imports it and does not require it on newer Pythons
+        'array_record>=0.8; platform_system == "Linux"',
+        'numpy>=2.0',
+        'scipy>=1.14',
+        'scikit-learn>=1.6',
+        'pillow>=10',
+        'matplotlib>=3.9',
+        'tensorboardX>=2.6,<3',
+        'tqdm>=4.66',
+    ],
+    extras_require={
+        'test': ['pytest>=8', 'pytest-xdist>=3.6', 'ruff>=0.12', 'blackjax>=1.2.5,<2', 'pre-commit>=4'],
+        'cuda13': ['jax[cuda13]'],
+        'tpu': ['jax[tpu]'],
+        'prepare': ['tensorflow-cpu>=2.20'],   # only to prepare TFDS image sets, once
+    },
+    classifiers=['License :: OSI Approved :: Apache Software License', 'Programming Language :: Python :: 3',
+                 'Topic :: Scientific/Engineering :: Artificial Intelligence'],
+)
