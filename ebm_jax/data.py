@@ -96,7 +96,7 @@ def folder(path, split):
             raise InputError(f'{file} cannot be read as an image: remove or replace it') from error
         shape = shape or image.shape
         if image.shape != shape or image.dtype != np.uint8:
-            raise InputError(f'{file} is {image.dtype} {list(image.shape)}, but the first image is {list(shape)}: bring all to one size and mode')
+            raise InputError(f'{file} is {image.dtype} {list(image.shape)}, but the first image is {list(shape)}: bring all to one size')
         images.append(image)
     return _examples(root.name, np.stack(images), np.array([classes[name] for _, name in files]))
 

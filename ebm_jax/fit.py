@@ -13,7 +13,7 @@ from ebm_jax import cost
 from ebm_jax.checkpoint import Checkpoints
 from ebm_jax.errors import Diverged, InputError
 from ebm_jax.record import Recorder, update_summary
-from ebm_jax.train import init_state, make_train_step, shard_batch, shard_state, unshard_state
+from ebm_jax.train import init_state, make_local_step, make_train_step, shard_batch, shard_state, unshard_state
 
 EFFICIENCY = 0.4   # share of the measured matrix rate that a train step is assumed to reach, in the forecast only
 LAG = 2            # steps that may be under way on an accelerator before their figures are checked
@@ -43,9 +43,9 @@ def fit(method, batch_at, optimizer, prepare, *, workdir, steps, seed=0, ema=0.0
                          f'checkpoint_every={checkpoint_every}, picture_every={picture_every}')
     devices = list(devices or jax.local_devices())
     workdir = pathlib.Path(workdir)
-    workdir.mkdir(parents=True, exist_ok=True)
     first = batch_at(0)
-    _check_division(method, first, prepare, optimizer, devices)
+    _check(method, first, prepare, optimizer, devices)
+    workdir.mkdir(parents=True, exist_ok=True)
     checkpoints = Checkpoints(workdir / 'checkpoints')
     make = lambda: init_state(jax.random.key(seed), method, optimizer, prepare, first, ema=ema)
     resumed = checkpoints.latest() is not None
@@ -147,15 +147,18 @@ class _Run:
                              'Try a lower learning rate, more chain steps (K), a smaller step size, or balanced weights.')
 
 
-def _check_division(method, batch, prepare, optimizer, devices):
-    """Refuse, before anything long begins, a batch or chains that do not split over the devices."""
-    shapes = jax.eval_shape(lambda: init_state(jax.random.key(0), method, optimizer, prepare, batch))
+def _check(method, batch, prepare, optimizer, devices):
+    """Refuse, before anything long begins, what does not split over the devices or does not fit together."""
+    try:
+        shapes = jax.eval_shape(lambda: init_state(jax.random.key(0), method, optimizer, prepare, batch))
+        jax.eval_shape(make_local_step(method, optimizer, prepare), shapes, batch)
+    except ValueError as error:
+        raise InputError(f'the parts of this run do not fit together: {str(error).splitlines()[0]}') from error
     shards = jax.tree.leaves(shapes.chains)[0].shape[0]
     size, n = len(batch['x']), len(devices)
     for what, number in (('a batch of', size), ('chains in shards of', shards)):
         if number % n:
-            raise InputError(f'{what} {number} cannot be split over {n} devices: choose a number divisible by {n}, '
-                             'or fewer devices')
+            raise InputError(f'{what} {number} cannot be split over {n} devices: choose a number divisible by {n}, or fewer devices')
 
 
 def forecast(method, train_step, state, batch, devices, steps):

@@ -138,7 +138,7 @@ def class_conditional(start, capacity, num_classes, *, unlabelled=0.1, restart=0
     first = round(unlabelled * capacity)
     block = (capacity - first) // num_classes
     if block < 1:
-        raise ValueError(f'{capacity} entries are too few for {num_classes} classes and {first} unlabelled chains')
+        raise ValueError(f'{capacity} entries are too few for {num_classes} classes and {first} unlabelled chains: enlarge the buffer')
     # Entry -> block: 0 holds p(x), 1 + c holds class c, num_classes + 1 is the unused tail.
     blocks = jnp.clip((jnp.arange(capacity) - first) // block + 1, 0, num_classes + 1)
     labels_of_entries = jnp.where((blocks > 0) & (blocks <= num_classes), blocks - 1, UNLABELLED).astype(jnp.int32)

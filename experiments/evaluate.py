@@ -1,9 +1,9 @@
 """Evaluate any run: python -m experiments.evaluate --workdir=DIR [--ood=NAME=DATA ...]
 
-Accuracy, calibration, out-of-distribution detection, fresh and buffer samples, judged. Writes evaluation.json, evaluation.txt (the same,
-with the protocol beside each figure), reliability.png, scores.png, curves.png and samples/*.png into the workdir, and the main figures into
-its summary.json. NAME=DATA adds an out-of-distribution set: rotated, inverted, noise, mixed (changes of the test set), npz:FILE, folder:FOLDER
-or tfds:NAME[@FOLDER]; NAME= alone removes one of the experiment's own.
+Accuracy, calibration, out-of-distribution detection, fresh and buffer samples, judged. Writes evaluation.json, evaluation.txt (the
+same, with the protocol beside each figure), reliability.png, scores.png, curves.png and samples/*.png into the workdir, and the main
+figures into its summary.json. NAME=DATA adds an out-of-distribution set: rotated, inverted, noise, mixed (changes of the test set),
+npz:FILE, folder:FOLDER or tfds:NAME[@FOLDER]; NAME= alone removes one of the experiment's own.
 """
 import pathlib
 import time
@@ -119,8 +119,8 @@ def samples_of(workdir, parts, state, values):
                'conditional_sample_diversity_by_class': by_class, 'judge_accuracy': own}
     return figures, [
         f'Fresh chains: {parts.fresh_steps} steps from the start distribution, kernel as configured (config.fresh, config.sampler).',
-        f'conditional samples recognised  {100 * recognised:6.2f} %   {len(labels)} fresh samples, {num} of each class, judged by a support '
-        f'vector machine fitted on real training images (its own test accuracy: {100 * own:.2f} %)',
+        f'conditional samples recognised  {100 * recognised:6.2f} %   {len(labels)} fresh samples, {num} of each class, judged by a '
+        f'support vector machine fitted on real training images (its own test accuracy: {100 * own:.2f} %)',
         f'diversity within a class        {diversity:6.2f}     mean pairwise distance over that of real images of the class; smallest '
         f'class {min(by_class.values()):.2f}',
         'Grids: samples/fresh_conditional.png, fresh_unconditional.png, buffer.png (chains of the training buffer), data.png (real images)']

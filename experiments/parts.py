@@ -84,17 +84,20 @@ def jem_config():
     return config
 
 
-def optimizer_of(config):
-    """Adam with linear warm-up; then times `drop` at each milestone (a step), or without milestones a cosine to `decay_to` of the rate."""
+def learning_rate_of(config):
+    """Linear warm-up; then times `drop` at each milestone (a step), or without milestones a cosine to `decay_to` of the rate."""
     c = config.optimizer
     if c.milestones:
         after = optax.piecewise_constant_schedule(c.learning_rate, {int(step) - c.warmup: c.drop for step in c.milestones})
-        rate = optax.join_schedules([optax.linear_schedule(0.0, c.learning_rate, c.warmup), after], [c.warmup])
-    else:
-        rate = optax.warmup_cosine_decay_schedule(0.0, c.learning_rate, c.warmup, max(config.steps, c.warmup + 1),
-                                                  c.learning_rate * c.decay_to)
+        return optax.join_schedules([optax.linear_schedule(0.0, c.learning_rate, c.warmup), after], [c.warmup])
+    return optax.warmup_cosine_decay_schedule(0.0, c.learning_rate, c.warmup, max(config.steps, c.warmup + 1), c.learning_rate * c.decay_to)
+
+
+def optimizer_of(config):
+    """Adam at that rate; the norm of the gradient is clipped where clip_norm > 0."""
+    c = config.optimizer
     clip = [optax.clip_by_global_norm(c.clip_norm)] if c.clip_norm > 0 else []
-    return optax.chain(*clip, optax.adam(rate, c.b1, c.b2))
+    return optax.chain(*clip, optax.adam(learning_rate_of(config), c.b1, c.b2))
 
 
 def prepare_of(config, training):

@@ -1,0 +1,197 @@
+"""The command line: a run from start to samples, and every mistake ending in one sentence and exit code 2."""
+import importlib
+import json
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from experiments import launch, parts
+
+ROOT = pathlib.Path(__file__).parent.parent
+SHARED = ROOT.parent / 'shared' / 'data'
+NAMES = ['digits_jem', 'digits_st_jem', 'mnist_st_jem', 'cifar10_jem', 'cifar10_st_jem']
+SMALL = ['--config.steps=4', '--config.batch_size=16', '--config.log_every=2', '--config.checkpoint_every=2',
+         '--config.loss.num_negatives=8', '--config.sampler.num_steps=2', '--config.buffer.capacity=800', '--config.fresh.num_steps=3',
+         '--config.network.widths=(4,4,4)']
+
+
+def command(*arguments):
+    return subprocess.run([sys.executable, '-m', *arguments], cwd=ROOT, capture_output=True, text=True, timeout=400)
+
+
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory):
+    """A short run by the real command, stopped and continued."""
+    workdir = tmp_path_factory.mktemp('runs') / 'digits'
+    half = command('experiments.digits_st_jem', f'--workdir={workdir}', *SMALL, '--config.steps=2')
+    assert half.returncode == 0, half.stderr
+    done = command('experiments.digits_st_jem', f'--workdir={workdir}', *SMALL)
+    assert done.returncode == 0, done.stderr
+    return workdir, done
+
+
+def test_rerunning_the_command_continues_the_run(trained):
+    workdir, done = trained
+    assert 'Continuing' in done.stdout and 'from step 2' in done.stdout and 'GFLOP' in done.stdout
+    assert json.loads((workdir / 'summary.json').read_text())['step'] == 4
+    assert {'config.json', 'metrics.jsonl', 'summary.json', 'samples', 'checkpoints', 'tensorboard'} <= {p.name for p in workdir.iterdir()}
+
+
+def test_several_cores_are_used_without_being_asked(trained):
+    import os
+    cores = len(os.sched_getaffinity(0))
+    devices = json.loads((trained[0] / 'summary.json').read_text())['devices']
+    assert devices == f'{max(n for n in (1, 2, 4, 8) if n <= cores)} cpu device{"s" if cores > 1 else ""}'
+
+
+def test_evaluate_writes_every_figure_under_its_stable_name(trained):
+    workdir, _ = trained
+    done = command('experiments.evaluate', f'--workdir={workdir}', '--fresh_per_class=3', '--resamples=5', '--ood=extra=digits')
+    assert done.returncode == 0, done.stderr
+    summary = json.loads((workdir / 'summary.json').read_text())
+    for name in ('test_accuracy', 'ece', 'conditional_sample_accuracy', 'conditional_sample_diversity', 'steps_per_second'):
+        assert isinstance(summary[name], float), name
+    assert set(summary['ood_auroc']) == {'rotated', 'inverted', 'noise', 'mixed', 'extra'}
+    assert all(set(scores) == {'log_px', 'max_py', 'grad_norm'} for scores in summary['ood_auroc'].values())
+    full = json.loads((workdir / 'evaluation.json').read_text())
+    low, high = full['ood']['noise']['log_px']['interval']['auroc']
+    assert low <= full['ood']['noise']['log_px']['auroc'] <= high
+    assert 0.45 < summary['ood_auroc']['extra']['log_px'] < 0.55   # the test set against itself, under other noise
+    text = (workdir / 'evaluation.txt').read_text()
+    assert text.strip() == done.stdout.strip() and 'support vector machine' in text and '20 equal bins' in text
+    for name in ('reliability.png', 'scores.png', 'curves.png', 'samples/fresh_conditional.png', 'samples/fresh_unconditional.png',
+                 'samples/buffer.png', 'samples/data.png'):
+        assert (workdir / name).stat().st_size > 500, name
+
+
+def test_sample_draws_what_was_asked_for(trained, tmp_path):
+    done = command('experiments.sample', f'--workdir={trained[0]}', '--label=3', '--num=6', f'--out={tmp_path}/threes')
+    assert done.returncode == 0, done.stderr
+    with np.load(tmp_path / 'threes.npz') as drawn:
+        assert drawn['x'].shape == (6, 8, 8, 1) and set(drawn['y']) == {3}
+    assert (tmp_path / 'threes.png').exists()
+
+
+def bad(tmp_path, trained):
+    """Mistake -> (module, arguments, what the sentence must say)."""
+    workdir = trained[0]
+    new = f'--workdir={tmp_path / "new"}'
+    (tmp_path / 'empty').mkdir(exist_ok=True)
+    np.savez(tmp_path / 'big.npz', x=np.zeros((20, 16, 16, 1), np.uint8), y=np.arange(20) % 10)
+    train, evaluate = 'experiments.digits_st_jem', 'experiments.evaluate'
+    return {
+        'unknown key': (train, [new, '--config.stepz=3'], 'stepz'),
+        'wrong type': (train, [new, '--config.steps=many'], 'many'),
+        'stray argument': (train, [new, 'steps=3'], 'steps=3'),
+        'no workdir': (train, [], 'workdir'),
+        'unknown data': (train, [new, '--config.data.source=mnist'], 'npz:FILE'),
+        'missing file': (train, [new, '--config.data.source=npz:/nowhere/set.npz'], '/nowhere/set.npz'),
+        'missing tfds': (train, [new, f'--config.data.source=tfds:cifar10@{tmp_path}'], 'prepare it first'),
+        'negatives do not divide': (train, [new, '--config.loss.num_negatives=10'], 'multiple of shards'),
+        'batch too large': (train, [new, '--config.batch_size=2000'], 'larger than'),
+        'number out of range': (train, [new, '--config.sampler.step_size=-1.0'], 'step_size'),
+        'not finite': (train, [new, '--config.optimizer.learning_rate=nan'], 'learning_rate'),
+        'zero steps': (train, [new, '--config.steps=0'], 'at least 1'),
+        'buffer too small': (train, [new, '--config.buffer.capacity=80'], 'enlarge the buffer'),
+        'other settings': (train, [f'--workdir={workdir}', *SMALL, '--config.loss.alpha=0.25'], 'loss.alpha'),
+        'other experiment': ('experiments.digits_jem', [f'--workdir={workdir}'], 'digits_st_jem'),
+        'workdir is a file': (train, [f'--workdir={tmp_path / "big.npz"}'], 'big.npz'),
+        'nothing to evaluate': (evaluate, [f'--workdir={tmp_path / "empty"}'], 'config.json is missing'),
+        'other image size': (evaluate, [f'--workdir={workdir}', f'--ood=big=npz:{tmp_path / "big.npz"}'], 'bring it to that size'),
+        'no such ood': (evaluate, [f'--workdir={workdir}', '--ood=nonsense'], 'NAME=DATA'),
+        'no such label': ('experiments.sample', [f'--workdir={workdir}', '--label=11'], '0 to 9'),
+    }
+
+
+@pytest.mark.parametrize('mistake', sorted(bad(pathlib.Path('/tmp'), (pathlib.Path('/tmp'),))))
+def test_a_mistake_gets_one_sentence_and_exit_code_2(mistake, trained, tmp_path, monkeypatch, capsys):
+    name, arguments, says = bad(tmp_path, trained)[mistake]
+    module = importlib.import_module(name)
+    monkeypatch.setenv('JAX_NUM_CPU_DEVICES', '8')   # as conftest has it; the launcher then leaves devices alone
+    monkeypatch.setattr(sys, 'argv', [name, *arguments])
+    with pytest.raises(SystemExit) as caught:
+        launch.main(module.run, module.define) if hasattr(module, 'define') else launch.train(name)
+    message = capsys.readouterr().err.strip().splitlines()
+    assert caught.value.code == 2
+    assert len(message) == 1 and message[0].startswith('error: ') and says in message[0], message
+    assert not (tmp_path / 'new' / 'checkpoints').exists()
+
+
+def test_a_damaged_checkpoint_and_a_damaged_config(trained, tmp_path):
+    import shutil
+    workdir = tmp_path / 'copy'
+    shutil.copytree(trained[0], workdir)
+    for file in (workdir / 'checkpoints' / '4').rglob('*'):
+        if file.is_file() and file.stat().st_size > 200:
+            file.write_bytes(b'damaged')
+    done = command('experiments.sample', f'--workdir={workdir}')
+    assert done.returncode == 2 and 'delete that folder' in done.stderr and 'Traceback' not in done.stderr
+    (workdir / 'config.json').write_text('{"experiment"')
+    done = command('experiments.sample', f'--workdir={workdir}')
+    assert done.returncode == 2 and 'damaged' in done.stderr and 'Traceback' not in done.stderr
+
+
+def test_a_run_that_diverges_ends_with_its_account_and_exit_code_1(tmp_path):
+    done = command('experiments.digits_jem', f'--workdir={tmp_path}', *SMALL, '--config.steps=60', '--config.optimizer.learning_rate=1e6',
+                   '--config.optimizer.warmup=1')
+    assert done.returncode == 1 and 'diverged at step' in done.stderr and 'Traceback' not in done.stderr
+    assert json.loads((tmp_path / 'summary.json').read_text())['diverged']
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_experiments_carry_their_command_and_build(name, tmp_path):
+    module = importlib.import_module(f'experiments.{name}')
+    assert f'python -m experiments.{name} --workdir=' in module.__doc__ and 'Expected' in module.__doc__
+    config = module.get_config()
+    size = {'digits': (8, 8, 1), 'mnist': (28, 28, 1), 'cifar10': (32, 32, 3)}[name.split('_')[0]]
+    rng = np.random.default_rng(0)
+    made = {f'{a}_{split}': v for split in ('train', 'test') for a, v in
+            (('x', rng.integers(0, 256, (80, *size), dtype=np.uint8)), ('y', np.arange(80) % 10))}
+    np.savez(tmp_path / 'made.npz', **made)
+    config.data.source = f'npz:{tmp_path}/made.npz'
+    built = launch.build(module, config)
+    shapes = built.state_shapes()
+    assert shapes.chains.buffer.position.shape[2:] == size and shapes.chains.calls.shape == (config.shards,)
+
+
+def test_cifar10_configurations_are_the_cards():
+    jem, st_jem = (importlib.import_module(f'experiments.cifar10_{name}').get_config() for name in ('jem', 'st_jem'))
+    assert (jem.network.depth, jem.network.width, jem.batch_size, jem.steps // 781) == (28, 10, 64, 200)
+    assert (jem.sampler.num_steps, jem.sampler.step_size, jem.sampler.noise_scale) == (20, 1.0, 0.01)
+    assert (jem.buffer.capacity, jem.buffer.restart, jem.data.noise, jem.data.crop, jem.data.flip) == (10_000, 0.05, 0.03, 4, True)
+    assert (jem.optimizer.learning_rate, jem.optimizer.warmup, jem.optimizer.drop) == (1e-4, 1000, 0.3)
+    assert [m // 781 for m in jem.optimizer.milestones] == [160, 180] and not jem.loss.balanced
+    assert (st_jem.optimizer.learning_rate, st_jem.optimizer.drop, st_jem.steps // 781) == (7e-5, 0.6, 26)
+    assert (st_jem.loss.num_negatives, st_jem.loss.conditional, st_jem.loss.alpha, st_jem.loss.balanced) == (6, 0.9, 1.0, True)
+    assert (st_jem.sampler.step_size, st_jem.sampler.temperature, st_jem.sampler.momentum) == (0.1, 1e-4, 0.1)
+    assert st_jem.sampler.extra_step_every == 781 and st_jem.sampler.adaptive
+    rate = lambda config, step: float(parts.learning_rate_of(config)(step))
+    np.testing.assert_allclose([rate(jem, s) for s in (0, 500, 1000, 160 * 781 - 1, 160 * 781 + 1, 181 * 781)],
+                               [0, 5e-5, 1e-4, 1e-4, 3e-5, 9e-6], rtol=1e-5)
+    np.testing.assert_allclose(rate(st_jem, 9 * 781), 7e-5 * 0.36, rtol=1e-5)
+
+
+def unpacked(tmp_path, *arguments):
+    if not (SHARED / 'unpack.py').exists():
+        pytest.skip('the real data sets lie beside the repository only on some machines (../shared/data)')
+    subprocess.run([sys.executable, str(SHARED / 'unpack.py'), str(tmp_path), *arguments], check=True, capture_output=True)
+
+
+def test_real_mnist_runs_from_the_unpacked_file(tmp_path):
+    unpacked(tmp_path, 'mnist')
+    done = command('experiments.mnist_st_jem', f'--workdir={tmp_path}/run', f'--config.data.source=npz:{tmp_path}/mnist.npz',
+                   '--config.steps=2', '--config.sampler.num_steps=1')
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / 'run' / 'summary.json').read_text())['finished']
+
+
+def test_real_cifar10_runs_from_tfds(tmp_path):
+    unpacked(tmp_path, '--tfds')
+    done = command('experiments.cifar10_st_jem', f'--workdir={tmp_path}/run', f'--config.data.source=tfds:cifar10@{tmp_path}/tfds',
+                   '--config.steps=2', '--config.network.depth=10', '--config.network.width=1', '--config.sampler.num_steps=1',
+                   '--config.evaluate_every=0')
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / 'run' / 'summary.json').read_text())['finished']

@@ -1,0 +1,205 @@
+"""The loop: exact resume, a stop that says why, checkpoints that are damaged or foreign, what is left in the workdir."""
+import json
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from PIL import Image
+
+from ebm_jax import adapt, augment, cost, data, replay
+from ebm_jax import objectives as obj
+from ebm_jax.checkpoint import Checkpoints
+from ebm_jax.errors import Diverged, InputError
+from ebm_jax.fit import fit
+from ebm_jax.methods.jem import jem
+from ebm_jax.networks import ConvNet, per_example
+from ebm_jax.record import Recorder, image_grid, save_grid, update_summary
+from ebm_jax.train import init_state
+from ebm_jax.types import Method
+
+TRAIN = data.digits('train')
+SHAPE = (8, 8, 1)
+
+
+def make_method(widths=(8, 8)):
+    buffer = replay.class_conditional(replay.uniform_start(SHAPE), 40, 10, unlabelled=0.5)
+    return jem(per_example(ConvNet(10, widths, (2, 2))), adapt.adaptive(calls=3), buffer, num_negatives=8, num_steps=2, conditional=0.5,
+               shards=4, weights=obj.balanced)
+
+
+METHOD = make_method()
+COMMON = dict(optimizer=optax.adam(1e-3), prepare=augment.chain(augment.scale_pixels, augment.gaussian_noise(0.03)), ema=0.9,
+              log_every=1, checkpoint_every=3, picture_every=3, say=lambda line: None)
+
+
+def train(workdir, steps, method=METHOD, devices=None, **options):
+    return fit(method, lambda step: data.batch_at(TRAIN, step, 16), workdir=workdir, steps=steps, devices=devices or jax.devices()[:2],
+               **{**COMMON, **options})
+
+
+def leaves(state):
+    raw = lambda leaf: jax.random.key_data(leaf) if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
+    return [np.asarray(raw(leaf)) for leaf in jax.tree.leaves(state)]
+
+
+def metrics(workdir):
+    rows = [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text().splitlines()]
+    return [{name: value for name, value in row.items() if name != 'steps_per_second'} for row in rows]
+
+
+@pytest.fixture(scope='module')
+def uninterrupted(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp('whole')
+    pictures = lambda state: {'first': (state.chains.buffer.position[:, 0], None)}
+    evaluate = lambda state: {'age': float(state.chains.buffer.age.mean())}
+    return workdir, train(workdir, 6, pictures=pictures, evaluate=evaluate, evaluate_every=6)
+
+
+def test_resume_equals_uninterrupted_bit_for_bit(uninterrupted, tmp_path):
+    whole_dir, whole = uninterrupted
+    train(tmp_path, 3)
+    resumed = train(tmp_path, 6)
+    assert int(resumed.step) == 6
+    for a, b in zip(leaves(whole), leaves(resumed), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert [row for row in metrics(whole_dir) if 'age' not in row] == metrics(tmp_path)
+
+
+def test_resume_after_a_crash_takes_back_what_was_logged_past_the_checkpoint(uninterrupted, tmp_path):
+    """A run killed at step 5 has a checkpoint of step 3 and metrics up to 5, the last line cut short."""
+    whole_dir, whole = uninterrupted
+    train(tmp_path, 5, checkpoint_every=3)
+    shutil.rmtree(tmp_path / 'checkpoints' / '5')
+    with (tmp_path / 'metrics.jsonl').open('a') as file:
+        file.write('{"step": 5, "lo')
+    resumed = train(tmp_path, 6)
+    for a, b in zip(leaves(whole), leaves(resumed), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert [row['step'] for row in metrics(tmp_path)] == [1, 2, 3, 4, 5, 6]
+
+
+def test_resume_on_another_number_of_devices(uninterrupted, tmp_path):
+    _, whole = uninterrupted
+    train(tmp_path, 3)
+    resumed = train(tmp_path, 6, devices=jax.devices()[:4])
+    for a, b in zip(leaves(whole), leaves(resumed), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
+
+
+def test_what_a_run_leaves(uninterrupted):
+    workdir, state = uninterrupted
+    summary = json.loads((workdir / 'summary.json').read_text())
+    assert summary['finished'] and not summary['diverged'] and summary['step'] == 6 and summary['steps_per_second'] > 0
+    assert summary['parameters'] == cost.num_parameters(state.params)
+    assert Image.open(workdir / 'samples' / 'first_000006.png').width > 600
+    assert list((workdir / 'tensorboard').iterdir())
+    assert {path.name for path in (workdir / 'checkpoints').iterdir()} == {'3', '6'}
+    rows = metrics(workdir)
+    logged = {'s_gap', 'grad_norm/positives', 'grad_norm/negatives', 'effective_sample_size', 'chain_age_mean'}
+    assert rows[-1]['age'] > 0 and logged <= set(rows[0])
+
+
+def test_a_finished_run_is_left_alone(uninterrupted):
+    workdir, state = uninterrupted
+    before = (workdir / 'metrics.jsonl').read_text()
+    said = []
+    again = train(workdir, 6, say=said.append)
+    assert 'nothing to do' in said[0] and (workdir / 'metrics.jsonl').read_text() == before
+    np.testing.assert_array_equal(leaves(again)[1], leaves(state)[1])
+
+
+def test_the_forecast_counts_what_the_step_does(tmp_path):
+    said = []
+    train(tmp_path, 1, say=said.append)
+    text = said[0]
+    network = per_example(ConvNet(10, (8, 8), (2, 2)))
+    params = jax.eval_shape(network.init, jax.random.key(0), jnp.zeros(SHAPE))
+    forward = cost.count_flops(network.apply, params, jnp.zeros(SHAPE))
+    # 8 chains x 2 steps x (energy + input gradient = 2), the score of 8 samples, a batch of 24 forward and back (3), watched (7: 3 pulls).
+    at_least, at_most = forward * (8 * 2 * 2 + 8 + 24 * 3), forward * (8 * 2 * 2 + 8 + 24 * 3 + 24 * 8)
+    gflop = float(text.split(' GFLOP in all')[0].split()[-1])
+    assert at_least <= gflop * 1e9 <= at_most
+    assert f'{cost.num_parameters(params):,} parameters' in text and '16 energy gradients' in text and 'about' in text
+
+
+def line(poison_from=None):
+    """One parameter, loss = x . p, no chains; batches are poisoned from a step on."""
+    method = Method(lambda key, batch: (jnp.ones(1), {'empty': jnp.zeros(8)}), lambda key, params, chains, batch: (jnp.zeros(()), chains),
+                    lambda params, key, batch, samples: ({'line': params[0] * jnp.mean(batch['x'])}, {}))
+    def batch_at(step):
+        return {'x': np.full((8, 1), np.inf if poison_from is not None and step >= poison_from else 1.0, np.float32)}
+    return method, batch_at
+
+
+def test_a_step_that_is_not_finite_stops_the_run_with_an_account(tmp_path):
+    method, batch_at = line(poison_from=4)
+    with pytest.raises(Diverged) as caught:
+        fit(method, batch_at, workdir=tmp_path, steps=20, devices=jax.devices()[:2],
+            **{**COMMON, 'optimizer': optax.sgd(0.1), 'prepare': lambda key, x: x, 'checkpoint_every': 2, 'ema': 0.0})
+    assert caught.value.step == 5
+    assert all(words in caught.value.account for words in ('diverged at step 5', 'loss = inf', 'step 4 is kept'))
+    assert Checkpoints(tmp_path / 'checkpoints').latest() == 4
+    summary = json.loads((tmp_path / 'summary.json').read_text())
+    assert summary['diverged'] and not summary['finished'] and summary['step'] == 5
+    assert metrics(tmp_path)[-1]['loss'] == 'inf'   # on record, not masked
+
+
+def test_a_batch_that_does_not_divide_is_refused_before_anything_is_written(tmp_path):
+    with pytest.raises(InputError, match='divisible by 3'):
+        train(tmp_path / 'run', 3, devices=jax.devices()[:3])
+    with pytest.raises(InputError, match='shards of 4 .* 8 devices'):
+        train(tmp_path / 'run', 3, devices=jax.devices()[:8])
+    with pytest.raises(InputError, match='at least 1'):
+        train(tmp_path / 'run', 0)
+    assert not (tmp_path / 'run' / 'summary.json').exists()
+
+
+def test_a_damaged_checkpoint_gets_one_sentence(tmp_path):
+    train(tmp_path, 3)
+    for file in (tmp_path / 'checkpoints' / '3').rglob('*'):
+        if file.is_file() and file.stat().st_size > 200:
+            file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(InputError) as caught:
+        train(tmp_path, 6)
+    assert 'checkpoints/3' in str(caught.value) and 'delete that folder' in str(caught.value) and '\n' not in str(caught.value)
+
+
+def test_a_checkpoint_of_another_network_gets_one_sentence(tmp_path):
+    train(tmp_path, 3)
+    with pytest.raises(InputError, match='new workdir'):
+        train(tmp_path, 6, method=make_method(widths=(8, 16)))
+
+
+def test_a_checkpoint_that_is_not_there(tmp_path):
+    template = jax.eval_shape(lambda: init_state(jax.random.key(0), METHOD, COMMON['optimizer'], COMMON['prepare'],
+                                                 data.batch_at(TRAIN, 0, 16)))
+    with pytest.raises(InputError, match='train first'):
+        Checkpoints(tmp_path).restore(template)
+
+
+def test_summary_figures_are_merged(tmp_path):
+    update_summary(tmp_path, {'a': 1, 'ood': {'x': {'s': 1}}})
+    update_summary(tmp_path, {'b': 2, 'ood': {'x': {'t': 2}, 'y': {}}})
+    assert json.loads((tmp_path / 'summary.json').read_text()) == {'a': 1, 'ood': {'x': {'s': 1, 't': 2}, 'y': {}}, 'b': 2}
+
+
+def test_a_grid_puts_each_image_in_its_place(tmp_path):
+    images = np.stack([np.full((2, 3, 1), v) for v in (-1.0, 0.0, 1.0, 5.0)])
+    grid = image_grid(images, columns=2)
+    assert grid.shape == (7, 9, 1)
+    assert [int(grid[y, x, 0]) for y, x in ((1, 1), (1, 5), (4, 1), (4, 5))] == [0, 128, 255, 255]
+    save_grid(tmp_path / 'grid.png', grid)
+    saved = np.asarray(Image.open(tmp_path / 'grid.png'))
+    factor = saved.shape[0] // 7
+    np.testing.assert_array_equal(saved[::factor, ::factor], grid[..., 0])
+
+
+def test_numbers_that_are_not_finite_stay_readable_json(tmp_path):
+    recorder = Recorder(tmp_path)
+    recorder.scalars(1, {'good': 1.5, 'bad': float('nan')})
+    recorder.close()
+    assert json.loads((tmp_path / 'metrics.jsonl').read_text()) == {'step': 1, 'good': 1.5, 'bad': 'nan'}
+
