@@ -48,9 +48,7 @@ class Checkpoints:
                              f'{list(want)}: use the configuration it was made with, or a new workdir')
         return state
 
-    def wait(self):
-        """Until everything begun is on disk."""
-        self._manager.wait_until_finished()
-
     def close(self):
+        """Wait until everything begun is on disk, and let go."""
+        self._manager.wait_until_finished()
         self._manager.close()

@@ -1,8 +1,8 @@
 """The one training loop: data, step, checkpoints, log, progress. It knows no method and is never forked."""
 import collections
+import contextlib
 import pathlib
 import statistics
-import sys
 import time
 
 import jax
@@ -42,50 +42,42 @@ def fit(method, batch_at, optimizer, prepare, *, workdir, steps, seed=0, ema=0.0
         raise InputError(f'steps and the intervals must be at least 1, got steps={steps}, log_every={log_every}, '
                          f'checkpoint_every={checkpoint_every}, picture_every={picture_every}')
     devices = list(devices or jax.local_devices())
-    workdir = pathlib.Path(workdir)
-    first = batch_at(0)
+    workdir, first = pathlib.Path(workdir), batch_at(0)
     _check(method, first, prepare, optimizer, devices)
     workdir.mkdir(parents=True, exist_ok=True)
-    checkpoints = Checkpoints(workdir / 'checkpoints')
-    make = lambda: init_state(jax.random.key(seed), method, optimizer, prepare, first, ema=ema)
-    resumed = checkpoints.latest() is not None
-    state = checkpoints.restore(jax.eval_shape(make)) if resumed else make()
-    start = int(state.step)
-    if start >= steps:
-        say(f'{workdir} is already trained to step {start}; nothing to do for steps={steps}.')
-        checkpoints.close()
-        return state
-    if resumed:
-        say(f'Continuing {workdir} from step {start}.')
-    train_step = make_train_step(method, optimizer, prepare, devices=devices, ema=ema, watch_every=watch_every or log_every)
-    state = shard_state(state, devices)
-    say(forecast(method, train_step, state, shard_batch(first, devices), devices, steps - start))
-    recorder = Recorder(workdir, start)
-    run = _Run(devices, recorder, checkpoints, steps, log_every, show)
-    chores = [(checkpoint_every, lambda step, state: checkpoints.save(state)),
-              (picture_every if pictures else 0, lambda step, state: recorder.pictures(step, pictures(state))),
-              (evaluate_every if evaluate else 0, lambda step, state: recorder.scalars(step, evaluate(state)))]
-    try:
-        with tqdm(total=steps, initial=start, unit='step', dynamic_ncols=True, file=sys.stderr) as bar:
-            for step in range(start + 1, steps + 1):
-                state, metrics = train_step(state, shard_batch(batch_at(step - 1), devices))
-                run.after_step(step, metrics, bar)
-                due = [chore for every, chore in chores if every and (step % every == 0 or step == steps)]
-                if due:
-                    run.pause()
-                    whole = unshard_state(state)
-                    for chore in due:
-                        chore(step, whole)
-    except KeyboardInterrupt:
-        say(f'\nInterrupted; the same command continues from the checkpoint of step {checkpoints.latest() or 0}.')
-        raise
-    except Diverged as error:
-        update_summary(workdir, {'diverged': True, 'finished': False, 'step': error.step, 'account': error.account})
-        raise
-    finally:
-        checkpoints.wait()
-        checkpoints.close()
-        recorder.close()
+    with contextlib.closing(Checkpoints(workdir / 'checkpoints')) as checkpoints:
+        make = lambda: init_state(jax.random.key(seed), method, optimizer, prepare, first, ema=ema)
+        state = make() if checkpoints.latest() is None else checkpoints.restore(jax.eval_shape(make))
+        start = int(state.step)
+        if start >= steps:
+            say(f'{workdir} is already trained to step {start}; nothing to do for steps={steps}.')
+            return state
+        if start:
+            say(f'Continuing {workdir} from step {start}.')
+        train_step = make_train_step(method, optimizer, prepare, devices=devices, ema=ema, watch_every=watch_every or log_every)
+        state = shard_state(state, devices)
+        say(forecast(method, train_step, state, shard_batch(first, devices), devices, steps - start))
+        with contextlib.closing(Recorder(workdir, start)) as recorder:
+            chores = [(checkpoint_every, lambda step, state: checkpoints.save(state)),
+                      (picture_every if pictures else 0, lambda step, state: recorder.pictures(step, pictures(state))),
+                      (evaluate_every if evaluate else 0, lambda step, state: recorder.scalars(step, evaluate(state)))]
+            run = _Run(devices, recorder, checkpoints, steps, log_every, show)
+            try:
+                for step in run.bar(start):
+                    state, metrics = train_step(state, shard_batch(batch_at(step - 1), devices))
+                    run.after_step(step, metrics)
+                    due = [chore for every, chore in chores if every and (step % every == 0 or step == steps)]
+                    if due:
+                        run.pause()
+                        whole = unshard_state(state)
+                        for chore in due:
+                            chore(step, whole)
+            except KeyboardInterrupt:
+                say(f'\nInterrupted; the same command continues from the checkpoint of step {checkpoints.latest() or 0}.')
+                raise
+            except Diverged as error:
+                update_summary(workdir, {'diverged': True, 'finished': False, 'step': error.step, 'account': error.account})
+                raise
     update_summary(workdir, {'finished': True, 'diverged': False, 'step': steps, 'steps_per_second': run.rate(),
                              'parameters': cost.num_parameters(state.params), 'devices': _describe(devices)})
     return unshard_state(state)
@@ -100,18 +92,23 @@ class _Run:
         self.pending = collections.deque()
         self.seconds = []
         self.mark = None
+        self.progress = None
 
-    def after_step(self, step, metrics, bar):
+    def bar(self, start):
+        """The steps from `start` to the end, under a progress bar."""
+        self.progress = tqdm(range(start + 1, self.steps + 1), total=self.steps, initial=start, unit='step', dynamic_ncols=True)
+        return self.progress
+
+    def after_step(self, step, metrics):
         self.pending.append((step, metrics))
         while len(self.pending) > self.lag:
-            self._check(bar)
+            self._check()
         now = time.perf_counter()
         if self.mark is not None:   # the first step, and the one after a pause, also compile or wait
             self.seconds.append(now - self.mark)
         self.mark = now
-        bar.update()
 
-    def _check(self, bar=None):
+    def _check(self):
         step, metrics = self.pending.popleft()
         if metrics['finite'] < 1:   # this waits for the step
             self._stop(step, jax.device_get(metrics))
@@ -119,8 +116,7 @@ class _Run:
             values = {name: float(value) for name, value in jax.device_get(metrics).items()
                       if not (name.startswith('grad_norm/') and value < 0)}
             self.recorder.scalars(step, {**values, 'steps_per_second': self.rate()})
-            if bar is not None:
-                bar.set_postfix({name: f'{values[name]:.3g}' for name in self.show if name in values}, refresh=False)
+            self.progress.set_postfix({name: f'{values[name]:.3g}' for name in self.show if name in values}, refresh=False)
 
     def check_all(self):
         while self.pending:

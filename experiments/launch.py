@@ -2,6 +2,7 @@
 
 What the user gave wrong ends in one sentence and exit code 2, a run that diverged in its account and exit code 1.
 """
+import contextlib
 import importlib
 import json
 import math
@@ -129,16 +130,19 @@ def read_config(workdir):
 
 
 def restore(workdir):
-    """(config, parts, TrainState) of the newest checkpoint of a run. Call `use_all_cores` happens here, before any JAX work."""
+    """(config, parts, TrainState) of the newest checkpoint of a run. To be called before any JAX computation."""
     content, module = read_config(workdir)
     config = ConfigDict(content['config'])
+    settings = lambda tree: {key for key in flatten(tree) if not key.startswith('ood.')}
+    odd = sorted(settings(module.get_config()) ^ settings(config))
+    if odd:
+        raise InputError(f'{workdir}/config.json was written by another version of {content["experiment"]} (differing: {", ".join(odd)}): '
+                         'use that version, or train again')
     use_all_cores(config)
     parts = build(module, config)
     from ebm_jax.checkpoint import Checkpoints
-    checkpoints = Checkpoints(pathlib.Path(workdir) / 'checkpoints')
-    state = checkpoints.restore(parts.state_shapes())
-    checkpoints.close()
-    return config, parts, state
+    with contextlib.closing(Checkpoints(pathlib.Path(workdir) / 'checkpoints')) as checkpoints:
+        return config, parts, checkpoints.restore(parts.state_shapes())
 
 
 def flatten(tree, prefix=''):

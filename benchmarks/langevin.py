@@ -1,0 +1,208 @@
+"""Langevin steps per second: ebm_jax beside PyTorch on the same network, weights, batch and number of steps.
+
+    python -m venv /tmp/torch && /tmp/torch/bin/pip install torch==2.13.0 torchebm==0.8.9 numpy     # the CPU build of torch
+    python -m benchmarks.langevin --torch=/tmp/torch/bin/python [--rounds=7] [--cases=digits,mnist,...]
+
+Two processes stay alive and run in turn (A B A B ...), so that both see the machine in the same state; printed are the median
+milliseconds per Langevin step of all chains and the median of the paired ratios, time of PyTorch / time of ebm_jax: above 1 we are
+faster. The energies of both at the start are compared first. The JAX variants: as shipped (scan, several host devices), scan on
+one device, and fully unrolled on one device (what scan must not lose against).
+"""
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+import numpy as np
+
+CASES = {   # name: (module, image shape, chains, steps of each chain)
+    'digits': ('ConvNet(10)', (8, 8, 1), 64, 20),
+    'mnist': ('ConvNet(10, (32, 64, 128, 128), (2, 1, 2, 2))', (28, 28, 1), 64, 10),
+    'residual 32x32': ('WideResNet(10, depth=10, width=4)', (32, 32, 3), 16, 5),
+    'narrow WRN': ('WideResNet(10, depth=28, width=1)', (32, 32, 3), 16, 5),
+}
+JAX_VARIANTS = ('shipped', 'one device', 'unrolled')
+TORCH_VARIANTS = ('eager', 'channels last', 'compiled', 'torchebm')
+STEP, NOISE = 0.01, 0.01
+
+
+def jax_worker(folder):
+    """Answers {'case', 'variant'} on standard input with the seconds that one run of the chains took."""
+    import jax
+    import jax.numpy as jnp
+    from flax.traverse_util import flatten_dict
+
+    cores = len(os.sched_getaffinity(0))
+    jax.config.update('jax_num_cpu_devices', cores)
+    from ebm_jax import mcmc, networks, objectives
+    devices = jax.devices()
+    runs = {}
+    kernel = mcmc.langevin(STEP, noise_scale=NOISE)
+    for case, (source, shape, chains, steps) in CASES.items():
+        network = networks.per_example(eval(source, vars(networks)))
+        x = jax.random.normal(jax.random.key(1), (chains, *shape))
+        params = network.init(jax.random.key(0), x[0])
+        energy = lambda params, x, network=network: objectives.marginal_energy(network.apply(params, x))
+        np.savez(f'{folder}/{case}.npz', x=x, energy=jax.vmap(energy, (None, 0))(params, x), **flatten_dict(params, sep='/'))
+        keys = jax.random.split(jax.random.key(2), chains)
+
+        def scanned(params, keys, x, energy=energy, steps=steps):
+            return mcmc.run_chains(keys, kernel, lambda u: energy(params, u), x, steps)[0]
+
+        def unrolled(params, keys, x, energy=energy, steps=steps):
+            def one(key, x):
+                state = kernel.init(x, None)
+                for t in range(steps):
+                    state, _ = kernel.step(jax.random.fold_in(key, t), state, lambda u: energy(params, u))
+                return state.position
+            return jax.vmap(one)(keys, x)
+
+        split = lambda leaf: leaf.reshape(cores, -1, *leaf.shape[1:])
+        runs[case, 'shipped'] = (jax.pmap(scanned, in_axes=(None, 0, 0), devices=devices), params, split(keys), split(x))
+        runs[case, 'one device'] = (jax.jit(scanned), params, keys, x)
+        runs[case, 'unrolled'] = (jax.jit(unrolled), params, keys, x)
+    serve(lambda case, variant: jax.block_until_ready(runs[case, variant][0](*runs[case, variant][1:])), jnp)
+
+
+def torch_worker(folder):
+    import torch
+    import torch.nn.functional as F
+    from torchebm.core import BaseModel
+    from torchebm.samplers import LangevinDynamics
+
+    torch.manual_seed(0)
+
+    def convolve(x, w, b, stride):
+        """SAME padding as in XLA, which for stride 2 pads more at the end."""
+        k, size = w.shape[-1], x.shape[-1]
+        total = max((-(-size // stride) - 1) * stride + k - size, 0)
+        if total % 2 == 0:
+            return F.conv2d(x, w, b, stride, total // 2)
+        return F.conv2d(F.pad(x, (total // 2, total - total // 2) * 2), w, b, stride)
+
+    class Net(torch.nn.Module):
+        def __init__(self, source, arrays):
+            super().__init__()
+            convs = [name.removesuffix('/kernel') for name in arrays if name.endswith('/kernel') and arrays[name].ndim == 4]
+            self.w = torch.nn.ParameterDict()
+            for name in convs:
+                self.w[name.replace('/', '_')] = torch.from_numpy(arrays[f'{name}/kernel'].transpose(3, 2, 0, 1).copy())
+                self.w[name.replace('/', '_') + '_b'] = torch.from_numpy(arrays[f'{name}/bias'])
+            self.head, self.head_b = torch.from_numpy(arrays['Dense_0/kernel']), torch.from_numpy(arrays['Dense_0/bias'])
+            self.source, self.blocks = source, sum(name.endswith('Conv_1') and name.startswith('WideBlock') for name in convs)
+            for p in self.parameters():
+                p.requires_grad_(False)
+
+        def conv(self, x, name, stride=1):
+            return convolve(x, self.w[name], self.w[name + '_b'], stride)
+
+        def forward(self, x):
+            if self.source.startswith('ConvNet'):
+                strides = eval(self.source.split(', ', 1)[1][:-1])[1] if ',' in self.source else (1, 2, 2)
+                for i, stride in enumerate(strides):
+                    x = F.silu(self.conv(x, f'Conv_{i}', stride))
+                x = x.permute(0, 2, 3, 1).reshape(len(x), -1)
+            else:
+                x = self.conv(x, 'Conv_0')
+                for i in range(self.blocks):
+                    name = f'WideBlock_{i}_Conv_'
+                    stride = 2 if i and i % (self.blocks // 3) == 0 else 1
+                    y = self.conv(F.leaky_relu(x, 0.2), name + '0')
+                    y = self.conv(F.leaky_relu(y, 0.2), name + '1', stride)
+                    x = y + (self.conv(x, name + '2', stride) if name + '2' in self.w else x)
+                x = F.leaky_relu(x, 0.2).mean((2, 3))
+            return -torch.logsumexp(x @ self.head + self.head_b, 1)
+
+    class Model(BaseModel):
+        def __init__(self, net):
+            super().__init__()
+            self.net = net
+
+        def forward(self, x, **kwargs):
+            return self.net(x)
+
+    runs = {}
+
+    def chain(energy, steps, x):
+        for _ in range(steps):
+            x = x.detach().requires_grad_(True)
+            grad, = torch.autograd.grad(energy(x).sum(), x)
+            x = x.detach() - STEP * grad + NOISE * torch.randn_like(x)
+        return x
+
+    for case, (source, _, _, steps) in CASES.items():
+        arrays = dict(np.load(f'{folder}/{case}.npz'))
+        x = torch.from_numpy(arrays.pop('x').transpose(0, 3, 1, 2).copy())
+        expected = arrays.pop('energy')
+        net, last = Net(source, arrays), Net(source, arrays).to(memory_format=torch.channels_last)
+        np.testing.assert_allclose(net(x).numpy(), expected, rtol=1e-3, atol=1e-3)
+        x_last = x.to(memory_format=torch.channels_last)
+        compiled = torch.compile(last)
+        sampler = LangevinDynamics(Model(net), step_size=STEP, noise_scale=NOISE)
+        runs[case, 'eager'] = lambda net=net, steps=steps, x=x: chain(net, steps, x)
+        runs[case, 'channels last'] = lambda net=last, steps=steps, x=x_last: chain(net, steps, x)
+        runs[case, 'compiled'] = lambda net=compiled, steps=steps, x=x_last: chain(net, steps, x)
+        runs[case, 'torchebm'] = lambda sampler=sampler, steps=steps, x=x: sampler.sample(x=x, n_steps=steps)
+    serve(lambda case, variant: runs[case, variant](), torch)
+
+
+def serve(run, framework):
+    print(json.dumps({'ready': getattr(framework, '__version__', None) or sys.modules['jax'].__version__}), flush=True)
+    for line in sys.stdin:
+        case, variant = json.loads(line)
+        start = time.perf_counter()
+        run(case, variant)
+        print(json.dumps(time.perf_counter() - start), flush=True)
+
+
+class Worker:
+    def __init__(self, python, kind, folder, cases):
+        self.process = subprocess.Popen([python, __file__, f'--worker={kind}', f'--folder={folder}', f'--cases={cases}'], text=True,
+                                        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+                                        env={**os.environ, 'PYTHONPATH': os.getcwd()})
+        answer = self.process.stdout.readline()
+        if not answer:
+            sys.exit(f'the {kind} worker did not start: run {python} {__file__} --worker={kind} --folder={folder} to see why')
+        self.version = json.loads(answer)['ready']
+
+    def time(self, case, variant):
+        self.process.stdin.write(json.dumps([case, variant]) + '\n')
+        self.process.stdin.flush()
+        return json.loads(self.process.stdout.readline())
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--torch', help='a Python with torch and torchebm')
+    parser.add_argument('--rounds', type=int, default=7)
+    parser.add_argument('--cases', default=','.join(CASES))
+    parser.add_argument('--worker', help=argparse.SUPPRESS)
+    parser.add_argument('--folder', help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    for case in set(CASES) - set(args.cases.split(',')):
+        del CASES[case]
+    if args.worker:
+        return {'jax': jax_worker, 'torch': torch_worker}[args.worker](args.folder)
+    with tempfile.TemporaryDirectory() as folder:
+        ours, theirs = (Worker(python, kind, folder, args.cases) for python, kind in ((sys.executable, 'jax'), (args.torch, 'torch')))
+        print(f'JAX {ours.version}, PyTorch {theirs.version}, {len(os.sched_getaffinity(0))} cores, {args.rounds} rounds; '
+              'ms per step of all chains, ratio = time / time of ebm_jax as shipped (median of paired ratios)')
+        for case, (_, _, chains, steps) in CASES.items():
+            variants = [(ours, name) for name in JAX_VARIANTS] + [(theirs, name) for name in TORCH_VARIANTS]
+            for worker, name in variants:
+                worker.time(case, name)   # compiles
+            rounds = [{name: worker.time(case, name) for worker, name in variants} for _ in range(args.rounds)]
+            print(f'\n{case} ({chains} chains)')
+            for _, name in variants:
+                ms = statistics.median(r[name] for r in rounds) / steps * 1e3
+                ratio = statistics.median(r[name] / r['shipped'] for r in rounds)
+                print(f'  {name:<14}{ms:>9.2f} ms{ratio:>8.2f}', flush=True)
+            print(f'  scan / unrolled on one device: {statistics.median(r["one device"] / r["unrolled"] for r in rounds):.2f}', flush=True)
+
+
+if __name__ == '__main__':
+    main()
