@@ -6,7 +6,8 @@
 Two processes stay alive and run in turn (A B A B ...), so that both see the machine in the same state; printed are the median
 milliseconds per Langevin step of all chains and the median of the paired ratios, time of PyTorch / time of ebm_jax: above 1 we are
 faster. The energies of both at the start are compared first. The JAX variants: as shipped (scan, several host devices), scan on
-one device, and fully unrolled on one device (what scan must not lose against).
+one device, fully unrolled on one device (what scan must not lose against), and the scan on one device with XLA's own convolution
+gradient in place of ours.
 """
 import argparse
 import json
@@ -25,13 +26,14 @@ CASES = {   # name: (module, image shape, chains, steps of each chain)
     'residual 32x32': ('WideResNet(10, depth=10, width=4)', (32, 32, 3), 16, 5),
     'narrow WRN': ('WideResNet(10, depth=28, width=1)', (32, 32, 3), 16, 5),
 }
-JAX_VARIANTS = ('shipped', 'one device', 'unrolled')
+JAX_VARIANTS = ('shipped', 'one device', 'unrolled', "XLA's gradient")
 TORCH_VARIANTS = ('eager', 'channels last', 'compiled', 'torchebm')
 STEP, NOISE = 0.01, 0.01
 
 
 def jax_worker(folder):
     """Answers {'case', 'variant'} on standard input with the seconds that one run of the chains took."""
+    import flax.linen as nn
     import jax
     import jax.numpy as jnp
     from flax.traverse_util import flatten_dict
@@ -41,6 +43,14 @@ def jax_worker(folder):
     from ebm_jax import mcmc, networks, objectives
     devices = jax.devices()
     runs = {}
+
+    def with_xlas_gradient(scanned, *args):   # while it is traced
+        ours, networks.Conv = networks.Conv, nn.Conv
+        try:
+            return scanned(*args)
+        finally:
+            networks.Conv = ours
+
     kernel = mcmc.langevin(STEP, noise_scale=NOISE)
     for case, (source, shape, chains, steps) in CASES.items():
         network = networks.per_example(eval(source, vars(networks)))
@@ -65,6 +75,7 @@ def jax_worker(folder):
         runs[case, 'shipped'] = (jax.pmap(scanned, in_axes=(None, 0, 0), devices=devices), params, split(keys), split(x))
         runs[case, 'one device'] = (jax.jit(scanned), params, keys, x)
         runs[case, 'unrolled'] = (jax.jit(unrolled), params, keys, x)
+        runs[case, "XLA's gradient"] = (jax.jit(lambda *args, scanned=scanned: with_xlas_gradient(scanned, *args)), params, keys, x)
     serve(lambda case, variant: jax.block_until_ready(runs[case, variant][0](*runs[case, variant][1:])), jnp)
 
 

@@ -78,8 +78,9 @@ def fit(method, batch_at, optimizer, prepare, *, workdir, steps, seed=0, ema=0.0
             except Diverged as error:
                 update_summary(workdir, {'diverged': True, 'finished': False, 'step': error.step, 'account': error.account})
                 raise
-    update_summary(workdir, {'finished': True, 'diverged': False, 'step': steps, 'steps_per_second': run.rate(),
-                             'parameters': cost.num_parameters(state.params), 'devices': _describe(devices)})
+    update_summary(workdir, {'finished': True, 'diverged': False, 'account': None, 'step': steps,
+                             'steps_per_second': run.rate(), 'parameters': cost.num_parameters(state.params),
+                             'devices': _describe(devices)})
     return unshard_state(state)
 
 

@@ -174,6 +174,13 @@ def test_the_stated_share_of_chains_is_conditional(share, expected):
     assert np.sum(labels != UNLABELLED) == 5 * expected
 
 
+def test_every_shard_gets_its_turn_at_the_unconditional_chains():
+    method = METHODS['st_jem']
+    params, chains = method.init(jax.random.key(0), BATCH)
+    labels = np.stack([sampler_of(method)(jax.random.key(k), params, chains, BATCH)[0].label for k in range(60)])
+    np.testing.assert_allclose((labels == UNLABELLED).mean(0), 0.5, atol=0.25)
+
+
 def test_labels_follow_the_batch():
     batch = {**BATCH, 'y': jnp.where(jnp.arange(16) < 12, 1, 3)}
     method = METHODS['st_jem']

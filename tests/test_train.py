@@ -85,7 +85,7 @@ def test_the_step_is_compiled_once():
     devs = jax.devices()[:2]
     train_step = make_train_step(METHOD, OPTIMIZER, PREPARE, devices=devs, ema=0.9)
     compilations = []
-    listener = lambda event, seconds, **_: compilations.append(event) if 'backend_compile' in event else None
+    listener = lambda event, seconds, **_: compilations.append(event) if 'jaxpr_to_mlir' in event else None
     state = shard_state(init_state(jax.random.key(0), METHOD, OPTIMIZER, PREPARE, BATCHES[0], ema=0.9), devs)
     jax.monitoring.register_event_duration_secs_listener(listener)
     try:

@@ -70,18 +70,20 @@ def jem(network, sampler, buffer, *, num_negatives, num_steps=20, weights=obj.un
                         jax.tree.map(repeat, sampler.init()), jnp.zeros(shards, jnp.int32))
         return params, chains
 
-    def wanted_labels(key, shard_ids, batch):
+    def wanted_labels(key, shard_keys, batch):
         """[shards here, chains per shard]: labels from the batch's histogram, UNLABELLED for the chains on p(x)."""
-        chain = shard_ids[:, None] * per_shard + jnp.arange(per_shard)
+        first = devices.positions(len(shard_keys)) * per_shard
+        shift = jax.random.randint(jax.random.fold_in(key, shards), (), 0, num_negatives)   # each shard gets its turn at p(x)
+        chain = (first[:, None] + jnp.arange(per_shard) + shift) % num_negatives
         is_conditional = jnp.floor((chain + 1) * conditional) > jnp.floor(chain * conditional)
         of_batch = devices.gather(batch['y']).astype(jnp.int32)
-        pick = jax.vmap(lambda key: jax.random.randint(key, (per_shard,), 0, len(of_batch)))(key)
+        pick = jax.vmap(lambda key: jax.random.randint(key, (per_shard,), 0, len(of_batch)))(shard_keys)
         return jnp.where(is_conditional, of_batch[pick], UNLABELLED)
 
     def sample(key, params, chains, batch):
         here = len(chains.calls)
         keys = jax.vmap(lambda key: jax.random.split(key, 4))(devices.keys(key, here))
-        labels = wanted_labels(keys[:, 0], devices.positions(here), batch)
+        labels = wanted_labels(key, keys[:, 0], batch)
         draw = jax.vmap(buffer.draw, (0, 0, None, 0))(keys[:, 1], chains.buffer, per_shard, labels)
         flat = lambda tree: jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), tree)
         settings = jax.tree.map(lambda leaf: leaf[0], chains.sampler)
