@@ -11,6 +11,8 @@ def scale_pixels(key, x):
 
 def gaussian_noise(sigma):
     """x + N(0, sigma^2 I), sigma >= 0. Source: JEM adds sigma = 0.03 in training AND test ([code])."""
+    if not sigma >= 0:
+        raise ValueError(f'sigma must be at least 0, got {sigma}')
     return lambda key, x: x + sigma * jax.random.normal(key, x.shape, x.dtype)
 
 

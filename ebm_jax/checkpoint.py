@@ -3,6 +3,7 @@ import pathlib
 
 import jax
 import orbax.checkpoint as ocp
+from jax.sharding import SingleDeviceSharding
 
 from ebm_jax.errors import InputError
 
@@ -10,9 +11,13 @@ from ebm_jax.errors import InputError
 class Checkpoints:
     """The checkpoints of one run, in a folder of their own; written in the background, each complete or not there at all."""
 
-    def __init__(self, folder, keep=3):
+    def __init__(self, folder, keep=3, read_only=False):
+        """keep: how many of the newest stay. read_only: for looking on while a run may be writing; touches nothing."""
         self.folder = pathlib.Path(folder).absolute()
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True, create=True)
+        if read_only and not self.folder.is_dir():
+            raise InputError(f'no checkpoints in {self.folder}: train first')
+        options = ocp.CheckpointManagerOptions(read_only=True) if read_only else ocp.CheckpointManagerOptions(
+            max_to_keep=keep, cleanup_tmp_directories=True, create=True)
         self._manager = ocp.CheckpointManager(self.folder, options=options)
 
     def latest(self):
@@ -26,7 +31,9 @@ class Checkpoints:
             self._manager.save(step, args=ocp.args.StandardSave(state))
 
     def restore(self, template, step=None):
-        """The state of `step` (default: the newest), with the structure and shapes of `template`.
+        """The state of `step` (default: the newest), with the structure and shapes of `template`, on the first local device.
+
+        The number and kind of devices that it was saved from do not matter.
 
         Raises: InputError when there is none, when it is damaged, or when it belongs to another network, method or optimiser.
         """
@@ -34,8 +41,10 @@ class Checkpoints:
         if step is None or step not in self._manager.all_steps():
             there = ', '.join(map(str, self._manager.all_steps())) or 'none'
             raise InputError(f'no checkpoint of step {step} in {self.folder} (there: {there}): train first, or name one of these')
+        here = SingleDeviceSharding(jax.local_devices()[0])
+        target = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), template)
         try:
-            state = self._manager.restore(step, args=ocp.args.StandardRestore(template))
+            state = self._manager.restore(step, args=ocp.args.StandardRestore(target))
         except Exception as error:   # orbax and its storage layers raise many types for a damaged or foreign checkpoint
             first = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
             raise InputError(f'checkpoint {self.folder / str(step)} cannot be restored ({first}): it is damaged or of another '

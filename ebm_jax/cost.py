@@ -7,20 +7,21 @@ import jax
 import jax.numpy as jnp
 
 
-def count_flops(fn, *args):
+def count_flops(fn, *args, loop_length=1):
     """Multiplications and additions in matrix products and convolutions of fn(*args), loops counted at their length.
 
-    XLA's own `cost_analysis` counts the body of a scan once. A `while` of unknown length counts once, a `cond` its dearest branch.
+    XLA's own `cost_analysis` counts the body of a scan once. A `while` of unknown
+    length counts `loop_length` times, a `cond` its dearest branch.
     Args: arrays or shapes (`jax.ShapeDtypeStruct`). Returns: int.
     """
-    return _count(jax.make_jaxpr(fn)(*args).jaxpr)
+    return _count(jax.make_jaxpr(fn)(*args).jaxpr, loop_length)
 
 
-def _count(jaxpr):
-    return sum(_count_equation(equation) for equation in jaxpr.eqns)
+def _count(jaxpr, loop_length):
+    return sum(_count_equation(equation, loop_length) for equation in jaxpr.eqns)
 
 
-def _count_equation(equation):
+def _count_equation(equation, loop_length):
     name, params = equation.primitive.name, equation.params
     if name == 'dot_general':
         contracted = params['dimension_numbers'][0][0]
@@ -31,11 +32,11 @@ def _count_equation(equation):
         kernel = equation.invars[1].aval.shape
         return 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(kernel) // kernel[out_features]
     if name == 'cond':
-        return max(_count(branch.jaxpr) for branch in params['branches'])
-    inner = sum(_count(getattr(value, 'jaxpr', value)) for value in jax.tree.leaves(
+        return max(_count(branch.jaxpr, loop_length) for branch in params['branches'])
+    inner = sum(_count(getattr(value, 'jaxpr', value), loop_length) for value in jax.tree.leaves(
         list(params.values()), is_leaf=lambda v: hasattr(v, 'eqns') or hasattr(v, 'jaxpr'))
         if hasattr(getattr(value, 'jaxpr', value), 'eqns'))
-    return inner * params['length'] if name == 'scan' else inner
+    return inner * {'scan': params.get('length'), 'while': loop_length}.get(name, 1)
 
 
 def matmul_rate(device=None, size=None, dtype=jnp.float32):

@@ -6,6 +6,7 @@ augmentation happen on the device, in `augment`.
 import functools
 import pathlib
 import zipfile
+import zlib
 from typing import NamedTuple
 
 import numpy as np
@@ -64,13 +65,13 @@ def npz(path, split):
             suffix = f'_{split}' if f'x_{split}' in pack.files else ''
             if f'x{suffix}' not in pack.files:
                 raise InputError(f'{path} holds {sorted(pack.files)}, but needs x_{split} and y_{split} (or x and y)')
-            x = pack[f'x{suffix}']
             if f'y{suffix}' not in pack.files and split == 'train':
                 raise InputError(f'{path} has no labels y{suffix}: training needs them')
+            x = pack[f'x{suffix}']
             y = pack[f'y{suffix}'] if f'y{suffix}' in pack.files else np.zeros(len(x), np.int32)
-    except (zipfile.BadZipFile, ValueError, EOFError, OSError) as error:
-        if isinstance(error, InputError):
-            raise
+    except InputError:
+        raise
+    except (zipfile.BadZipFile, zlib.error, ValueError, TypeError, EOFError, OSError) as error:
         raise InputError(f'{path} cannot be read as .npz ({error}): it may be damaged or only partly written') from error
     return _examples(path.stem, x, y)
 
@@ -82,23 +83,27 @@ def folder(path, split):
     """
     from PIL import Image, UnidentifiedImageError
     _check_split(split)
-    root = pathlib.Path(path)
-    root = root / split if (root / split).is_dir() else root
-    files = [(f, f.parent.name) for f in sorted(root.glob('*/*')) if f.suffix.lower() in ('.png', '.jpg', '.jpeg', '.bmp')]
+    top = pathlib.Path(path)
+    root = top / split if (top / split).is_dir() else top
+    places = [top / name for name in ('train', 'test') if (top / name).is_dir()] or [top]   # both splits share their numbering
+    classes = {name: i for i, name in enumerate(sorted({f.parent.name for place in places for f in _images(place)}))}
+    files = _images(root)
     if not files:
         raise InputError(f'no images at {root}/CLASS/*.png (or jpg, bmp): make one sub-folder per class')
-    classes = {name: i for i, name in enumerate(sorted({name for _, name in files}))}
-    images, shape = [], None
-    for file, _ in tqdm(files, desc=f'reading {root}', unit='image', delay=2):
+    images = []
+    for file in tqdm(files, desc=f'reading {root}', unit='image', delay=2):
         try:
-            image = np.asarray(Image.open(file))
+            with Image.open(file) as image:
+                images.append(np.asarray(image.convert('L' if image.mode in ('1', 'L', 'LA') else 'RGB')))
         except (UnidentifiedImageError, OSError) as error:
             raise InputError(f'{file} cannot be read as an image: remove or replace it') from error
-        shape = shape or image.shape
-        if image.shape != shape or image.dtype != np.uint8:
-            raise InputError(f'{file} is {image.dtype} {list(image.shape)}, but the first image is {list(shape)}: bring all to one size')
-        images.append(image)
-    return _examples(root.name, np.stack(images), np.array([classes[name] for _, name in files]))
+        if images[-1].shape != images[0].shape:
+            raise InputError(f'{file} is {list(images[-1].shape)}, but the first image is {list(images[0].shape)}: bring all to one size')
+    return _examples(top.name, np.stack(images), np.array([classes[file.parent.name] for file in files]))
+
+
+def _images(place):
+    return [file for file in sorted(place.glob('*/*')) if file.suffix.lower() in ('.png', '.jpg', '.jpeg', '.bmp')]
 
 
 def tfds(name, split, data_dir=None):
@@ -114,8 +119,13 @@ def tfds(name, split, data_dir=None):
         message = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(f'TFDS set {name!r} ({split}) cannot be opened in {data_dir or "the default folder"} ({message}): '
                          'prepare it first with file_format="array_record", see the README') from error
-    rows = [source[i] for i in tqdm(range(len(source)), desc=f'decoding {name} {split}', unit='image', delay=2)]
-    return _examples(name, np.stack([row['image'] for row in rows]), np.array([row['label'] for row in rows]))
+    try:
+        rows = [source[i] for i in tqdm(range(len(source)), desc=f'decoding {name} {split}', unit='image', delay=2)]
+        x, y = np.stack([row['image'] for row in rows]), np.array([row['label'] for row in rows])
+    except (KeyError, ValueError) as error:
+        raise InputError(f"TFDS set {name!r} does not hold an 'image' of one size and a 'label' per example ({error}): choose another, or "
+                         'bring it to one size as .npz') from error
+    return _examples(name, x, y)
 
 
 @functools.lru_cache(maxsize=4)
@@ -156,7 +166,13 @@ def uniform_noise(examples, seed=0):
 
 def mixed(examples, seed=0):
     """Each image averaged with another one, the field's 'interpolation' set: (x_i + x_j) / 2."""
-    other = np.roll(np.random.default_rng(seed).permutation(len(examples.x)), 1)
-    order = np.roll(other, -1)
+    order = np.random.default_rng(seed).permutation(len(examples.x))
+    other = np.roll(order, 1)
     x = ((examples.x[order].astype(np.uint16) + examples.x[other]) // 2).astype(np.uint8)
     return examples._replace(name=f'{examples.name} mixed', x=x, y=examples.y[order])
+
+
+def some(examples, n, seed=0):
+    """At most n examples, drawn without replacement: the first n of a source sorted by class would be one class."""
+    pick = np.sort(np.random.default_rng(seed).permutation(len(examples.x))[:n])
+    return examples._replace(x=examples.x[pick], y=examples.y[pick])

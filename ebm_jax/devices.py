@@ -5,6 +5,7 @@ Inside the train step the axis `AXIS` is bound and these functions work across d
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 AXIS = 'devices'
 
@@ -46,3 +47,10 @@ def positions(n):
 def keys(key, n):
     """One key for each of this device's n examples, the same whatever the number of devices: [n]."""
     return jax.vmap(jax.random.fold_in, (None, 0))(key, positions(n))
+
+
+def batch_placement():
+    """For work outside the train step: (sharding that splits a batch over the local devices, sharding that repeats, their number)."""
+    local = jax.local_devices()
+    mesh = Mesh(local, ('batch',), axis_types=(AxisType.Auto,))
+    return NamedSharding(mesh, PartitionSpec('batch')), NamedSharding(mesh, PartitionSpec()), len(local)

@@ -12,22 +12,24 @@ from tqdm import tqdm
 from ebm_jax import cost
 from ebm_jax.checkpoint import Checkpoints
 from ebm_jax.errors import Diverged, InputError
-from ebm_jax.record import Recorder, update_summary
+from ebm_jax.record import Recorder, update_summary, write_json
 from ebm_jax.train import init_state, make_local_step, make_train_step, shard_batch, shard_state, unshard_state
 
 EFFICIENCY = 0.4   # share of the measured matrix rate that a train step is assumed to reach, in the forecast only
 LAG = 2            # steps that may be under way on an accelerator before their figures are checked
 
 
-def fit(method, batch_at, optimizer, prepare, *, workdir, steps, seed=0, ema=0.0, devices=None, log_every=50, watch_every=None,
-        checkpoint_every=500, picture_every=500, pictures=None, evaluate_every=0, evaluate=None,
+def fit(method, batch_at, optimizer, prepare, *, workdir, steps, settings=None, seed=0, ema=0.0, loss_limit=1e8, devices=None,
+        log_every=50, watch_every=None, checkpoint_every=500, picture_every=500, pictures=None, evaluate_every=0, evaluate=None,
         show=('loss', 'accuracy', 's_gap', 'effective_sample_size'), say=print):
     """Train until `steps`, from the newest checkpoint of `workdir` where there is one.
 
     Args:
       method: Method. batch_at: step -> batch, dict of arrays [N, ...]. optimizer: optax. prepare: (key, x) -> network input.
       workdir: gets metrics.jsonl, summary.json, samples/*.png, checkpoints/, tensorboard/.
-      steps: int >= 1. seed: of everything random. ema: decay of the moving average of parameters in [0, 1), 0 for none.
+      steps: int >= 1. settings: written to WORKDIR/config.json once everything fits. seed: of everything random, >= 0.
+      ema: decay of the moving average of parameters in [0, 1), 0 for none. loss_limit: a loss beyond it is a divergence
+        (JEM [code]: 1e8).
       devices: default all local ones; the batch and the shards of chains must divide over them.
       log_every, checkpoint_every, picture_every, evaluate_every: in steps. watch_every: of the addends' gradient norms
         (default log_every).
@@ -41,22 +43,31 @@ def fit(method, batch_at, optimizer, prepare, *, workdir, steps, seed=0, ema=0.0
     if steps < 1 or min(log_every, checkpoint_every, picture_every) < 1:
         raise InputError(f'steps and the intervals must be at least 1, got steps={steps}, log_every={log_every}, '
                          f'checkpoint_every={checkpoint_every}, picture_every={picture_every}')
+    if not 0 <= ema < 1 or seed < 0:
+        raise InputError(f'ema must lie in [0, 1) and seed be at least 0, got {ema} and {seed}')
     devices = list(devices or jax.local_devices())
     workdir, first = pathlib.Path(workdir), batch_at(0)
     _check(method, first, prepare, optimizer, devices)
-    workdir.mkdir(parents=True, exist_ok=True)
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f'workdir {workdir} cannot be made ({error.strerror}): choose a folder of yours') from error
     with contextlib.closing(Checkpoints(workdir / 'checkpoints')) as checkpoints:
         make = lambda: init_state(jax.random.key(seed), method, optimizer, prepare, first, ema=ema)
         state = make() if checkpoints.latest() is None else checkpoints.restore(jax.eval_shape(make))
         start = int(state.step)
+        if settings is not None:
+            write_json(workdir / 'config.json', settings)
         if start >= steps:
             say(f'{workdir} is already trained to step {start}; nothing to do for steps={steps}.')
+            update_summary(workdir, {'finished': True, 'diverged': False, 'account': None, 'step': start})
             return state
         if start:
             say(f'Continuing {workdir} from step {start}.')
-        train_step = make_train_step(method, optimizer, prepare, devices=devices, ema=ema, watch_every=watch_every or log_every)
+        train_step = make_train_step(method, optimizer, prepare, devices=devices, ema=ema, loss_limit=loss_limit,
+                                     watch_every=watch_every or log_every)
+        say(forecast(method, make_local_step(method, optimizer, prepare), state, first, devices, steps - start))
         state = shard_state(state, devices)
-        say(forecast(method, train_step, state, shard_batch(first, devices), devices, steps - start))
         with contextlib.closing(Recorder(workdir, start)) as recorder:
             chores = [(checkpoint_every, lambda step, state: checkpoints.save(state)),
                       (picture_every if pictures else 0, lambda step, state: recorder.pictures(step, pictures(state))),
@@ -111,7 +122,7 @@ class _Run:
 
     def _check(self):
         step, metrics = self.pending.popleft()
-        if metrics['finite'] < 1:   # this waits for the step
+        if not metrics['healthy']:   # this waits for the step
             self._stop(step, jax.device_get(metrics))
         if step % self.log_every == 0 or step in (1, self.steps):
             values = {name: float(value) for name, value in jax.device_get(metrics).items()
@@ -135,12 +146,12 @@ class _Run:
         return 1 / (statistics.median(self.seconds) if self.lag == 0 else statistics.fmean(self.seconds))
 
     def _stop(self, step, metrics):
-        bad = ', '.join(f'{name} = {float(value)}' for name, value in sorted(metrics.items())
-                        if name != 'finite' and not np.isfinite(value))
+        bad = [f'{name} = {float(value)}' for name, value in sorted(metrics.items()) if not np.isfinite(value)]
+        bad = f'{", ".join(bad)} (not finite)' if bad else f'loss = {float(metrics["loss"]):.3g} (beyond the limit)'
         kept = self.checkpoints.latest()
         kept = 'no checkpoint was written before it' if kept is None else f'the checkpoint of step {kept} is kept'
         self.recorder.scalars(step, {name: float(value) for name, value in metrics.items()})
-        raise Diverged(step, f'Training diverged at step {step}: {bad} (not finite). Nothing was saved after that; {kept}. '
+        raise Diverged(step, f'Training diverged at step {step}: {bad}. Nothing was saved after that; {kept}. '
                              'Try a lower learning rate, more chain steps (K), a smaller step size, or balanced weights.')
 
 
@@ -158,14 +169,14 @@ def _check(method, batch, prepare, optimizer, devices):
             raise InputError(f'{what} {number} cannot be split over {n} devices: choose a number divisible by {n}, or fewer devices')
 
 
-def forecast(method, train_step, state, batch, devices, steps):
-    """What the run will cost, in a few lines, before the first long step."""
-    flops = cost.count_flops(train_step, state, batch)   # of one device's program
-    rate = cost.matmul_rate(devices[0]) / (len(devices) if devices[0].platform == 'cpu' else 1)
+def forecast(method, local_step, state, batch, devices, steps):
+    """What the run will cost, in a few lines, before the first long step. local_step, state, batch: as for one device."""
+    flops = cost.count_flops(local_step, state, batch, loop_length=method.chain_steps)
+    rate = cost.matmul_rate(devices[0]) * (1 if devices[0].platform == 'cpu' else len(devices))   # one CPU product uses all cores
     seconds = steps * flops / (rate * EFFICIENCY)
     return (f'{_describe(devices)}: {cost.num_parameters(state.params):,} parameters; per step {method.gradients_per_step:,} energy '
-            f'gradients along the chains and {flops * len(devices) / 1e9:.3g} GFLOP in all; state {cost.num_bytes(state) / 2**20:.1f} MiB\n'
-            f'about {_duration(seconds)} for {steps:,} steps, at {EFFICIENCY:.0%} of the {rate * len(devices) / 1e9:,.0f} GFLOP/s that a '
+            f'gradients along the chains and {flops / 1e9:.3g} GFLOP in all; state {cost.num_bytes(state) / 2**20:.1f} MiB\n'
+            f'about {_duration(seconds)} for {steps:,} steps, at {EFFICIENCY:.0%} of the {rate / 1e9:,.0f} GFLOP/s that a '
             'matrix product reaches here now (the bar below will know better)')
 
 

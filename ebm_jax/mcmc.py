@@ -61,7 +61,7 @@ def langevin(step_size, *, temperature=None, noise_scale=None, grad_clip=None, b
     _check('temperature', temperature, 0)
     _check('noise_scale', noise_scale, 0)
     _check('grad_clip', grad_clip, 0, open_low=True)
-    _check('momentum', momentum, 0, 1)
+    _check('momentum', momentum, 0, math.nextafter(1, 0))
     _check('decay', decay, 0, 1, open_low=True)
     if bounds is not None and not bounds[0] < bounds[1]:
         raise ValueError(f'bounds must be (low, high) with low < high, got {bounds}')
@@ -176,7 +176,7 @@ def run_chain(key, kernel, energy_fn, x, num_steps, record=None):
     Returns: (last position, records with leading axis num_steps; None without `record`).
     Raises: ValueError for a negative or traced num_steps with `record`.
     """
-    fixed = isinstance(num_steps, int)
+    fixed = not isinstance(num_steps, jax.Array)
     if fixed and num_steps < 0 or not fixed and record is not None:
         raise ValueError(f'num_steps must be an int >= 0 (may be traced only when nothing is recorded), got {num_steps}')
 

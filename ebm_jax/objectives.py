@@ -58,8 +58,11 @@ def balanced(e_pos, e_neg, *, beta=1.0, include_positives=True):
     `uniform`'s gradient times M / (N + M) when they are included.
 
     Args: e_pos: [N, ...] and e_neg: [M, ...] energies; beta: temper, >= 0.
-    Returns: Weights. Source: our reading of ST-JEM (arXiv 2303.04187), consistent with its author's public code.
+    Returns: Weights. Raises: ValueError for beta < 0.
+    Source: our reading of ST-JEM (arXiv 2303.04187), consistent with its author's public code.
     """
+    if beta < 0:
+        raise ValueError(f'beta must be at least 0, got {beta}')
     log_pos, log_neg = stop_gradient((-beta * e_pos, -beta * e_neg))
     everyone = devices.gather(jnp.concatenate([log_pos, log_neg]) if include_positives else log_neg)
     total = logsumexp(everyone, axis=0)
@@ -78,17 +81,17 @@ def contrast(e_pos, e_neg, weights):
     return jnp.mean(e_pos), -jnp.sum(weights.positives * e_pos) - jnp.sum(weights.negatives * e_neg)
 
 
-def class_contrast(logits_pos, labels, logits_neg, rule):
+def class_contrast(logits_pos, labels, logits_neg, weights):
     """The contrast of log p(x|y): as `contrast`, on joint energies, with a set of weights for each class.
 
         mean_i E(x_i, y_i) - sum_c (n_c / N) sum_{k in S} w_kc E(x_k, c),   n_c: how often class c stands in the batch
 
-    With the rule `balanced` its gradient is that of L_xy = (1/N) [sum_c n_c logsumexp_S f[c] - sum_i f(x_i)[y_i]].
+    With weights from `balanced` its gradient is that of L_xy = (1/N) [sum_c n_c logsumexp_S f[c] - sum_i f(x_i)[y_i]].
 
-    Args: logits_pos [N, C], labels [N], logits_neg [M, C]; rule: `uniform`, `balanced` or a partial of it.
+    Args: logits_pos [N, C], labels [N], logits_neg [M, C]; weights: rule(-logits_pos, -logits_neg), taken without gradient.
     Returns: (positives, negatives), scalars. Source: our reading of ST-JEM.
     """
-    weights = stop_gradient(rule(-logits_pos, -logits_neg))
+    weights = stop_gradient(weights)
     share = class_shares(labels, logits_pos.shape[-1])
     pushed = jnp.sum(weights.positives * logits_pos, 0) + jnp.sum(weights.negatives * logits_neg, 0)
     return -jnp.mean(jnp.take_along_axis(logits_pos, labels[:, None], 1)), share @ pushed
@@ -126,11 +129,12 @@ def entropy_information(logits):
     p, log_p = jax.nn.softmax(logits), log_softmax(logits)
     mine = jnp.mean(p, 0)
     # d H(q) = -log q . dq, so log q of the whole batch may be held constant.
-    log_marginal = stop_gradient(jnp.log(devices.mean(mine)))
+    marginal = devices.mean(mine)
+    log_marginal = stop_gradient(jnp.log(jnp.maximum(marginal, jnp.finfo(marginal.dtype).tiny)))   # p log p -> 0 where p underflows
     return -mine @ log_marginal + jnp.mean(jnp.sum(p * log_p, 1))
 
 
 def effective_sample_size(weights):
-    """1 / sum_k w_k^2 over all devices: 1 (one example takes all) to N + M (uniform). Weights of shapes [N], [M] -> scalar."""
-    own = sum(jnp.sum(jnp.square(w / devices.count())) for w in weights)
+    """1 / sum_k w_k^2 over all devices: 1 (one example takes all) to N + M (uniform). Weights [N, ...], [M, ...] -> [...]."""
+    own = sum(jnp.sum(jnp.square(w / devices.count()), 0) for w in weights)
     return 1 / (devices.mean(own) * devices.count())

@@ -43,7 +43,7 @@ class Recorder:
         kept = [line for line in path.read_text().splitlines() if _step_of(line) <= start_step] if path.exists() else []
         path.write_text(''.join(line + '\n' for line in kept))
         self._lines = path.open('a')
-        self._events = SummaryWriter(str(self.workdir / 'tensorboard'), purge_step=start_step or None)
+        self._events = SummaryWriter(str(self.workdir / 'tensorboard'), purge_step=start_step + 1)
 
     def scalars(self, step, values):
         """One line of metrics; a number that is not finite is written as a string, since JSON has none."""

@@ -6,6 +6,7 @@ has a leading axis of entries. `draw` takes the labels that are wanted; `UNLABEL
 
 A start is a function (key, label) -> x of one chain: `uniform_start`, `normal_start`, `gaussian_start`.
 """
+import math
 from functools import partial
 
 import jax
@@ -70,7 +71,7 @@ def _select(mask, new, old):
 def _take(key, state, start, restart, index, labels):
     """The chains at `index` under their new labels, started anew with probability `restart` or where the entry is empty."""
     restart_key, start_key = jax.random.split(key)
-    age = state.age[index]
+    age = state.age.at[index].get(mode='fill', fill_value=EMPTY)   # an index past the end stands for no entry
     anew = jax.random.bernoulli(restart_key, restart, index.shape) | (age == EMPTY)
     fresh = jax.vmap(start)(jax.random.split(start_key, len(index)), labels)
     old = jax.tree.map(lambda leaf: leaf[index], state.position)
@@ -106,6 +107,8 @@ def _check_buffer(capacity, restart):
 def persistent(start, capacity, *, restart=0.05):
     """Chains that are advanced in place: a uniform draw, written back where it came from.
 
+    A chain is continued under whatever label is wanted of it at the draw (so are those of `first_in_first_out` and `reservoir`).
+
     Args: start: (key, label) -> x. capacity: >= 1 entries, filled by starts. restart: probability in [0, 1] of a new start.
     Raises: ValueError when out of range, or when more chains are drawn than there are entries.
     Source: Grathwohl et al. 2020 (10,000 entries, restart 0.05). They draw with replacement; we draw without.
@@ -124,8 +127,8 @@ def persistent(start, capacity, *, restart=0.05):
 def class_conditional(start, capacity, num_classes, *, unlabelled=0.1, restart=0.05):
     """A persistent buffer in blocks, one per class and one for p(x): a chain is only ever continued under its own label.
 
-    The first `round(unlabelled capacity)` entries belong to p(x), the rest is divided evenly over the classes (the last
-    few entries, where it does not divide, stay unused).
+    The first `ceil(unlabelled capacity)` entries belong to p(x), the rest is divided evenly over the classes (the last
+    few entries, where it does not divide, stay empty). With unlabelled = 0 a chain on p(x) is a new start every time.
 
     Args: as `persistent`; num_classes: C >= 1; unlabelled: share of the p(x) block, in [0, 1).
     Raises: ValueError when out of range, or when one block could be asked for more chains than it holds. Labels outside
@@ -135,7 +138,7 @@ def class_conditional(start, capacity, num_classes, *, unlabelled=0.1, restart=0
     _check_buffer(capacity, restart)
     if not 0 <= unlabelled < 1:
         raise ValueError(f'unlabelled is the share of the p(x) block, in [0, 1), got {unlabelled}')
-    first = round(unlabelled * capacity)
+    first = math.ceil(unlabelled * capacity)
     block = (capacity - first) // num_classes
     if block < 1:
         raise ValueError(f'{capacity} entries are too few for {num_classes} classes and {first} unlabelled chains: enlarge the buffer')
@@ -144,7 +147,8 @@ def class_conditional(start, capacity, num_classes, *, unlabelled=0.1, restart=0
     labels_of_entries = jnp.where((blocks > 0) & (blocks <= num_classes), blocks - 1, UNLABELLED).astype(jnp.int32)
 
     def init(key):
-        return _filled(key, start, labels_of_entries)
+        state = _filled(key, start, labels_of_entries)
+        return state.replace(age=jnp.where(blocks > num_classes, EMPTY, state.age))
 
     def draw(key, state, n, labels):
         _check_draw(n, min(block, first) if first else block)
@@ -153,7 +157,8 @@ def class_conditional(start, capacity, num_classes, *, unlabelled=0.1, restart=0
         wanted = labels + 1
         rank = jnp.sum(jnp.tril(wanted[:, None] == wanted[None, :], -1), 1)           # earlier chains of the same block
         begin = jnp.where(wanted == 0, 0, first + (wanted - 1) * block)
-        return _take(key, state, start, restart, shuffled[begin + rank], labels)
+        index = shuffled[begin + rank] if first else jnp.where(wanted == 0, capacity, shuffled[begin + rank])
+        return _take(key, state, start, restart, index, labels)
 
     def write(key, state, draw, positions):
         return _put(state, draw.index, draw, positions)

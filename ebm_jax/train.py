@@ -45,7 +45,7 @@ def prepare_batch(prepare, key, batch):
     return {**batch, 'x': jax.vmap(prepare)(across.keys(key, len(batch['x'])), batch['x'])}
 
 
-def make_local_step(method, optimizer, prepare, *, ema=0.0, watch_every=0):
+def make_local_step(method, optimizer, prepare, *, ema=0.0, loss_limit=1e8, watch_every=0):
     """One device's share of a training step, (TrainState, batch) -> (TrainState, metrics), for any mapper that binds the axis.
 
         samples <- chains on E_theta;  theta <- optimiser(theta, mean over devices of grad L);  ema <- ema ema + (1 - ema) theta
@@ -53,8 +53,8 @@ def make_local_step(method, optimizer, prepare, *, ema=0.0, watch_every=0):
     Args:
       prepare: (key, x) -> x of one example, on the device. ema: in [0, 1), 0 keeps none.
       watch_every: at every so manieth step the gradient norm of each addend is computed too ('grad_norm/NAME'; -1 at other steps).
-    Metrics: 'loss', 'grad_norm', 'loss/NAME' of each addend, those of the method, and 'finite': 1.0, or 0.0 where the loss, an
-      addend, a metric (energies among them) or the gradient is not finite.
+    Metrics: 'loss', 'grad_norm', 'loss/NAME' of each addend, those of the method, and 'healthy': False where the loss, an
+      addend, a metric (energies among them) or the gradient is not finite, or |loss| > loss_limit.
     """
     def local_step(state, batch):
         prepare_key, sample_key, loss_key = jax.random.split(jax.random.fold_in(state.key, state.step), 3)
@@ -74,7 +74,8 @@ def make_local_step(method, optimizer, prepare, *, ema=0.0, watch_every=0):
         metrics = {'loss': loss, **{f'loss/{name}': value for name, value in addends.items()}, **metrics}
         metrics = across.mean(metrics)
         metrics['grad_norm'] = optax.tree.norm(grads)
-        metrics['finite'] = jnp.all(jnp.isfinite(jnp.stack([jnp.asarray(m, jnp.float32) for m in metrics.values()])))
+        finite = jnp.all(jnp.isfinite(jnp.stack([jnp.asarray(m, jnp.float32) for m in metrics.values()])))
+        metrics['healthy'] = finite & (jnp.abs(metrics['loss']) <= loss_limit)
         if watch_every:
             metrics.update(_watch((state.step + 1) % watch_every == 0, addends_of, state.params, tuple(addends)))
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
@@ -96,13 +97,13 @@ def _watch(now, addends_of, params, names):
     return {f'grad_norm/{name}': value for name, value in norms.items()}
 
 
-def make_train_step(method, optimizer, prepare, *, devices=None, ema=0.0, watch_every=0):
+def make_train_step(method, optimizer, prepare, *, devices=None, ema=0.0, loss_limit=1e8, watch_every=0):
     """`make_local_step` over devices (default: all local ones), compiled once, the state donated.
 
     Takes a state from `shard_state` and a batch with leaves [devices, N / devices, ...]. Returns the new state and metrics.
     """
     axes = TrainState(step=None, params=None, opt_state=None, ema_params=None, chains=0, key=None)
-    local_step = make_local_step(method, optimizer, prepare, ema=ema, watch_every=watch_every)
+    local_step = make_local_step(method, optimizer, prepare, ema=ema, loss_limit=loss_limit, watch_every=watch_every)
     return jax.pmap(local_step, axis_name=across.AXIS, in_axes=(axes, 0), out_axes=(axes, None), devices=devices,
                     donate_argnums=0)
 

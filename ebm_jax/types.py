@@ -24,7 +24,7 @@ class Network(NamedTuple):
 
 class Info(NamedTuple):
     """What one step of a kernel saw; all scalars, and free where nothing reads them."""
-    energy: Array       # E at the position the step started from
+    energy: Array       # E where the gradient was taken: at the start of the step, or after its noise where that comes first
     grad_norm: Array    # Euclidean norm of grad E there, before any clipping
     acceptance: Array   # probability with which the proposal was accepted; 1 for kernels without a test
     clipped: Array      # share of gradient entries that grad_clip cut
@@ -65,3 +65,4 @@ class Method(NamedTuple):
     sample: Callable
     loss: Callable
     gradients_per_step: int = 0   # gradients of the energy along the chains in one training step, over all devices
+    chain_steps: int = 1          # steps of each chain in one training step; both are for the forecast

@@ -22,8 +22,8 @@ def get_config():
     config.steps = 26 * EPOCH
     config.shards = 6
     config.optimizer.update(dict(learning_rate=7e-5, milestones=tuple(epoch * EPOCH for epoch in range(5, 26, 3)), drop=0.6, ema=0.0))
-    config.sampler.update(dict(step_size=0.1, noise_scale=None, temperature=1e-4, momentum=0.1, extra_step_every=EPOCH, adaptive=True))
-    config.fresh.update(dict(step_size=0.1, noise_scale=None, temperature=1e-4))
+    config.sampler.update(dict(step_size=0.1, noise=1e-4, noise_is_temperature=True, momentum=0.1, extra_step_every=EPOCH, adaptive=True))
+    config.fresh.update(dict(step_size=0.1, noise=1e-4, noise_is_temperature=True))
     config.loss.update(dict(balanced=True, alpha=1.0, num_negatives=6, conditional=0.9))
     return config
 

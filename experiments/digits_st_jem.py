@@ -16,7 +16,7 @@ from experiments.parts import image_jem, jem_config
 
 def get_config():
     config = jem_config()
-    config.steps = 1200
+    config.steps = config.optimizer.decay_steps = 1200
     config.optimizer.learning_rate = 5e-3
     config.sampler.num_steps = 5
     config.loss.alpha = 1.0

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 from absl import flags
 
+from ebm_jax import data
 from ebm_jax.apply.sample import sample
 from ebm_jax.errors import InputError
 from ebm_jax.evaluate import calibration, ood, predict, report, samples
@@ -41,8 +42,8 @@ def run(values):
     outside = {name: outsiders(spec, parts.test) for name, spec in requested(config, values.ood).items()}
     inside = predict.over(parts.predict, averaged(state), parts.test)
     found, lines = {'step': int(state.step)}, [f'Evaluation of {workdir}, step {int(state.step)}']
-    for figures, text in (classifier(workdir, config, parts, inside), detection(workdir, parts, state, inside, outside, values),
-                          samples_of(workdir, parts, state, values)):
+    for figures, text in (classifier(workdir, config, parts, state, inside), detection(workdir, parts, state, inside, outside, values),
+                          samples_of(workdir, config, parts, state, values)):
         found.update(figures)
         lines += ['', *text]
     report.curves(workdir / 'curves.png', workdir / 'metrics.jsonl', CURVES)
@@ -66,14 +67,15 @@ def requested(config, additions):
     return {name: spec for name, spec in sets.items() if spec}
 
 
-def classifier(workdir, config, parts, inside):
+def classifier(workdir, config, parts, state, inside):
     """Accuracy and calibration on the test set."""
     logits, labels = inside.logits, parts.test.y
     accuracy, ece = calibration.accuracy(logits, labels), calibration.expected_calibration_error(logits, labels)
     report.reliability_plot(workdir / 'reliability.png', *calibration.reliability(logits, labels), ece)
     return {'test_accuracy': accuracy, 'ece': ece}, [
         f'test accuracy  {100 * accuracy:6.2f} %   {len(logits):,} test examples of {parts.test.name}, input noise '
-        f'N(0, {config.data.noise:g}^2) as in training, moving average of the parameters',
+        f'N(0, {config.data.noise:g}^2) as in training, '
+        f'{"moving average of the parameters" if state.ema_params else "parameters of the last step"}',
         f'ECE            {100 * ece:6.2f} %   20 equal bins of max p(y|x), the same examples; reliability.png']
 
 
@@ -85,8 +87,8 @@ def detection(workdir, parts, state, inside, outside, values):
              f'{"set":<16}{"examples":>9}  {"score":<10}{"AUROC":>7}  {"interval":<16}{"AUPR":>6}{"FPR95":>7}']
     found, log_px = {}, {}
     for name, examples in outside.items():
-        examples = examples._replace(x=examples.x[:values.limit], y=examples.y[:values.limit])
-        scores = predict.over(parts.predict, averaged(state), examples)
+        examples = data.some(examples, values.limit)
+        scores = predict.over(parts.predict, averaged(state), examples, seed=1)
         log_px[name], found[name] = scores.log_px, {}
         for score in SCORES:
             pair = getattr(inside, score), getattr(scores, score)
@@ -100,9 +102,9 @@ def detection(workdir, parts, state, inside, outside, values):
     return {'ood': found}, lines
 
 
-def samples_of(workdir, parts, state, values):
+def samples_of(workdir, config, parts, state, values):
     """Fresh and buffer samples as grids, the conditional ones judged by an independent classifier."""
-    classes, num = parts.train.num_classes, values.fresh_per_class
+    classes, num, c = parts.train.num_classes, values.fresh_per_class, config.fresh
     labels = np.repeat(np.arange(classes), num)
     fresh = sample(jax.random.key(1), parts.energy_fn, averaged(state), parts.kernel, parts.start,
                    np.concatenate([labels, np.full(100, UNLABELLED)]), parts.fresh_steps, description='fresh samples')
@@ -113,12 +115,13 @@ def samples_of(workdir, parts, state, values):
     diversity, by_class = samples.diversity(conditional, labels, parts.train)
     in_columns = np.arange(len(labels)).reshape(classes, num)[:, :10].T.reshape(-1)
     for name, images, columns in (('fresh_conditional', conditional[in_columns], classes), ('fresh_unconditional', unconditional, 10),
-                                  ('buffer', *buffer_picture(state, classes)), ('data', parts.train.x[:100] / 127.5 - 1, 10)):
+                                  ('buffer', *buffer_picture(state, classes)), ('data', data.some(parts.train, 100).x / 127.5 - 1, 10)):
         save_grid(workdir / 'samples' / f'{name}.png', image_grid(images, columns))
     figures = {'conditional_sample_accuracy': recognised, 'conditional_sample_diversity': diversity,
                'conditional_sample_diversity_by_class': by_class, 'judge_accuracy': own}
     return figures, [
-        f'Fresh chains: {parts.fresh_steps} steps from the start distribution, kernel as configured (config.fresh, config.sampler).',
+        f'Fresh chains: {parts.fresh_steps} Langevin steps of size {c.step_size:g} from the start distribution, '
+        f'{"temperature" if c.noise_is_temperature else "noise"} {c.noise:g}.',
         f'conditional samples recognised  {100 * recognised:6.2f} %   {len(labels)} fresh samples, {num} of each class, judged by a '
         f'support vector machine fitted on real training images (its own test accuracy: {100 * own:.2f} %)',
         f'diversity within a class        {diversity:6.2f}     mean pairwise distance over that of real images of the class; smallest '
@@ -127,4 +130,4 @@ def samples_of(workdir, parts, state, values):
 
 
 if __name__ == '__main__':
-    launch.main(run, define)
+    launch.main(run, define, __doc__)

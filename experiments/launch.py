@@ -15,21 +15,23 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from ebm_jax.errors import Diverged, InputError
-from ebm_jax.record import write_json
 
 FREE_ON_RESUME = {'steps', 'log_every', 'checkpoint_every', 'picture_every', 'evaluate_every'}
 
 
-def main(run, define_flags):
+def main(run, define_flags, description):
     """Parse flags and call `run(flag values)`; turn the user's mistakes into one sentence."""
     values = flags.FlagValues()
     try:
         define_flags(values)
+        if any(argument in ('-h', '--help', '-help', '--helpfull') for argument in sys.argv[1:]):
+            print(f'{description}\n{values.get_help()}')
+            sys.exit(0)
         extra = values(sys.argv)[1:]
         if extra:
             raise InputError(f'unknown arguments {" ".join(extra)}: settings look like --config.key=value')
     except (flags.Error, InputError, AttributeError, KeyError, TypeError, ValueError) as error:
-        end(f'{str(error).strip().splitlines()[0]} (see --helpfull for the flags)')
+        end(f'{str(error).strip().splitlines()[0]} (--help shows the flags)')
     try:
         run(values)
     except InputError as error:
@@ -56,22 +58,15 @@ def train(module_name):
 
     def run(values):
         workdir, config = pathlib.Path(values.workdir), values.config
-        check_config(module.get_config(), config)
+        settings = {'experiment': module_name, 'config': json.loads(config.to_json())}
+        check_same_run(workdir, settings)
         use_all_cores(config)
-        claim(workdir, module_name, config)
         parts = build(module, config)
         from ebm_jax.fit import fit
-        fit(**parts.fit, workdir=workdir)
+        fit(**parts.fit, workdir=workdir, settings=settings)
         print(f'Trained: {workdir}. Next: python -m experiments.evaluate --workdir={workdir}')
 
-    main(run, define)
-
-
-def check_config(default, config):
-    """Numbers must be finite."""
-    for key, value in flatten(config).items():
-        if isinstance(value, float) and not math.isfinite(value):
-            raise InputError(f'--config.{key} must be a finite number, got {value}')
+    main(run, define, module.__doc__)
 
 
 def build(module, config):
@@ -92,29 +87,26 @@ def use_all_cores(config):
     """
     chosen = 'xla_force_host_platform_device_count' in os.environ.get('XLA_FLAGS', '') or 'JAX_NUM_CPU_DEVICES' in os.environ
     if not chosen:
-        common = math.gcd(config.batch_size, config.shards)
+        common = math.gcd(config.batch_size, config.shards) or 1
         cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
         jax.config.update('jax_num_cpu_devices', max(n for n in range(1, max(cores, 1) + 1) if n == 1 or common % n == 0))
 
 
-def claim(workdir, module_name, config):
-    """Write config.json, or check that the run already there has the same settings."""
-    path = workdir / 'config.json'
-    mine = {'experiment': module_name, 'config': json.loads(config.to_json())}
-    if path.exists():
-        there, _ = read_config(workdir)
-        old, new = flatten(there['config']), flatten(mine['config'])
-        changed = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key) and key not in FREE_ON_RESUME)
-        if there['experiment'] != module_name:
-            raise InputError(f'{workdir} holds a run of {there["experiment"]}: choose another --workdir for {module_name}')
-        if changed:
-            listed = ', '.join(f'{key} ({old.get(key)} there, {new.get(key)} now)' for key in changed)
-            raise InputError(f'{workdir} holds a run with other settings: {listed}; use those, or another --workdir')
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        write_json(path, mine)
-    except OSError as error:
-        raise InputError(f'--workdir={workdir} cannot be written ({error.strerror}): choose a folder of yours') from error
+def check_same_run(workdir, settings):
+    """Refuse to continue a run under other settings. A workdir without checkpoints holds no run yet."""
+    if workdir.exists() and not workdir.is_dir():
+        raise InputError(f'--workdir={workdir} is a file: choose a folder')
+    if not any((workdir / 'checkpoints').glob('[0-9]*')):
+        return
+    there, _ = read_config(workdir)
+    if there['experiment'] != settings['experiment']:
+        raise InputError(f'{workdir} holds a run of {there["experiment"]}: choose another --workdir for {settings["experiment"]}')
+    old, new = flatten(there['config']), flatten(settings['config'])
+    changed = sorted(key for key in old.keys() | new.keys()
+                     if old.get(key) != new.get(key) and key not in FREE_ON_RESUME and not key.startswith('ood.'))
+    if changed:
+        listed = ', '.join(f'{key} ({old.get(key)} there, {new.get(key)} now)' for key in changed)
+        raise InputError(f'{workdir} holds a run with other settings: {listed}; use those, or another --workdir')
 
 
 def read_config(workdir):
@@ -124,8 +116,8 @@ def read_config(workdir):
         raise InputError(f'no run in {workdir} (config.json is missing): give the --workdir of a training run')
     try:
         content = json.loads(path.read_text())
-        return content, importlib.import_module(content['experiment'])
-    except (json.JSONDecodeError, KeyError, ModuleNotFoundError) as error:
+        return {'experiment': content['experiment'], 'config': dict(content['config'])}, importlib.import_module(content['experiment'])
+    except (KeyError, TypeError, ValueError, ModuleNotFoundError) as error:
         raise InputError(f'{path} cannot be used ({error}): it is damaged, or its experiment is not on the Python path') from error
 
 
@@ -141,7 +133,7 @@ def restore(workdir):
     use_all_cores(config)
     parts = build(module, config)
     from ebm_jax.checkpoint import Checkpoints
-    with contextlib.closing(Checkpoints(pathlib.Path(workdir) / 'checkpoints')) as checkpoints:
+    with contextlib.closing(Checkpoints(pathlib.Path(workdir) / 'checkpoints', read_only=True)) as checkpoints:
         return config, parts, checkpoints.restore(parts.state_shapes())
 
 

@@ -8,11 +8,11 @@ from experiments.parts import image_jem, jem_config
 
 def get_config():
     config = jem_config()
-    config.steps = 4500
+    config.steps = config.optimizer.decay_steps = 4500
     config.data.source = 'npz:data/mnist.npz'
     config.data.noise = 0.05
     config.optimizer.update(dict(learning_rate=2e-3, warmup=200, ema=0.995))
-    config.sampler.update(dict(num_steps=10, noise_scale=0.01))
+    config.sampler.update(dict(num_steps=10))
     config.buffer.capacity = 8192
     config.loss.alpha = 1.0
     config.ood = dict(fashion='npz:data/fashion_mnist_test.npz', rotated='rotated', inverted='inverted', noise='noise', mixed='mixed')

@@ -1,4 +1,5 @@
 """What the experiments share: data by name, optimiser, and the parts of a JEM run on images."""
+import math
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -6,7 +7,6 @@ import jax
 import numpy as np
 import optax
 from ml_collections import ConfigDict
-from ml_collections.config_dict import placeholder
 
 from ebm_jax import adapt, augment, data, mcmc, objectives, replay
 from ebm_jax.errors import InputError
@@ -71,26 +71,42 @@ def jem_config():
     config.log_every, config.checkpoint_every, config.picture_every, config.evaluate_every = 50, 500, 500, 500
     config.data = ConfigDict(dict(source='digits', noise=0.03, crop=0, flip=False))
     config.ood = ConfigDict(dict(rotated='rotated', inverted='inverted', noise='noise', mixed='mixed'))
-    config.optimizer = ConfigDict(dict(learning_rate=1e-3, warmup=50, b1=0.9, b2=0.999, clip_norm=0.0, ema=0.99,
-                                       milestones=(), drop=1.0, decay_to=0.05))   # without milestones, a cosine to decay_to
-    # Exactly one of noise_scale and temperature, see mcmc.langevin; with adaptive, the temperature is where tuning begins.
-    config.sampler = ConfigDict(dict(step_size=1.0, noise_scale=placeholder(float), temperature=placeholder(float), momentum=0.0,
-                                     num_steps=20, extra_step_every=0, adaptive=False))
-    config.fresh = ConfigDict(dict(step_size=1.0, noise_scale=placeholder(float), temperature=placeholder(float), num_steps=200))
-    config.sampler.noise_scale = config.fresh.noise_scale = 0.01
+    # Linear warm-up, then a cosine to decay_to of the rate at decay_steps; with milestones times `drop` at each instead.
+    config.optimizer = ConfigDict(dict(learning_rate=1e-3, warmup=50, decay_steps=1000, decay_to=0.05, milestones=(), drop=1.0,
+                                       b1=0.9, b2=0.999, clip_norm=0.0, ema=0.99))
+    # noise: of its own scale, or a temperature, see mcmc.langevin. adaptive takes a temperature, where tuning begins.
+    config.sampler = ConfigDict(dict(step_size=1.0, noise=0.01, noise_is_temperature=False, momentum=0.0, num_steps=20, extra_step_every=0,
+                                     adaptive=False))
+    config.fresh = ConfigDict(dict(step_size=1.0, noise=0.01, noise_is_temperature=False, num_steps=200))
     config.buffer = ConfigDict(dict(capacity=2048, restart=0.05))
     config.loss = ConfigDict(dict(balanced=True, beta=1.0, include_positives=True, num_negatives=64, conditional=0.5, p_x_weight=1.0,
                                   alpha=0.0, entropy_weight=0.0))
     return config
 
 
+def check(config):
+    """Refuse numbers that no part would refuse by itself, by their names."""
+    o = config.optimizer
+    for name, value, fine in (
+            ('seed', config.seed, config.seed >= 0), ('batch_size', config.batch_size, config.batch_size >= 1),
+            ('shards', config.shards, config.shards >= 1), ('fresh.num_steps', config.fresh.num_steps, config.fresh.num_steps >= 1),
+            ('optimizer.learning_rate', o.learning_rate, 0 < o.learning_rate < math.inf), ('optimizer.warmup', o.warmup, o.warmup >= 0),
+            ('optimizer.ema', o.ema, 0 <= o.ema < 1), ('optimizer.decay_steps', o.decay_steps, o.decay_steps > o.warmup),
+            ('data.crop', config.data.crop, config.data.crop >= 0), ('evaluate_every', config.evaluate_every, config.evaluate_every >= 0)):
+        if not fine:
+            raise InputError(f'--config.{name}={value} is out of range')
+    for name in ('p_x_weight', 'alpha', 'entropy_weight'):
+        if not math.isfinite(config.loss[name]):
+            raise InputError(f'--config.loss.{name}={config.loss[name]} must be a finite number')
+
+
 def learning_rate_of(config):
-    """Linear warm-up; then times `drop` at each milestone (a step), or without milestones a cosine to `decay_to` of the rate."""
+    """step -> learning rate."""
     c = config.optimizer
     if c.milestones:
         after = optax.piecewise_constant_schedule(c.learning_rate, {int(step) - c.warmup: c.drop for step in c.milestones})
         return optax.join_schedules([optax.linear_schedule(0.0, c.learning_rate, c.warmup), after], [c.warmup])
-    return optax.warmup_cosine_decay_schedule(0.0, c.learning_rate, c.warmup, max(config.steps, c.warmup + 1), c.learning_rate * c.decay_to)
+    return optax.warmup_cosine_decay_schedule(0.0, c.learning_rate, c.warmup, c.decay_steps, c.learning_rate * c.decay_to)
 
 
 def optimizer_of(config):
@@ -115,11 +131,14 @@ def image_jem(config, module_of, start=None):
 
     Args: module_of: number of classes -> linen module. start: of the chains, default U(-1, 1).
     """
+    check(config)
     train, test = load(config.data.source, 'train'), load(config.data.source, 'test')
     shape, num_classes = train.x.shape[1:], train.num_classes
     if test.x.shape[1:] != shape or test.num_classes > num_classes:
         raise InputError(f'{config.data.source}: training images are {list(shape)} in {num_classes} classes, test images '
                          f'{list(test.x.shape[1:])} in {test.num_classes}: both splits must agree')
+    if train.x.shape == test.x.shape and np.array_equal(train.x, test.x):
+        raise InputError(f'{config.data.source} has no test split of its own: give x_train and x_test, or the folders train and test')
     network = per_example(module_of(num_classes))
     start = start or replay.uniform_start(shape)
     method = jem(network, sampler_of(config), buffer_of(config, start, num_classes), weights=weights_of(config),
@@ -127,7 +146,7 @@ def image_jem(config, module_of, start=None):
                  extra_step_every=config.sampler.extra_step_every, shards=config.shards, conditional=config.loss.conditional,
                  p_x_weight=config.loss.p_x_weight, alpha=config.loss.alpha, entropy_weight=config.loss.entropy_weight)
     predict_fn = predict.predictor(network, prepare_of(config, training=False))
-    some = test._replace(x=test.x[:2000], y=test.y[:2000])   # for the curve during training; `evaluate` takes all
+    some = data.some(test, 2000)   # for the curve during training; `evaluate` takes all
 
     def accuracy(state):
         return {'test_accuracy': calibration.accuracy(predict.over(predict_fn, averaged(state), some).logits, some.y)}
@@ -138,23 +157,27 @@ def image_jem(config, module_of, start=None):
                picture_every=config.picture_every, evaluate_every=config.evaluate_every,
                pictures=lambda state: {'buffer': buffer_picture(state, num_classes)},
                evaluate=accuracy)
-    c = config.fresh
     return Parts(fit, network, predict_fn, train, test, lambda params, x, label: objectives.energy_of(network.apply(params, x), label),
-                 start, mcmc.langevin(c.step_size, noise_scale=c.noise_scale, temperature=c.temperature), c.num_steps)
+                 start, kernel_of(config.fresh), config.fresh.num_steps)
+
+
+def kernel_of(c, momentum=0.0):
+    """The Langevin kernel of config.sampler or config.fresh."""
+    return mcmc.langevin(c.step_size, **{'temperature' if c.noise_is_temperature else 'noise_scale': c.noise}, momentum=momentum)
 
 
 def sampler_of(config):
     c = config.sampler
-    if c.adaptive:
-        if c.temperature is None or c.noise_scale is not None:
-            raise InputError('the adaptive sampler follows a temperature: set config.sampler.temperature > 0 and no noise_scale')
-        return adapt.adaptive(c.step_size, c.temperature ** -0.5, momentum=c.momentum)
-    return adapt.fixed(mcmc.langevin(c.step_size, noise_scale=c.noise_scale, temperature=c.temperature, momentum=c.momentum))
+    if not c.adaptive:
+        return adapt.fixed(kernel_of(c, c.momentum))
+    if not c.noise_is_temperature or c.noise <= 0:
+        raise InputError('the adaptive sampler needs --config.sampler.noise_is_temperature=true and a noise > 0')
+    return adapt.adaptive(c.step_size, c.noise ** -0.5, momentum=c.momentum)
 
 
 def buffer_of(config, start, num_classes):
     """One shard of the buffer: in blocks by class where some chains are conditional."""
-    capacity, restart = config.buffer.capacity // config.shards, config.buffer.restart
+    capacity, restart = -(-config.buffer.capacity // config.shards), config.buffer.restart   # at least the capacity in all
     if config.loss.conditional > 0:
         return replay.class_conditional(start, capacity, num_classes, unlabelled=1 - config.loss.conditional, restart=restart)
     return replay.persistent(start, capacity, restart=restart)
@@ -175,8 +198,9 @@ def buffer_picture(state, num_classes, per_class=10):
     """(images, columns): chains of the buffer, a column for each class and for p(x), the oldest of each first."""
     buffer = state.chains.buffer
     position, label, age = (np.asarray(leaf).reshape(-1, *leaf.shape[2:]) for leaf in (buffer.position, buffer.label, buffer.age))
-    kinds = [c for c in (*range(num_classes), UNLABELLED) if np.any(label == c)]
-    rows = [np.flatnonzero(label == c)[np.argsort(-age[label == c], kind='stable')] for c in kinds]
-    shortest = min(per_class if len(kinds) > 1 else 100, *map(len, rows)) if len(kinds) > 1 else min(100, len(rows[0]))
-    picked = np.stack([row[:shortest] for row in rows], 1)   # [examples, kinds]
-    return position[picked.reshape(-1)], len(kinds) if len(kinds) > 1 else 10
+    of_kind = {kind: np.flatnonzero((label == kind) & (age >= 0)) for kind in (*range(num_classes), UNLABELLED)}
+    oldest = [entries[np.argsort(-age[entries], kind='stable')] for entries in of_kind.values() if len(entries)]
+    if len(oldest) == 1:
+        return position[oldest[0][:10 * per_class]], 10
+    rows = min(per_class, *map(len, oldest))
+    return position[np.stack([entries[:rows] for entries in oldest], 1).reshape(-1)], len(oldest)

@@ -41,4 +41,4 @@ def run(values):
 
 
 if __name__ == '__main__':
-    launch.main(run, define)
+    launch.main(run, define, __doc__)

@@ -160,13 +160,13 @@ def test_experiments_carry_their_command_and_build(name, tmp_path):
 def test_cifar10_configurations_are_the_cards():
     jem, st_jem = (importlib.import_module(f'experiments.cifar10_{name}').get_config() for name in ('jem', 'st_jem'))
     assert (jem.network.depth, jem.network.width, jem.batch_size, jem.steps // 781) == (28, 10, 64, 200)
-    assert (jem.sampler.num_steps, jem.sampler.step_size, jem.sampler.noise_scale) == (20, 1.0, 0.01)
+    assert (jem.sampler.num_steps, jem.sampler.step_size, jem.sampler.noise) == (20, 1.0, 0.01)
     assert (jem.buffer.capacity, jem.buffer.restart, jem.data.noise, jem.data.crop, jem.data.flip) == (10_000, 0.05, 0.03, 4, True)
     assert (jem.optimizer.learning_rate, jem.optimizer.warmup, jem.optimizer.drop) == (1e-4, 1000, 0.3)
     assert [m // 781 for m in jem.optimizer.milestones] == [160, 180] and not jem.loss.balanced
     assert (st_jem.optimizer.learning_rate, st_jem.optimizer.drop, st_jem.steps // 781) == (7e-5, 0.6, 26)
     assert (st_jem.loss.num_negatives, st_jem.loss.conditional, st_jem.loss.alpha, st_jem.loss.balanced) == (6, 0.9, 1.0, True)
-    assert (st_jem.sampler.step_size, st_jem.sampler.temperature, st_jem.sampler.momentum) == (0.1, 1e-4, 0.1)
+    assert (st_jem.sampler.step_size, st_jem.sampler.noise, st_jem.sampler.noise_is_temperature, st_jem.sampler.momentum) == (0.1, 1e-4, True, 0.1)
     assert st_jem.sampler.extra_step_every == 781 and st_jem.sampler.adaptive
     rate = lambda config, step: float(parts.learning_rate_of(config)(step))
     np.testing.assert_allclose([rate(jem, s) for s in (0, 500, 1000, 160 * 781 - 1, 160 * 781 + 1, 181 * 781)],

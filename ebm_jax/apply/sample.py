@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
+from ebm_jax import devices
 from ebm_jax.mcmc import run_chains
 
 
@@ -17,21 +18,21 @@ def sample(key, energy_fn, params, kernel, start, labels, num_steps, *, batch_si
       labels: int [N]; UNLABELLED for p(x). batch_size: chains at once.
     Returns: numpy [N, ...], in the network's units.
     """
-    compiled = partial(_sample, energy_fn, kernel, start, num_steps)
-    run = jax.jit(compiled)
-    labels = np.asarray(labels, np.int32)
+    split, whole, n = devices.batch_placement()
+    run = jax.jit(partial(_chains, energy_fn, kernel, start, num_steps))
+    params, labels = jax.device_put(params, whole), np.asarray(labels, np.int32)
     batch_size = min(batch_size, len(labels))
+    batch_size += -batch_size % n
     parts = []
     for begin in tqdm(range(0, len(labels), batch_size), desc=description, unit='batch', delay=2, leave=False):
         some = labels[begin:begin + batch_size]
         padded = np.concatenate([some, np.repeat(some[-1:], batch_size - len(some))])
-        parts.append(np.asarray(run(params, jax.random.fold_in(key, begin), padded))[:len(some)])
+        keys = jax.random.split(jax.random.fold_in(key, begin), batch_size)
+        parts.append(np.asarray(run(params, jax.device_put(keys, split), jax.device_put(padded, split)))[:len(some)])
     return np.concatenate(parts)
 
 
-def _sample(energy_fn, kernel, start, num_steps, params, key, labels):
-    start_key, chain_key = jax.random.split(key)
-    x = jax.vmap(start)(jax.random.split(start_key, len(labels)), labels)
-    x, _ = run_chains(jax.random.split(chain_key, len(labels)), kernel, partial(energy_fn, params), x, num_steps,
-                      jnp.asarray(labels))
-    return x
+def _chains(energy_fn, kernel, start, num_steps, params, keys, labels):
+    start_keys, chain_keys = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
+    x = jax.vmap(start)(start_keys, labels)
+    return run_chains(chain_keys, kernel, partial(energy_fn, params), x, num_steps, labels)[0]

@@ -4,9 +4,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from tqdm import tqdm
 
+from ebm_jax import devices
 from ebm_jax.objectives import marginal_energy
 
 
@@ -36,11 +36,9 @@ def over(predict, params, examples, *, seed=0, batch_size=256, description='pred
     Args: predict: from `predictor`. params: on any devices. examples: data.Examples. batch_size: rounded up to a multiple of the
       number of devices.
     """
-    devices = jax.local_devices()
-    batch_size += -batch_size % len(devices)
-    mesh = Mesh(devices, ('batch',), axis_types=(AxisType.Auto,))
-    split, whole = NamedSharding(mesh, PartitionSpec('batch')), NamedSharding(mesh, PartitionSpec())
-    params = jax.device_put(jax.device_get(params), whole)
+    split, whole, n = devices.batch_placement()
+    batch_size += -batch_size % n
+    params = jax.device_put(params, whole)
     parts = []
     starts = range(0, len(examples.x), batch_size)
     for start in tqdm(starts, desc=f'{description} {examples.name}', unit='batch', delay=2, leave=False):

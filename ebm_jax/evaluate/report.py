@@ -2,34 +2,27 @@
 import json
 import pathlib
 
-import matplotlib
 import numpy as np
-
-matplotlib.use('Agg')
-import matplotlib.pyplot as plt  # noqa: E402  (the backend must be chosen first: there may be no screen)
-
-
-def _save(figure, path):
-    figure.tight_layout()
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+from matplotlib.figure import Figure
 
 
 def reliability_plot(path, confidence, accuracy, share, ece):
     """Accuracy against confidence per bin, with the share of examples in each."""
-    figure, (top, below) = plt.subplots(2, 1, figsize=(5, 6), height_ratios=(3, 1), sharex=True)
+    figure = Figure(figsize=(5, 6), layout='tight')
+    top, below = figure.subplots(2, 1, height_ratios=(3, 1), sharex=True)
     top.plot([0, 1], [0, 1], '--', color='grey', label='perfectly calibrated')
     top.plot(confidence, accuracy, 'o-', label=f'model, ECE {100 * ece:.2f} %')
     top.set(ylabel='accuracy', xlim=(0, 1), ylim=(0, 1.02))
     top.legend()
     below.bar(confidence, share, width=0.04)
     below.set(xlabel='confidence max p(y|x)', ylabel='share of examples')
-    _save(figure, path)
+    figure.savefig(path, dpi=110)
 
 
 def score_histograms(path, inside, outside, score):
     """Histograms of one score on the test set and on each out-of-distribution set. inside [N]; outside {name: [M]}."""
-    figure, axis = plt.subplots(figsize=(7, 4))
+    figure = Figure(figsize=(7, 4), layout='tight')
+    axis = figure.subplots()
     low, high = np.percentile(np.concatenate([inside, *outside.values()]), [0.5, 99.5])
     bins = np.linspace(low, high, 60)
     for name, values in {'test': inside, **outside}.items():
@@ -37,13 +30,14 @@ def score_histograms(path, inside, outside, score):
                   alpha=0.6 if name == 'test' else 1, label=name)
     axis.set(xlabel=score, ylabel='density')
     axis.legend()
-    _save(figure, path)
+    figure.savefig(path, dpi=110)
 
 
 def curves(path, metrics_file, panels):
     """Curves of metrics.jsonl over steps. panels: a list of lists of metric names, one panel each; absent ones are left out."""
     rows = [json.loads(line) for line in pathlib.Path(metrics_file).read_text().splitlines()]
-    figure, axes = plt.subplots(1, len(panels), figsize=(4.5 * len(panels), 3.5), squeeze=False)
+    figure = Figure(figsize=(4.5 * len(panels), 3.5), layout='tight')
+    axes = figure.subplots(1, len(panels), squeeze=False)
     for axis, names in zip(axes[0], panels):
         for name in names:
             points = [(row['step'], row[name]) for row in rows if isinstance(row.get(name), (int, float))]
@@ -51,4 +45,4 @@ def curves(path, metrics_file, panels):
                 axis.plot(*zip(*points), label=name, marker='.' if len(points) < 10 else None)
         axis.set_xlabel('step')
         axis.legend()
-    _save(figure, path)
+    figure.savefig(path, dpi=110)

@@ -48,7 +48,7 @@ def jem(network, sampler, buffer, *, num_negatives, num_steps=20, weights=obj.un
       p_x_weight: factor on the generative part. alpha: weight of the batch's mutual information I = L_x - L_xy, usually in [0, 1].
       entropy_weight: weight of the entropy form of mutual information, H(mean p(y|x)) - mean H(p(y|x)); 0 leaves it out.
       conditional: share in [0, 1] of the chains that follow p(x|y), y drawn from the labels of the batch; the others follow p(x).
-        Exactly floor(M conditional) of the M chains of every step.
+        At each step M conditional of the M chains, rounded down or up so that the mean over steps is exact.
       shards: number of independent buffers; a multiple of the number of devices.
     Returns: Method. Its addends: 'classifier', 'positives', 'negatives' (and 'entropy_information').
     Raises: ValueError when a number is out of range or M does not divide.
@@ -73,12 +73,13 @@ def jem(network, sampler, buffer, *, num_negatives, num_steps=20, weights=obj.un
     def wanted_labels(key, shard_keys, batch):
         """[shards here, chains per shard]: labels from the batch's histogram, UNLABELLED for the chains on p(x)."""
         first = devices.positions(len(shard_keys)) * per_shard
-        shift = jax.random.randint(jax.random.fold_in(key, shards), (), 0, num_negatives)   # each shard gets its turn at p(x)
+        shift_key, quota_key = jax.random.split(jax.random.fold_in(key, shards))   # beyond the shards' own keys; the same on all devices
+        shift = jax.random.randint(shift_key, (), 0, num_negatives)                # each shard gets its turn at p(x)
         chain = (first[:, None] + jnp.arange(per_shard) + shift) % num_negatives
-        is_conditional = jnp.floor((chain + 1) * conditional) > jnp.floor(chain * conditional)
+        quota = jnp.floor(num_negatives * conditional + jax.random.uniform(quota_key))
         of_batch = devices.gather(batch['y']).astype(jnp.int32)
         pick = jax.vmap(lambda key: jax.random.randint(key, (per_shard,), 0, len(of_batch)))(shard_keys)
-        return jnp.where(is_conditional, of_batch[pick], UNLABELLED)
+        return jnp.where(chain < quota, of_batch[pick], UNLABELLED)
 
     def sample(key, params, chains, batch):
         here = len(chains.calls)
@@ -109,7 +110,8 @@ def jem(network, sampler, buffer, *, num_negatives, num_steps=20, weights=obj.un
         w = weights(e_pos, e_neg)
         up, down = obj.contrast(e_pos, e_neg, w)
         if alpha:
-            up_y, down_y = obj.class_contrast(pos, batch['y'], neg, weights)
+            w_y = weights(-pos, -neg)   # [N, C], [M, C]: a set of weights for each class
+            up_y, down_y = obj.class_contrast(pos, batch['y'], neg, w_y)
             up, down = (1 - alpha) * up + alpha * up_y, (1 - alpha) * down + alpha * down_y
         addends = {'classifier': obj.cross_entropy(pos, batch['y']), 'positives': p_x_weight * up, 'negatives': p_x_weight * down}
         if entropy_weight:
@@ -122,6 +124,9 @@ def jem(network, sampler, buffer, *, num_negatives, num_steps=20, weights=obj.un
             'chain_age_mean': jnp.mean(samples.age.astype(jnp.float32)),
             'chain_age_max': devices.maximum(jnp.max(samples.age)).astype(jnp.float32),
         }
+        if alpha:
+            shares = obj.class_shares(batch['y'], pos.shape[1])
+            metrics['effective_sample_size_by_class'] = shares @ obj.effective_sample_size(w_y)
         return addends, metrics
 
-    return Method(init, sample, loss, num_negatives * num_steps)
+    return Method(init, sample, loss, num_negatives * num_steps, num_steps)
