@@ -25,6 +25,7 @@ class ConvNet(nn.Module):
     """3x3 convolutions with swish, a dense head on what is left of the grid: [N, H, W, C] -> logits [N, num_classes].
 
     widths: channels of each layer; strides: of each layer, 1 or 2. dtype: compute type, bfloat16 or float32.
+    Raises: ValueError when they are not equally many.
     """
     num_classes: int
     widths: Sequence[int] = (32, 64, 128)
@@ -33,7 +34,9 @@ class ConvNet(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        for width, stride in zip(self.widths, self.strides, strict=True):
+        if len(self.widths) != len(self.strides):
+            raise ValueError(f'widths and strides must be equally many, got {self.widths} and {self.strides}')
+        for width, stride in zip(self.widths, self.strides):
             x = nn.swish(Conv(width, (3, 3), (stride, stride), dtype=self.dtype)(x))
         return nn.Dense(self.num_classes, dtype=jnp.float32)(x.reshape(len(x), -1))
 

@@ -3,8 +3,8 @@
     python -m experiments.cifar10_jem --workdir=runs/cifar10_jem --config.data.source=tfds:cifar10
     python -m experiments.evaluate --workdir=runs/cifar10_jem
 
-Time: 156,200 steps; see docs/results.md for measured steps per second. Expected (published): accuracy 92.9 %, AUROC of max p(y|x) .87
-against CIFAR-100. Its users report that the loss explodes after 2 to 27 epochs; cifar10_st_jem is the stable relative.
+Time: 156,200 steps; not yet run in full (docs/results.md). Expected (published): accuracy 92.9 %, AUROC of max p(y|x) .87 against
+CIFAR-100. Its users report that the loss explodes after 2 to 27 epochs; cifar10_st_jem is the stable relative.
 On a laptop: --config.network.depth=10 --config.network.width=1 --config.steps=300 --config.optimizer.warmup=50
 """
 from functools import partial

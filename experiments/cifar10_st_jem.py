@@ -7,8 +7,7 @@
 x += a/2 g + sqrt(a)/100 N(0, I) with a = 0.2 (step size 0.1 and temperature 1e-4 here), Adam 7e-5 with x0.6 every 3 epochs from epoch 5.
 The loss is L_yx + L_xy (alpha = 1). Shards are 6, so it splits over 1 or 2 devices; on 8: --config.shards=8 --config.loss.num_negatives=8.
 
-Time: 20,306 steps; see docs/results.md for measured steps per second and for what has been measured so far. No published figure of
-this very configuration is known to us.
+Time: 20,306 steps; not yet run in full (docs/results.md). Expected: no published figure of this very configuration is known to us.
 On a laptop: --config.network.depth=10 --config.network.width=1 --config.steps=300 --config.optimizer.warmup=50
 """
 from experiments import cifar10_jem, launch

@@ -3,6 +3,9 @@ chains that it needs to stay finite.
 
     python -m experiments.digits_jem --workdir=runs/digits_jem
     python -m experiments.evaluate --workdir=runs/digits_jem
+
+Time: about a minute of training on 2 CPU cores. Expected: accuracy 98.3 %, 100 % of fresh conditional samples recognised at .8 of the
+data's variety; AUROC of log p(x) 1.00 against rotated, inverted and noise images, .90 against mixtures of two digits.
 """
 from experiments import digits_st_jem, launch
 

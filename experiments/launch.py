@@ -66,7 +66,8 @@ def train(module_name):
         fit(**parts.fit, workdir=workdir, settings=settings)
         print(f'Trained: {workdir}. Next: python -m experiments.evaluate --workdir={workdir}')
 
-    main(run, define, module.__doc__)
+    listed = '\n'.join(f'  {key} = {value}' for key, value in flatten(module.get_config()).items())
+    main(run, define, f'{module.__doc__}\nSettings, each changed by --config.KEY=VALUE:\n{listed}\n')
 
 
 def build(module, config):

@@ -86,18 +86,21 @@ def jem_config():
 
 def check(config):
     """Refuse numbers that no part would refuse by itself, by their names."""
-    o = config.optimizer
-    for name, value, fine in (
-            ('seed', config.seed, config.seed >= 0), ('batch_size', config.batch_size, config.batch_size >= 1),
-            ('shards', config.shards, config.shards >= 1), ('fresh.num_steps', config.fresh.num_steps, config.fresh.num_steps >= 1),
-            ('optimizer.learning_rate', o.learning_rate, 0 < o.learning_rate < math.inf), ('optimizer.warmup', o.warmup, o.warmup >= 0),
-            ('optimizer.ema', o.ema, 0 <= o.ema < 1), ('optimizer.decay_steps', o.decay_steps, o.decay_steps > o.warmup),
-            ('data.crop', config.data.crop, config.data.crop >= 0), ('evaluate_every', config.evaluate_every, config.evaluate_every >= 0)):
+    o, loss = config.optimizer, config.loss
+    requirements = {
+        'seed': (config.seed >= 0, 'at least 0'), 'batch_size': (config.batch_size >= 1, 'at least 1'),
+        'shards': (config.shards >= 1, 'at least 1'), 'evaluate_every': (config.evaluate_every >= 0, 'at least 0 (0: never)'),
+        'data.crop': (config.data.crop >= 0, 'at least 0'), 'fresh.num_steps': (config.fresh.num_steps >= 1, 'at least 1'),
+        'optimizer.learning_rate': (0 < o.learning_rate < math.inf, 'finite and above 0'),
+        'optimizer.warmup': (o.warmup >= 0, 'at least 0'),
+        'optimizer.decay_steps': (bool(o.milestones) or o.decay_steps > o.warmup, 'above optimizer.warmup'),
+        'optimizer.ema': (0 <= o.ema < 1, 'in [0, 1)'), 'loss.p_x_weight': (0 <= loss.p_x_weight < math.inf, 'finite and at least 0'),
+        'loss.alpha': (math.isfinite(loss.alpha), 'finite'), 'loss.entropy_weight': (math.isfinite(loss.entropy_weight), 'finite')}
+    values = config.to_dict()
+    for name, (fine, must) in requirements.items():
         if not fine:
-            raise InputError(f'--config.{name}={value} is out of range')
-    for name in ('p_x_weight', 'alpha', 'entropy_weight'):
-        if not math.isfinite(config.loss[name]):
-            raise InputError(f'--config.loss.{name}={config.loss[name]} must be a finite number')
+            group, _, key = name.rpartition('.')
+            raise InputError(f'--config.{name} must be {must}, got {(values[group] if group else values)[key]}')
 
 
 def learning_rate_of(config):

@@ -3,6 +3,8 @@ import os
 import shutil
 import tempfile
 
+os.environ['JAX_PLATFORMS'] = 'cpu'   # eight fake devices, also on a machine with an accelerator
+
 # One cache of compiled programs for this run of the suite, its workers and the commands that it starts: half the time goes to compilation.
 if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
     os.environ['JAX_COMPILATION_CACHE_DIR'] = tempfile.mkdtemp(prefix='ebm_jax_tests_')

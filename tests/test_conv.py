@@ -47,7 +47,7 @@ def test_second_order_equals_xlas():
 def slow_layouts(module, shape):
     """Kernel layouts of the convolutions in a compiled, scanned chain that XLA:CPU runs in its naive loop."""
     network = per_example(module)
-    params = network.init(jax.random.key(0), jnp.zeros(shape))
+    params = jax.jit(network.init)(jax.random.key(0), jnp.zeros(shape))
     chain = lambda params, keys, x: mcmc.run_chains(keys, mcmc.langevin(0.1, noise_scale=0.1),
                                                     lambda x: marginal_energy(network.apply(params, x)), x, 5)[0]
     text = jax.jit(chain).lower(params, jax.random.split(jax.random.key(0), 4), jnp.zeros((4, *shape))).compile().as_text()

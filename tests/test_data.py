@@ -45,6 +45,25 @@ def test_folder_of_images(tmp_path):
     np.testing.assert_array_equal(found.y, Y[order])
 
 
+def test_both_splits_of_a_folder_share_their_numbering(tmp_path):
+    for split, names in (('train', 'abc'), ('test', 'ac')):
+        for name in names:
+            (tmp_path / split / name).mkdir(parents=True)
+            Image.fromarray(X[0]).save(tmp_path / split / name / '0.png')
+    assert list(data.folder(tmp_path, 'train').y) == [0, 1, 2] and list(data.folder(tmp_path, 'test').y) == [0, 2]
+
+
+def test_palette_images_are_read_as_colours(tmp_path):
+    (tmp_path / 'a').mkdir()
+    Image.new('RGB', (4, 5), (204, 0, 102)).convert('P').save(tmp_path / 'a' / '0.png')
+    assert np.abs(data.folder(tmp_path, 'test').x[0].astype(int) - [204, 0, 102]).max() == 0
+
+
+def test_some_examples_are_not_the_first_ones():
+    examples = data.Examples('sorted', np.zeros((1000, 2, 2, 1), np.uint8), np.repeat(np.arange(10, dtype=np.int32), 100))
+    assert len(set(data.some(examples, 100).y)) == 10 and len(data.some(examples, 5000).y) == 1000
+
+
 def test_tfds_without_tensorflow(tmp_path):
     """A real prepared set, written as array_record by TFDS itself."""
     import tensorflow_datasets as tfds
@@ -83,6 +102,9 @@ def make_bad(tmp_path, kind):
         path.write_bytes(path.read_bytes()[:200])
     elif kind == 'not an archive':
         path.write_bytes(b'hello')
+    elif kind == 'npy':
+        with path.open('wb') as file:
+            np.save(file, X)
     elif kind == 'floats':
         np.savez(path, x_train=X / 255, y_train=Y)
     elif kind == 'labels missing':
@@ -96,8 +118,8 @@ def make_bad(tmp_path, kind):
     return path
 
 
-@pytest.mark.parametrize('kind', ['missing', 'truncated', 'not an archive', 'floats', 'labels missing', 'labels short', 'negative labels',
-                                  'other names'])
+@pytest.mark.parametrize('kind', ['missing', 'truncated', 'not an archive', 'npy', 'floats', 'labels missing', 'labels short',
+                                  'negative labels', 'other names'])
 def test_bad_files_get_one_sentence(tmp_path, kind):
     with pytest.raises(InputError) as caught:
         data.npz(make_bad(tmp_path, kind), 'train')

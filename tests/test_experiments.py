@@ -1,6 +1,7 @@
 """The command line: a run from start to samples, and every mistake ending in one sentence and exit code 2."""
 import importlib
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -18,8 +19,9 @@ SMALL = ['--config.steps=4', '--config.batch_size=16', '--config.log_every=2', '
          '--config.network.widths=(4,4,4)']
 
 
-def command(*arguments):
-    return subprocess.run([sys.executable, '-m', *arguments], cwd=ROOT, capture_output=True, text=True, timeout=400)
+def command(*arguments, devices=None):
+    environment = {**os.environ, **({'JAX_NUM_CPU_DEVICES': devices} if devices else {})}
+    return subprocess.run([sys.executable, '-m', *arguments], cwd=ROOT, capture_output=True, text=True, timeout=400, env=environment)
 
 
 @pytest.fixture(scope='module')
@@ -41,7 +43,6 @@ def test_rerunning_the_command_continues_the_run(trained):
 
 
 def test_several_cores_are_used_without_being_asked(trained):
-    import os
     cores = len(os.sched_getaffinity(0))
     devices = json.loads((trained[0] / 'summary.json').read_text())['devices']
     assert devices == f'{max(n for n in (1, 2, 4, 8) if n <= cores)} cpu device{"s" if cores > 1 else ""}'
@@ -60,6 +61,7 @@ def test_evaluate_writes_every_figure_under_its_stable_name(trained):
     low, high = full['ood']['noise']['log_px']['interval']['auroc']
     assert low <= full['ood']['noise']['log_px']['auroc'] <= high
     assert 0.45 < summary['ood_auroc']['extra']['log_px'] < 0.55   # the test set against itself, under other noise
+    assert full['ood']['extra']['log_px']['auroc'] != 0.5
     text = (workdir / 'evaluation.txt').read_text()
     assert text.strip() == done.stdout.strip() and 'support vector machine' in text and '20 equal bins' in text
     for name in ('reliability.png', 'scores.png', 'curves.png', 'samples/fresh_conditional.png', 'samples/fresh_unconditional.png',
@@ -75,12 +77,9 @@ def test_sample_draws_what_was_asked_for(trained, tmp_path):
     assert (tmp_path / 'threes.png').exists()
 
 
-def bad(tmp_path, trained):
-    """Mistake -> (module, arguments, what the sentence must say)."""
-    workdir = trained[0]
-    new = f'--workdir={tmp_path / "new"}'
-    (tmp_path / 'empty').mkdir(exist_ok=True)
-    np.savez(tmp_path / 'big.npz', x=np.zeros((20, 16, 16, 1), np.uint8), y=np.arange(20) % 10)
+def mistakes(workdir, tmp_path):
+    """Mistake -> (module, arguments, what the sentence must say); workdir holds a run."""
+    new, big, uneven = f'--workdir={tmp_path}/new', f'{tmp_path}/big.npz', f'{tmp_path}/uneven.npz'
     train, evaluate = 'experiments.digits_st_jem', 'experiments.evaluate'
     return {
         'unknown key': (train, [new, '--config.stepz=3'], 'stepz'),
@@ -94,30 +93,57 @@ def bad(tmp_path, trained):
         'batch too large': (train, [new, '--config.batch_size=2000'], 'larger than'),
         'number out of range': (train, [new, '--config.sampler.step_size=-1.0'], 'step_size'),
         'not finite': (train, [new, '--config.optimizer.learning_rate=nan'], 'learning_rate'),
+        'shapes of the splits': (train, [new, f'--config.data.source=npz:{uneven}'], 'both splits must agree'),
+        'no test split': (train, [new, f'--config.data.source=npz:{big}'], 'no test split'),
+        'batch not divisible by devices': (train, [new, '--config.batch_size=36'], 'divisible by 8'),
+        'chains not divisible by devices': (train, [new, '--config.shards=4'], 'divisible by 8'),
+        'negative seed': (train, [new, '--config.seed=-1'], 'seed'),
+        'no batch': (train, [new, '--config.batch_size=0'], 'batch_size'),
+        'widths of another length': (train, [new, '--config.network.widths=(4,4)'], 'widths'),
+        'adaptive without a temperature': (train, [new, '--config.sampler.adaptive=true'], 'noise_is_temperature'),
         'zero steps': (train, [new, '--config.steps=0'], 'at least 1'),
         'buffer too small': (train, [new, '--config.buffer.capacity=80'], 'enlarge the buffer'),
         'other settings': (train, [f'--workdir={workdir}', *SMALL, '--config.loss.alpha=0.25'], 'loss.alpha'),
         'other experiment': ('experiments.digits_jem', [f'--workdir={workdir}'], 'digits_st_jem'),
-        'workdir is a file': (train, [f'--workdir={tmp_path / "big.npz"}'], 'big.npz'),
-        'nothing to evaluate': (evaluate, [f'--workdir={tmp_path / "empty"}'], 'config.json is missing'),
-        'other image size': (evaluate, [f'--workdir={workdir}', f'--ood=big=npz:{tmp_path / "big.npz"}'], 'bring it to that size'),
+        'workdir is a file': (train, [f'--workdir={big}'], 'big.npz'),
+        'nothing to evaluate': (evaluate, [f'--workdir={tmp_path}/empty'], 'config.json is missing'),
+        'other image size': (evaluate, [f'--workdir={workdir}', f'--ood=big=npz:{big}'], 'bring it to that size'),
         'no such ood': (evaluate, [f'--workdir={workdir}', '--ood=nonsense'], 'NAME=DATA'),
         'no such label': ('experiments.sample', [f'--workdir={workdir}', '--label=11'], '0 to 9'),
     }
 
 
-@pytest.mark.parametrize('mistake', sorted(bad(pathlib.Path('/tmp'), (pathlib.Path('/tmp'),))))
+@pytest.mark.parametrize('mistake', mistakes('', ''))
 def test_a_mistake_gets_one_sentence_and_exit_code_2(mistake, trained, tmp_path, monkeypatch, capsys):
-    name, arguments, says = bad(tmp_path, trained)[mistake]
+    (tmp_path / 'empty').mkdir()
+    images = {side: np.random.default_rng(0).integers(0, 256, (20, side, side, 1), dtype=np.uint8) for side in (8, 16)}
+    labels = np.arange(20) % 10
+    np.savez(tmp_path / 'big.npz', x=images[16], y=labels)
+    np.savez(tmp_path / 'uneven.npz', x_train=images[8], y_train=labels, x_test=images[16], y_test=labels)
+    name, arguments, says = mistakes(trained[0], tmp_path)[mistake]
     module = importlib.import_module(name)
     monkeypatch.setenv('JAX_NUM_CPU_DEVICES', '8')   # as conftest has it; the launcher then leaves devices alone
     monkeypatch.setattr(sys, 'argv', [name, *arguments])
     with pytest.raises(SystemExit) as caught:
-        launch.main(module.run, module.define) if hasattr(module, 'define') else launch.train(name)
+        launch.main(module.run, module.define, '') if hasattr(module, 'define') else launch.train(name)
     message = capsys.readouterr().err.strip().splitlines()
     assert caught.value.code == 2
     assert len(message) == 1 and message[0].startswith('error: ') and says in message[0], message
-    assert not (tmp_path / 'new' / 'checkpoints').exists()
+    assert not (tmp_path / 'new').exists() and list((tmp_path / 'empty').iterdir()) == []   # the corrected command starts clean
+
+
+def test_help_lists_the_settings(monkeypatch, capsys):
+    monkeypatch.setattr(sys, 'argv', ['experiments.digits_st_jem', '--help'])
+    with pytest.raises(SystemExit) as caught:
+        launch.train('experiments.digits_st_jem')
+    shown = capsys.readouterr().out
+    assert caught.value.code == 0 and '--workdir' in shown
+    assert 'python -m experiments.digits_st_jem --workdir=' in shown and 'loss.alpha = 1.0' in shown
+
+
+def test_a_checkpoint_opens_on_another_number_of_devices(trained, tmp_path):
+    done = command('experiments.sample', f'--workdir={trained[0]}', '--num=2', f'--out={tmp_path}/two', devices='1')
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_damaged_checkpoint_and_a_damaged_config(trained, tmp_path):
@@ -166,7 +192,8 @@ def test_cifar10_configurations_are_the_cards():
     assert [m // 781 for m in jem.optimizer.milestones] == [160, 180] and not jem.loss.balanced
     assert (st_jem.optimizer.learning_rate, st_jem.optimizer.drop, st_jem.steps // 781) == (7e-5, 0.6, 26)
     assert (st_jem.loss.num_negatives, st_jem.loss.conditional, st_jem.loss.alpha, st_jem.loss.balanced) == (6, 0.9, 1.0, True)
-    assert (st_jem.sampler.step_size, st_jem.sampler.noise, st_jem.sampler.noise_is_temperature, st_jem.sampler.momentum) == (0.1, 1e-4, True, 0.1)
+    assert (st_jem.sampler.step_size, st_jem.sampler.noise, st_jem.sampler.noise_is_temperature, st_jem.sampler.momentum) == (
+        0.1, 1e-4, True, 0.1)
     assert st_jem.sampler.extra_step_every == 781 and st_jem.sampler.adaptive
     rate = lambda config, step: float(parts.learning_rate_of(config)(step))
     np.testing.assert_allclose([rate(jem, s) for s in (0, 500, 1000, 160 * 781 - 1, 160 * 781 + 1, 181 * 781)],

@@ -24,9 +24,9 @@ def test_wide_resnet_28_10_has_the_published_size():
 def test_one_example_is_a_batch_of_one(module, shape):
     network = per_example(module)
     x = jax.random.normal(jax.random.key(1), (3, *shape))
-    params = network.init(jax.random.key(0), x[0])
-    whole = module.apply({'params': params}, x)
-    np.testing.assert_allclose(jax.vmap(network.apply, (None, 0))(params, x), whole, atol=1e-5)
+    params = jax.jit(network.init)(jax.random.key(0), x[0])
+    whole = jax.jit(module.apply)({'params': params}, x)
+    np.testing.assert_allclose(jax.jit(jax.vmap(network.apply, (None, 0)))(params, x), whole, atol=1e-5)
     assert np.std(whole, 0).min() > 0
 
 
@@ -34,11 +34,11 @@ def test_one_example_is_a_batch_of_one(module, shape):
 def test_bfloat16_keeps_parameters_outputs_and_chain_gradients_in_float32(make):
     x = jax.random.normal(jax.random.key(1), (8, 8, 1))
     half, full = per_example(make(jnp.bfloat16)), per_example(make(jnp.float32))
-    params = half.init(jax.random.key(0), x)
+    params = jax.jit(half.init)(jax.random.key(0), x)
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype('float32')}
-    out = half.apply(params, x)
-    assert out.dtype == jnp.float32 and jax.grad(lambda x: half.apply(params, x).sum())(x).dtype == jnp.float32
-    exact = full.apply(params, x)
+    out = jax.jit(half.apply)(params, x)
+    assert out.dtype == jnp.float32 and jax.eval_shape(jax.grad(lambda x: half.apply(params, x).sum()), x).dtype == jnp.float32
+    exact = jax.jit(full.apply)(params, x)
     assert not np.array_equal(out, exact)   # bfloat16 was really used
     np.testing.assert_allclose(out, exact, atol=0.05)
 
@@ -54,6 +54,12 @@ def test_flops_of_a_scan_are_counted_at_its_length():
     assert once == 2 * 4 * 16 * 32
     loop = lambda x: jax.lax.scan(lambda c, _: (c, (c @ w).sum()), x, length=7)[1]
     assert count_flops(jax.jit(loop), jnp.ones((4, 16))) == 7 * once
+
+
+def test_a_loop_of_unknown_length_counts_as_told():
+    w = jnp.ones((16, 16))
+    loop = lambda x, n: jax.lax.fori_loop(0, n, lambda t, x: x @ w, x)
+    assert count_flops(loop, jnp.ones((4, 16)), 5, loop_length=5) == 5 * 2 * 4 * 16 * 16
 
 
 def test_energy_and_input_gradient_cost_twice_the_forward_pass():

@@ -64,7 +64,7 @@ def test_balanced_contrast_has_the_gradient_of_its_log_sum_exp_form():
 
 def test_class_contrast_has_the_gradient_of_its_log_sum_exp_form():
     def contrast(pos, neg):
-        return sum(obj.class_contrast(pos, LABELS, neg, obj.balanced))
+        return sum(obj.class_contrast(pos, LABELS, neg, obj.balanced(-pos, -neg)))
     for ours, closed in zip(jax.grad(contrast, (0, 1))(POS, NEG), jax.grad(loss_xy, (0, 1))(POS, NEG)):
         np.testing.assert_allclose(ours, closed, atol=1e-6)
 
@@ -116,6 +116,9 @@ def test_entropy_information_at_its_ends_and_its_gradient():
     certain = 50.0 * jnp.eye(4)
     np.testing.assert_allclose(obj.entropy_information(certain), np.log(4), rtol=1e-5)
     np.testing.assert_allclose(obj.entropy_information(jnp.zeros((4, 4))), 0, atol=1e-6)
+    never = jnp.array([[200.0, 0, 0], [200.0, 200.0, 0]])   # the last class underflows in the whole batch
+    np.testing.assert_allclose(obj.entropy_information(never), 2 * np.log(2) - 0.75 * np.log(3) - 0.5 * np.log(2), rtol=1e-5)
+    assert np.all(np.isfinite(jax.grad(obj.entropy_information)(never)))
 
     def closed(logits):
         p = jax.nn.softmax(logits)
@@ -123,6 +126,11 @@ def test_entropy_information_at_its_ends_and_its_gradient():
         return -q @ jnp.log(q) + jnp.mean(jnp.sum(p * log_softmax(logits), 1))
 
     np.testing.assert_allclose(jax.grad(obj.entropy_information)(POS), jax.grad(closed)(POS), atol=1e-6)
+
+
+def test_effective_sample_size_of_each_class():
+    weights = obj.balanced(jnp.zeros((8, 2)), jnp.array([[0.0, -50.0]]))
+    np.testing.assert_allclose(obj.effective_sample_size(weights), [9, 1], rtol=1e-5)
 
 
 def test_weights_carry_no_gradient():

@@ -98,6 +98,20 @@ def test_draws_are_uniform_within_a_class():
     assert chisquare(counts[20:30]).pvalue > 1e-3 and counts.sum() == counts[20:30].sum()
 
 
+def test_without_a_block_for_them_unconditional_chains_are_new_starts():
+    buffer = replay.class_conditional(STARTS, 40, 3, unlabelled=0.0, restart=0.0)
+    state = buffer.init(jax.random.key(0)).replace(age=jnp.full(40, 7, jnp.int32))
+    draw = buffer.draw(jax.random.key(1), state, 6, jnp.array([UNLABELLED, 0, 0, UNLABELLED, 1, 2]))
+    np.testing.assert_array_equal(draw.age, [0, 7, 7, 0, 7, 7])
+    after = buffer.write(jax.random.key(2), state, draw, draw.position + 100)
+    assert np.sum(np.asarray(after.position[:, 0]) > 50) == 4 and np.all(after.label == state.label)
+
+
+def test_a_tiny_share_still_has_its_block():
+    state = replay.class_conditional(STARTS, 256, 10, unlabelled=0.001).init(jax.random.key(0))
+    assert np.sum((np.asarray(state.label) == UNLABELLED) & (np.asarray(state.age) >= 0)) == 1
+
+
 def test_first_in_first_out_holds_the_newest():
     state = filled(BUFFERS['fifo'], rounds=30, n=8)
     np.testing.assert_array_equal(np.sort(state.position[:, 0]), np.arange(200, 240))

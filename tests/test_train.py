@@ -81,12 +81,26 @@ def test_pmap_equals_shard_map(on_one_device):
     assert_equal_runs(run(mapped, devs), on_one_device)
 
 
+def linear_method(loss):
+    """No chains to speak of: loss(params, batch) -> addends."""
+    return Method(lambda key, batch: (jnp.array([1.0, 2.0]), {'moved': jnp.zeros(8)}),
+                  lambda key, params, chains, batch: (jnp.zeros(()), {'moved': chains['moved'] + 1}),
+                  lambda params, key, batch, samples: (loss(params, batch), {}))
+
+
+def one_step(method, optimizer=OPTIMIZER, n=2, **options):
+    devs = jax.devices()[:n]
+    state = shard_state(init_state(jax.random.key(0), method, optimizer, lambda key, x: x, BATCHES[0], ema=options.get('ema', 0.0)), devs)
+    return make_train_step(method, optimizer, lambda key, x: x, devices=devs, **options)(state, shard_batch(BATCHES[0], devs))
+
+
 def test_the_step_is_compiled_once():
     devs = jax.devices()[:2]
-    train_step = make_train_step(METHOD, OPTIMIZER, PREPARE, devices=devs, ema=0.9)
+    method = linear_method(lambda p, batch: {'a': p[0]})
+    train_step = make_train_step(method, OPTIMIZER, PREPARE, devices=devs, ema=0.9)
     compilations = []
     listener = lambda event, seconds, **_: compilations.append(event) if 'jaxpr_to_mlir' in event else None
-    state = shard_state(init_state(jax.random.key(0), METHOD, OPTIMIZER, PREPARE, BATCHES[0], ema=0.9), devs)
+    state = shard_state(init_state(jax.random.key(0), method, OPTIMIZER, PREPARE, BATCHES[0], ema=0.9), devs)
     jax.monitoring.register_event_duration_secs_listener(listener)
     try:
         state, _ = train_step(state, shard_batch(BATCHES[0], devs))
@@ -101,28 +115,16 @@ def test_the_step_is_compiled_once():
 
 def test_the_state_is_donated():
     devs = jax.devices()[:2]
-    state = shard_state(init_state(jax.random.key(0), METHOD, OPTIMIZER, PREPARE, BATCHES[0]), devs)
-    make_train_step(METHOD, OPTIMIZER, PREPARE, devices=devs)(state, shard_batch(BATCHES[0], devs))
-    assert jax.tree.leaves(state.chains.buffer.position)[0].is_deleted() and jax.tree.leaves(state.params)[0].is_deleted()
+    method = linear_method(lambda p, batch: {'a': p[0]})
+    state = shard_state(init_state(jax.random.key(0), method, OPTIMIZER, PREPARE, BATCHES[0]), devs)
+    make_train_step(method, OPTIMIZER, PREPARE, devices=devs)(state, shard_batch(BATCHES[0], devs))
+    assert state.chains['moved'].is_deleted() and state.params.is_deleted()
 
 
 def test_shard_and_unshard_are_inverse():
     state = init_state(jax.random.key(0), METHOD, OPTIMIZER, PREPARE, BATCHES[0])
     back = unshard_state(shard_state(state, jax.devices()[:4]))
     np.testing.assert_array_equal(state.chains.buffer.position, back.chains.buffer.position)
-
-
-def linear_method(loss):
-    """No chains to speak of: loss(params, batch) -> addends."""
-    return Method(lambda key, batch: (jnp.array([1.0, 2.0]), {'empty': jnp.zeros(8)}),
-                  lambda key, params, chains, batch: (jnp.zeros(()), chains),
-                  lambda params, key, batch, samples: (loss(params, batch), {}))
-
-
-def one_step(method, optimizer=OPTIMIZER, n=2, **options):
-    devs = jax.devices()[:n]
-    state = shard_state(init_state(jax.random.key(0), method, optimizer, lambda key, x: x, BATCHES[0], ema=options.get('ema', 0.0)), devs)
-    return make_train_step(method, optimizer, lambda key, x: x, devices=devs, **options)(state, shard_batch(BATCHES[0], devs))
 
 
 def test_gradient_norms_of_the_addends():
@@ -148,9 +150,14 @@ def test_moving_average_of_the_parameters():
                          ids=['loss', 'gradient only', 'overflow'])
 def test_what_is_not_finite_is_flagged(bad):
     _, metrics = one_step(linear_method(lambda p, batch: {'a': bad(p)}))
-    assert metrics['finite'] == 0
+    assert not metrics['healthy']
     _, metrics = one_step(linear_method(lambda p, batch: {'a': p[0]}))
-    assert metrics['finite'] == 1
+    assert metrics['healthy']
+
+
+def test_a_loss_beyond_the_limit_is_flagged():
+    steep = linear_method(lambda p, batch: {'a': -300 * p[0]})
+    assert not one_step(steep, loss_limit=100.0)[1]['healthy'] and one_step(steep)[1]['healthy']
 
 
 def test_a_chain_that_blew_up_is_flagged():
@@ -159,7 +166,7 @@ def test_a_chain_that_blew_up_is_flagged():
     devs = jax.devices()[:2]
     state = shard_state(init_state(jax.random.key(0), explosive, OPTIMIZER, PREPARE, BATCHES[0]), devs)
     _, metrics = make_train_step(explosive, OPTIMIZER, PREPARE, devices=devs)(state, shard_batch(BATCHES[0], devs))
-    assert metrics['finite'] == 0
+    assert not metrics['healthy']
 
 
 def test_what_does_not_divide_is_refused():
