@@ -84,6 +84,11 @@ def _put(state, slots, draw, positions):
                        state.seen + len(draw.index))
 
 
+def _write_back(key, state, draw, positions):
+    """Each chain to the entry that it was drawn from."""
+    return _put(state, draw.index, draw, positions)
+
+
 def _draw_uniform(start, restart, capacity, key, state, n, labels):
     """n different entries, uniformly; filled entries before empty ones."""
     _check_draw(n, capacity)
@@ -118,10 +123,7 @@ def persistent(start, capacity, *, restart=0.05):
     def init(key):
         return _filled(key, start, jnp.full(capacity, UNLABELLED, jnp.int32))
 
-    def write(key, state, draw, positions):
-        return _put(state, draw.index, draw, positions)
-
-    return ReplayBuffer(init, partial(_draw_uniform, start, restart, capacity), write)
+    return ReplayBuffer(init, partial(_draw_uniform, start, restart, capacity), _write_back)
 
 
 def class_conditional(start, capacity, num_classes, *, unlabelled=0.1, restart=0.05):
@@ -160,10 +162,7 @@ def class_conditional(start, capacity, num_classes, *, unlabelled=0.1, restart=0
         index = shuffled[begin + rank] if first else jnp.where(wanted == 0, capacity, shuffled[begin + rank])
         return _take(key, state, start, restart, index, labels)
 
-    def write(key, state, draw, positions):
-        return _put(state, draw.index, draw, positions)
-
-    return ReplayBuffer(init, draw, write)
+    return ReplayBuffer(init, draw, _write_back)
 
 
 def first_in_first_out(start, capacity, *, restart=0.05):
