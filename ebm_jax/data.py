@@ -172,6 +172,16 @@ def mixed(examples, seed=0):
     return examples._replace(name=f'{examples.name} mixed', x=x, y=examples.y[order])
 
 
+def of_classes(examples, classes, keep=True):
+    """The examples of these classes, or with keep=False of all others. Raises: InputError when none is left."""
+    pick = np.isin(examples.y, classes) == keep
+    if not pick.any():
+        raise InputError(f'{examples.name} has no example {"of" if keep else "outside"} the classes {sorted(classes)}: its classes are '
+                         f'0 to {examples.num_classes - 1}')
+    name = f'{examples.name} {"of" if keep else "without"} {",".join(map(str, sorted(classes)))}'
+    return examples._replace(name=name, x=examples.x[pick], y=examples.y[pick])
+
+
 def some(examples, n, seed=0):
     """At most n examples, drawn without replacement: the first n of a source sorted by class would be one class."""
     pick = np.sort(np.random.default_rng(seed).permutation(len(examples.x))[:n])

@@ -13,13 +13,13 @@ from ebm_jax import cost
 from ebm_jax.checkpoint import Checkpoints
 from ebm_jax.errors import Diverged, InputError
 from ebm_jax.record import Recorder, update_summary, write_json
-from ebm_jax.train import init_state, make_local_step, make_train_step, shard_batch, shard_state, unshard_state
+from ebm_jax.train import LIMITS, init_state, make_local_step, make_train_step, shard_batch, shard_state, unshard_state
 
 EFFICIENCY = 0.4   # share of the measured matrix rate that a train step is assumed to reach, in the forecast only
 LAG = 2            # steps that may be under way on an accelerator before their figures are checked
 
 
-def fit(method, batch_at, optimizer, prepare, *, workdir, steps, settings=None, seed=0, ema=0.0, loss_limit=1e8, devices=None,
+def fit(method, batch_at, optimizer, prepare, *, workdir, steps, settings=None, seed=0, ema=0.0, limits=LIMITS, devices=None,
         log_every=50, watch_every=None, checkpoint_every=500, picture_every=500, pictures=None, evaluate_every=0, evaluate=None,
         show=('loss', 'accuracy', 's_gap', 'effective_sample_size'), say=print):
     """Train until `steps`, from the newest checkpoint of `workdir` where there is one.
@@ -28,8 +28,8 @@ def fit(method, batch_at, optimizer, prepare, *, workdir, steps, settings=None, 
       method: Method. batch_at: step -> batch, dict of arrays [N, ...]. optimizer: optax. prepare: (key, x) -> network input.
       workdir: gets metrics.jsonl, summary.json, samples/*.png, checkpoints/, tensorboard/.
       steps: int >= 1. settings: written to WORKDIR/config.json once everything fits. seed: of everything random, >= 0.
-      ema: decay of the moving average of parameters in [0, 1), 0 for none. loss_limit: a loss beyond it is a divergence
-        (JEM [code]: 1e8).
+      ema: decay of the moving average of parameters in [0, 1), 0 for none. limits: {metric: largest size}; beyond it the run has
+        diverged (default: a loss of 1e8, JEM [code]).
       devices: default all local ones; the batch and the shards of chains must divide over them.
       log_every, checkpoint_every, picture_every, evaluate_every: in steps. watch_every: of the addends' gradient norms
         (default log_every).
@@ -47,7 +47,7 @@ def fit(method, batch_at, optimizer, prepare, *, workdir, steps, settings=None, 
         raise InputError(f'ema must lie in [0, 1) and seed be at least 0, got {ema} and {seed}')
     devices = list(devices or jax.local_devices())
     workdir, first = pathlib.Path(workdir), batch_at(0)
-    _check(method, first, prepare, optimizer, devices)
+    _check(method, first, prepare, optimizer, devices, limits)
     try:
         workdir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -64,15 +64,15 @@ def fit(method, batch_at, optimizer, prepare, *, workdir, steps, settings=None, 
             return state
         if start:
             say(f'Continuing {workdir} from step {start}.')
-        train_step = make_train_step(method, optimizer, prepare, devices=devices, ema=ema, loss_limit=loss_limit,
+        train_step = make_train_step(method, optimizer, prepare, devices=devices, ema=ema, limits=limits,
                                      watch_every=watch_every or log_every)
-        say(forecast(method, make_local_step(method, optimizer, prepare), state, first, devices, steps - start))
+        say(forecast(method, make_local_step(method, optimizer, prepare, limits=limits), state, first, devices, steps - start))
         state = shard_state(state, devices)
         with contextlib.closing(Recorder(workdir, start)) as recorder:
             chores = [(checkpoint_every, lambda step, state: checkpoints.save(state)),
                       (picture_every if pictures else 0, lambda step, state: recorder.pictures(step, pictures(state))),
                       (evaluate_every if evaluate else 0, lambda step, state: recorder.scalars(step, evaluate(state)))]
-            run = _Run(devices, recorder, checkpoints, steps, log_every, show)
+            run = _Run(devices, recorder, checkpoints, steps, log_every, show, limits)
             try:
                 for step in run.bar(start):
                     state, metrics = train_step(state, shard_batch(batch_at(step - 1), devices))
@@ -98,9 +98,10 @@ def fit(method, batch_at, optimizer, prepare, *, workdir, steps, settings=None, 
 class _Run:
     """Clock, log and check of a loop: what happens after each step, without holding up an accelerator."""
 
-    def __init__(self, devices, recorder, checkpoints, steps, log_every, show):
+    def __init__(self, devices, recorder, checkpoints, steps, log_every, show, limits):
         self.lag = 0 if devices[0].platform == 'cpu' else LAG   # several CPU devices can dead-lock when the loop runs ahead
         self.recorder, self.checkpoints, self.steps, self.log_every, self.show = recorder, checkpoints, steps, log_every, show
+        self.limits = limits
         self.pending = collections.deque()
         self.seconds = []
         self.mark = None
@@ -147,7 +148,9 @@ class _Run:
 
     def _stop(self, step, metrics):
         bad = [f'{name} = {float(value)}' for name, value in sorted(metrics.items()) if not np.isfinite(value)]
-        bad = f'{", ".join(bad)} (not finite)' if bad else f'loss = {float(metrics["loss"]):.3g} (beyond the limit)'
+        beyond = [f'{name} = {float(metrics[name]):.3g} (beyond its limit of {limit:g})' for name, limit in self.limits.items()
+                  if abs(metrics[name]) > limit]
+        bad = f'{", ".join(bad)} (not finite)' if bad else ', '.join(beyond)
         kept = self.checkpoints.latest()
         kept = 'no checkpoint was written before it' if kept is None else f'the checkpoint of step {kept} is kept'
         self.recorder.scalars(step, {name: float(value) for name, value in metrics.items()})
@@ -155,11 +158,11 @@ class _Run:
                              'Try a lower learning rate, more chain steps (K), a smaller step size, or balanced weights.')
 
 
-def _check(method, batch, prepare, optimizer, devices):
+def _check(method, batch, prepare, optimizer, devices, limits):
     """Refuse, before anything long begins, what does not split over the devices or does not fit together."""
     try:
         shapes = jax.eval_shape(lambda: init_state(jax.random.key(0), method, optimizer, prepare, batch))
-        jax.eval_shape(make_local_step(method, optimizer, prepare), shapes, batch)
+        jax.eval_shape(make_local_step(method, optimizer, prepare, limits=limits), shapes, batch)
     except ValueError as error:
         raise InputError(f'the parts of this run do not fit together: {str(error).splitlines()[0]}') from error
     shards = jax.tree.leaves(shapes.chains)[0].shape[0]

@@ -176,6 +176,16 @@ def run_chain(key, kernel, energy_fn, x, num_steps, record=None):
     Returns: (last position, records with leading axis num_steps; None without `record`).
     Raises: ValueError for a negative or traced num_steps with `record`.
     """
+    state, records = advance(key, kernel, energy_fn, kernel.init(x, energy_fn), num_steps, record=record)
+    return state.position, records
+
+
+def advance(key, kernel, energy_fn, state, num_steps, *, first=0, record=None):
+    """Steps first, ..., first + num_steps - 1 of a chain that stands at `state`: a chain may be run in pieces, under one key.
+
+    Args: state: of the kernel (its `init`, or the end of an earlier piece). The rest as in `run_chain`.
+    Returns: (last state, records). Raises: ValueError as `run_chain`.
+    """
     fixed = not isinstance(num_steps, jax.Array)
     if fixed and num_steps < 0 or not fixed and record is not None:
         raise ValueError(f'num_steps must be an int >= 0 (may be traced only when nothing is recorded), got {num_steps}')
@@ -184,11 +194,9 @@ def run_chain(key, kernel, energy_fn, x, num_steps, record=None):
         state, info = kernel.step(jax.random.fold_in(key, t), state, energy_fn)
         return state, None if record is None else record(state, info)
 
-    state = kernel.init(x, energy_fn)
     if fixed:
-        state, records = lax.scan(step, state, jnp.arange(num_steps))
-        return state.position, records
-    return lax.fori_loop(0, num_steps, lambda t, state: step(state, t)[0], state).position, None
+        return lax.scan(step, state, first + jnp.arange(num_steps))
+    return lax.fori_loop(first, first + num_steps, lambda t, state: step(state, t)[0], state), None
 
 
 def run_chains(keys, kernel, energy_fn, x, num_steps, *conditions, record=None):

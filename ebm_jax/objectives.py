@@ -138,3 +138,45 @@ def effective_sample_size(weights):
     """1 / sum_k w_k^2 over all devices: 1 (one example takes all) to N + M (uniform). Weights [N, ...], [M, ...] -> [...]."""
     own = sum(jnp.sum(jnp.square(w / devices.count()), 0) for w in weights)
     return 1 / (devices.mean(own) * devices.count())
+
+
+def energy_square(e_pos, e_neg):
+    """mean E(x+)^2 + mean E(x-)^2, over whatever axes: keeps energies, known only up to a shift, near zero. Du & Mordatch 2019."""
+    return jnp.mean(jnp.square(e_pos)) + jnp.mean(jnp.square(e_neg))
+
+
+def nearest_neighbour_entropy(x, population, present):
+    """Entropy of x by nearest neighbours, up to scale and constant: mean_i log min_b |x_i - b|_2, gradient in x.
+
+        H(q) = D mean_i log r_i + log P + log V_D + gamma,   V_D = pi^(D/2) / Gamma(D/2 + 1),  gamma = .5772...
+
+    is the estimate for P past samples of the same law (Kozachenko & Leonenko 1987); only mean log r has a gradient, and D goes
+    into its weight. A distance of zero counts as the smallest float.
+
+    Args: x: [n, ...]. population: [P, ...], without gradient. present: bool [P], which entries count; at least one.
+    Returns: scalar. Source: Du et al. 2021, eq. 12.
+    """
+    x, population = x.reshape(len(x), -1), stop_gradient(population.reshape(len(population), -1))
+    nearest = population[jnp.argmin(jnp.where(present, _squared_distances(stop_gradient(x), population), jnp.inf), 1)]
+    squared = jnp.sum(jnp.square(x - nearest), 1)   # again and exactly: the products above cancel where two points are close
+    return jnp.mean(0.5 * jnp.log(jnp.maximum(squared, jnp.finfo(squared.dtype).tiny)))
+
+
+def kernel_entropy(x, population, present):
+    """Entropy of x by a Gaussian kernel, up to a constant: -mean_i log mean_b exp(-|x_i - b|^2 / (2 h^2)), gradient in x.
+
+    Pairwise repulsion in place of `nearest_neighbour_entropy`: every past sample pushes, near ones more. h^2 is the mean squared
+    distance of x to the population over 2 D, without gradient. Adding (D / 2) log(2 pi h^2) makes it an entropy.
+
+    Args and returns: as `nearest_neighbour_entropy`. Source: our reading; the paper names the nearest neighbour only.
+    """
+    x, population = x.reshape(len(x), -1), stop_gradient(population.reshape(len(population), -1))
+    squared = _squared_distances(x, population)
+    share = present / jnp.sum(present)
+    width = stop_gradient(jnp.mean(squared @ share) / (2 * x.shape[1]))
+    return -jnp.mean(logsumexp(-squared / (2 * width), axis=1, b=share))
+
+
+def _squared_distances(x, population):
+    """[n, D], [P, D] -> [n, P], by products: n P D operations and no array of that size."""
+    return jnp.maximum(jnp.sum(x * x, 1)[:, None] - 2 * x @ population.T + jnp.sum(population * population, 1), 0.0)

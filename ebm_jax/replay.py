@@ -7,12 +7,15 @@ has a leading axis of entries. `draw` takes the labels that are wanted; `UNLABEL
 A start is a function (key, label) -> x of one chain: `uniform_start`, `normal_start`, `gaussian_start`.
 """
 import math
+from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import struct
 
+from ebm_jax import devices
 from ebm_jax.types import UNLABELLED, Array, Draw, PyTree, ReplayBuffer
 
 EMPTY = -1   # the age of an entry that was never filled
@@ -89,6 +92,13 @@ def _write_back(key, state, draw, positions):
     return _put(state, draw.index, draw, positions)
 
 
+def _peek(key, state, n):
+    """n different entries that hold samples of earlier rounds, uniformly; (positions, False where there are fewer)."""
+    _check_draw(n, len(state.age))
+    index = jnp.argsort(jax.random.uniform(key, state.age.shape) + (state.age <= 0))[:n]
+    return jax.tree.map(lambda leaf: leaf[index], state.position), state.age[index] > 0
+
+
 def _draw_uniform(start, restart, capacity, key, state, n, labels):
     """n different entries, uniformly; filled entries before empty ones."""
     _check_draw(n, capacity)
@@ -123,7 +133,7 @@ def persistent(start, capacity, *, restart=0.05):
     def init(key):
         return _filled(key, start, jnp.full(capacity, UNLABELLED, jnp.int32))
 
-    return ReplayBuffer(init, partial(_draw_uniform, start, restart, capacity), _write_back)
+    return ReplayBuffer(init, partial(_draw_uniform, start, restart, capacity), _write_back, _peek)
 
 
 def class_conditional(start, capacity, num_classes, *, unlabelled=0.1, restart=0.05):
@@ -162,7 +172,7 @@ def class_conditional(start, capacity, num_classes, *, unlabelled=0.1, restart=0
         index = shuffled[begin + rank] if first else jnp.where(wanted == 0, capacity, shuffled[begin + rank])
         return _take(key, state, start, restart, index, labels)
 
-    return ReplayBuffer(init, draw, _write_back)
+    return ReplayBuffer(init, draw, _write_back, _peek)
 
 
 def first_in_first_out(start, capacity, *, restart=0.05):
@@ -176,7 +186,7 @@ def first_in_first_out(start, capacity, *, restart=0.05):
     def write(key, state, draw, positions):
         return _put(state, (state.seen + jnp.arange(len(draw.index))) % capacity, draw, positions)
 
-    return ReplayBuffer(lambda key: _empty(capacity, start), partial(_draw_uniform, start, restart, capacity), write)
+    return ReplayBuffer(lambda key: _empty(capacity, start), partial(_draw_uniform, start, restart, capacity), write, _peek)
 
 
 def reservoir(start, capacity, *, restart=0.05):
@@ -196,7 +206,7 @@ def reservoir(start, capacity, *, restart=0.05):
             return _put(state, slots, *one)
         return jax.lax.fori_loop(0, len(draw.index), insert, state)
 
-    return ReplayBuffer(lambda key: _empty(capacity, start), partial(_draw_uniform, start, restart, capacity), write)
+    return ReplayBuffer(lambda key: _empty(capacity, start), partial(_draw_uniform, start, restart, capacity), write, _peek)
 
 
 def fresh(start):
@@ -205,4 +215,32 @@ def fresh(start):
         positions = jax.vmap(start)(jax.random.split(key, n), labels)
         return Draw(positions, labels, jnp.zeros(n, jnp.int32), jnp.arange(n, dtype=jnp.int32))
 
-    return ReplayBuffer(lambda key: _empty(1, start), draw, lambda key, state, draw, positions: state)
+    def peek(key, state, n):
+        raise ValueError('a fresh buffer keeps no past samples: choose a buffer with a memory, or leave out what asks for them')
+
+    return ReplayBuffer(lambda key: _empty(1, start), draw, lambda key, state, draw, positions: state, peek)
+
+
+class Pools(NamedTuple):
+    """One buffer in each of several shards, which split over devices: keys [s] and states [s, ...] in, flat chains [s n, ...] out."""
+    init: Callable    # (key, shards) -> state
+    draw: Callable    # (keys [s], state, labels [s, n]) -> Draw of s n chains
+    write: Callable   # (keys [s], state, Draw, positions [s n, ...]) -> state
+    peek: Callable    # (keys [s], state, n) -> (positions [s n, ...], present [s n])
+    count: Callable   # state -> past samples in all shards of all devices
+
+
+def pools(buffer):
+    """The buffer in every shard. Source: ours; drawing n / s from each of s equal shards is uniform over the whole."""
+    flat = lambda tree: jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), tree)
+    split = lambda tree, shards: jax.tree.map(lambda leaf: leaf.reshape(shards, -1, *leaf.shape[1:]), tree)
+
+    def draw(keys, state, labels):
+        return flat(jax.vmap(buffer.draw, (0, 0, None, 0))(keys, state, labels.shape[1], labels))
+
+    def write(keys, state, draw, positions):
+        return jax.vmap(buffer.write)(keys, state, *split((draw, positions), len(keys)))
+
+    return Pools(lambda key, shards: jax.vmap(buffer.init)(jax.random.split(key, shards)), draw, write,
+                 lambda keys, state, n: flat(jax.vmap(buffer.peek, (0, 0, None))(keys, state, n)),
+                 lambda state: devices.mean(jnp.sum(state.age > 0)) * devices.count())

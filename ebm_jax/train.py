@@ -45,7 +45,10 @@ def prepare_batch(prepare, key, batch):
     return {**batch, 'x': jax.vmap(prepare)(across.keys(key, len(batch['x'])), batch['x'])}
 
 
-def make_local_step(method, optimizer, prepare, *, ema=0.0, loss_limit=1e8, watch_every=0):
+LIMITS = {'loss': 1e8}   # JEM [code]
+
+
+def make_local_step(method, optimizer, prepare, *, ema=0.0, limits=LIMITS, watch_every=0):
     """One device's share of a training step, (TrainState, batch) -> (TrainState, metrics), for any mapper that binds the axis.
 
         samples <- chains on E_theta;  theta <- optimiser(theta, mean over devices of grad L);  ema <- ema ema + (1 - ema) theta
@@ -54,7 +57,7 @@ def make_local_step(method, optimizer, prepare, *, ema=0.0, loss_limit=1e8, watc
       prepare: (key, x) -> x of one example, on the device. ema: in [0, 1), 0 keeps none.
       watch_every: at every so manieth step the gradient norm of each addend is computed too ('grad_norm/NAME'; -1 at other steps).
     Metrics: 'loss', 'grad_norm', 'loss/NAME' of each addend, those of the method, and 'healthy': False where the loss, an
-      addend, a metric (energies among them) or the gradient is not finite, or |loss| > loss_limit.
+      addend, a metric (energies among them) or the gradient is not finite, or beyond its entry in `limits`, {metric: largest size}.
     """
     def local_step(state, batch):
         prepare_key, sample_key, loss_key = jax.random.split(jax.random.fold_in(state.key, state.step), 3)
@@ -75,7 +78,8 @@ def make_local_step(method, optimizer, prepare, *, ema=0.0, loss_limit=1e8, watc
         metrics = across.mean(metrics)
         metrics['grad_norm'] = optax.tree.norm(grads)
         finite = jnp.all(jnp.isfinite(jnp.stack([jnp.asarray(m, jnp.float32) for m in metrics.values()])))
-        metrics['healthy'] = finite & (jnp.abs(metrics['loss']) <= loss_limit)
+        within = [jnp.abs(metrics[name]) <= limit for name, limit in limits.items()]
+        metrics['healthy'] = finite & jnp.all(jnp.stack(within))
         if watch_every:
             metrics.update(_watch((state.step + 1) % watch_every == 0, addends_of, state.params, tuple(addends)))
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
@@ -97,13 +101,13 @@ def _watch(now, addends_of, params, names):
     return {f'grad_norm/{name}': value for name, value in norms.items()}
 
 
-def make_train_step(method, optimizer, prepare, *, devices=None, ema=0.0, loss_limit=1e8, watch_every=0):
+def make_train_step(method, optimizer, prepare, *, devices=None, ema=0.0, limits=LIMITS, watch_every=0):
     """`make_local_step` over devices (default: all local ones), compiled once, the state donated.
 
     Takes a state from `shard_state` and a batch with leaves [devices, N / devices, ...]. Returns the new state and metrics.
     """
     axes = TrainState(step=None, params=None, opt_state=None, ema_params=None, chains=0, key=None)
-    local_step = make_local_step(method, optimizer, prepare, ema=ema, loss_limit=loss_limit, watch_every=watch_every)
+    local_step = make_local_step(method, optimizer, prepare, ema=ema, limits=limits, watch_every=watch_every)
     return jax.pmap(local_step, axis_name=across.AXIS, in_axes=(axes, 0), out_axes=(axes, None), devices=devices,
                     donate_argnums=0)
 

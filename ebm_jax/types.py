@@ -18,8 +18,8 @@ UNLABELLED = -1   # the label of a chain that follows p(x) and no p(x|y)
 
 class Network(NamedTuple):
     """A parametrised function of one example."""
-    init: Callable[[Key, PyTree], PyTree]     # (key, x) -> params
-    apply: Callable[[PyTree, PyTree], Array]  # (params, x) -> y
+    init: Callable[..., PyTree]    # (key, x, *conditions) -> params
+    apply: Callable[..., Array]    # (params, x, *conditions) -> y; a condition is a label, for networks that take one
 
 
 class Info(NamedTuple):
@@ -50,6 +50,7 @@ class ReplayBuffer(NamedTuple):
     init: Callable[[Key], PyTree]                                # key -> state
     draw: Callable[[Key, PyTree, int, Array], Draw]              # (key, state, n, labels) -> Draw of n chains
     write: Callable[[Key, PyTree, Draw, PyTree], PyTree]         # (key, state, draw, positions) -> state
+    peek: Callable[[Key, PyTree, int], tuple[PyTree, Array]]     # (key, state, n) -> (past samples [n, ...], which of them are there [n])
 
 
 class Method(NamedTuple):

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from ebm_jax.networks import WideResNet
 from experiments import launch
-from experiments.parts import image_jem, jem_config
+from experiments.parts_jem import image_jem, jem_config
 
 EPOCH = 50_000 // 64
 

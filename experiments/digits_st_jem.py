@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from ebm_jax.networks import ConvNet
 from experiments import launch
-from experiments.parts import image_jem, jem_config
+from experiments.parts_jem import image_jem, jem_config
 
 
 def get_config():

@@ -1,37 +1,41 @@
 """Evaluate any run: python -m experiments.evaluate --workdir=DIR [--ood=NAME=DATA ...]
 
-Accuracy, calibration, out-of-distribution detection, fresh and buffer samples, judged. Writes evaluation.json, evaluation.txt (the
-same, with the protocol beside each figure), reliability.png, scores.png, curves.png and samples/*.png into the workdir, and the main
-figures into its summary.json. NAME=DATA adds an out-of-distribution set: rotated, inverted, noise, mixed (changes of the test set),
-npz:FILE, folder:FOLDER or tfds:NAME[@FOLDER]; NAME= alone removes one of the experiment's own.
+Accuracy and calibration (of classifiers), out-of-distribution detection, fresh and buffer samples, judged, and their distance to the
+data. Writes evaluation.json, evaluation.txt (the same, with the protocol beside each figure), scores.png, curves.png, samples/*.png (and
+reliability.png) into the workdir, and the main figures into its summary.json. NAME=DATA adds an out-of-distribution set: rotated,
+inverted, noise, mixed (changes of the test set), held_out (classes left out of training), npz:FILE, folder:FOLDER or
+tfds:NAME[@FOLDER]; NAME= alone removes one of the experiment's own. Distances are in the features of a classifier that is trained
+on the run's data here (WORKDIR/extractor.npz, or --extractor=FILE to share one); --inception=FILE.npz adds the true FID.
 """
 import pathlib
 import time
+from typing import NamedTuple
 
 import jax
 import numpy as np
 from absl import flags
 
 from ebm_jax import data
-from ebm_jax.apply.sample import sample
 from ebm_jax.errors import InputError
-from ebm_jax.evaluate import calibration, ood, predict, report, samples
+from ebm_jax.evaluate import calibration, distance, extractor, ood, predict, report, samples
 from ebm_jax.record import image_grid, save_grid, update_summary, write_json
 from ebm_jax.types import UNLABELLED
 from experiments import launch
 from experiments.parts import averaged, buffer_picture, outsiders
 
-CURVES = [['s_positives', 's_negatives'], ['grad_norm/positives', 'grad_norm/negatives'], ['effective_sample_size'],
-          ['accuracy', 'test_accuracy']]
-SCORES = {'log_px': 'log p(x) + log Z = logsumexp_c f(x)[c]', 'max_py': 'max_y p(y|x)', 'grad_norm': '-|grad_x log p(x)|'}
+CURVES = [['s_positives', 's_negatives'], ['grad_norm/positives', 'grad_norm/negatives', 'grad_norm/contrast', 'grad_norm/kl'],
+          ['effective_sample_size', 'kl_entropy'], ['accuracy', 'test_accuracy']]
 
 
 def define(values):
     flags.DEFINE_string('workdir', None, 'Folder of the run.', flag_values=values)
     flags.DEFINE_multi_string('ood', [], 'NAME=DATA, an out-of-distribution set; NAME= removes one.', flag_values=values)
     flags.DEFINE_integer('limit', 10_000, 'Examples at most of each out-of-distribution set.', 1, flag_values=values)
-    flags.DEFINE_integer('fresh_per_class', 50, 'Fresh conditional samples of each class.', 2, flag_values=values)
+    flags.DEFINE_integer('fresh_per_class', 50, 'Fresh samples of each class; so many for each class in all where there are no classes.', 2,
+                         flag_values=values)
     flags.DEFINE_integer('resamples', 200, 'Bootstrap resamples.', 2, flag_values=values)
+    flags.DEFINE_string('extractor', None, 'File of the classifier whose features distances are in.', flag_values=values)
+    flags.DEFINE_string('inception', None, 'FID Inception weights as .npz, see ebm_jax/evaluate/inception.py.', flag_values=values)
     flags.mark_flag_as_required('workdir', values)
 
 
@@ -39,21 +43,36 @@ def run(values):
     began = time.time()
     workdir = pathlib.Path(values.workdir)
     config, parts, state = launch.restore(workdir)
-    outside = {name: outsiders(spec, parts.test) for name, spec in requested(config, values.ood).items()}
+    outside = {name: outsiders(spec, parts) for name, spec in requested(config, values.ood).items()}
+    extractors = extractors_of(workdir, parts, values)
     inside = predict.over(parts.predict, averaged(state), parts.test)
+    fresh = fresh_samples(parts, state, values.fresh_per_class)
+    sections = [detection(workdir, parts, state, inside, outside, values), samples_of(workdir, parts, state, fresh),
+                distances_of(parts, fresh, extractors, values.resamples)]
+    if 'logits' in inside:
+        sections.insert(0, classifier(workdir, config, parts, state, inside))
+    sections += [figures(workdir, config, parts, state) for figures in parts.own_figures]
     found, lines = {'step': int(state.step)}, [f'Evaluation of {workdir}, step {int(state.step)}']
-    for figures, text in (classifier(workdir, config, parts, state, inside), detection(workdir, parts, state, inside, outside, values),
-                          samples_of(workdir, config, parts, state, values)):
+    for figures, text in sections:
         found.update(figures)
-        lines += ['', *text]
+        lines += ['', *text] if text else []
     report.curves(workdir / 'curves.png', workdir / 'metrics.jsonl', CURVES)
     found['evaluation_seconds'] = round(time.time() - began, 1)
     write_json(workdir / 'evaluation.json', found)
     (workdir / 'evaluation.txt').write_text('\n'.join(lines) + '\n')
-    summary = {key: found[key] for key in ('test_accuracy', 'ece', 'conditional_sample_accuracy', 'conditional_sample_diversity')}
-    summary['ood_auroc'] = {name: {score: by_score[score]['auroc'] for score in SCORES} for name, by_score in found['ood'].items()}
-    update_summary(workdir, summary)
+    update_summary(workdir, summary_of(found))
     print('\n'.join(lines))
+
+
+def summary_of(found):
+    """The main figures, under the names that stay."""
+    plain = (int, float, type(None))
+    summary = {key: value for key, value in found.items() if isinstance(value, plain) and key not in ('step', 'judge_accuracy')}
+    summary['ood_auroc'] = {name: {score: figures['auroc'] for score, figures in scores.items()} for name, scores in found['ood'].items()}
+    main = found['sample_distance']
+    summary['sample_distance'] = {name: main['fresh'][name]['value'] for name in distance.DISTANCES} | {
+        'n': main['n'], 'extractor': main['extractor']}
+    return summary
 
 
 def requested(config, additions):
@@ -69,7 +88,7 @@ def requested(config, additions):
 
 def classifier(workdir, config, parts, state, inside):
     """Accuracy and calibration on the test set."""
-    logits, labels = inside.logits, parts.test.y
+    logits, labels = inside['logits'], parts.test.y
     accuracy, ece = calibration.accuracy(logits, labels), calibration.expected_calibration_error(logits, labels)
     report.reliability_plot(workdir / 'reliability.png', *calibration.reliability(logits, labels), ece)
     return {'test_accuracy': accuracy, 'ece': ece}, [
@@ -83,50 +102,110 @@ def detection(workdir, parts, state, inside, outside, values):
     """How well each score tells the test set from the out-of-distribution sets."""
     lines = ['Out-of-distribution detection: the test set (positive class) against each set, higher score = more familiar.',
              f'AUROC with its 95 % bootstrap interval ({values.resamples} resamples of both sets), AUPR, FPR at 95 % TPR.',
-             *(f'  {score}: {meaning}' for score, meaning in SCORES.items()),
+             *(f'  {score}: {meaning}' for score, meaning in parts.scores.items()),
              f'{"set":<16}{"examples":>9}  {"score":<10}{"AUROC":>7}  {"interval":<16}{"AUPR":>6}{"FPR95":>7}']
-    found, log_px = {}, {}
+    found, main = {}, next(iter(parts.scores))
+    of_main = {}
     for name, examples in outside.items():
         examples = data.some(examples, values.limit)
         scores = predict.over(parts.predict, averaged(state), examples, seed=1)
-        log_px[name], found[name] = scores.log_px, {}
-        for score in SCORES:
-            pair = getattr(inside, score), getattr(scores, score)
+        of_main[name], found[name] = scores[main], {}
+        for score in parts.scores:
+            pair = inside[score], scores[score]
             figures = ood.detection(*pair)
             interval = ood.bootstrap_interval(*pair, resamples=values.resamples)
             found[name][score] = {**figures, 'interval': interval, 'examples': len(examples.x)}
             lines.append(f'{name:<16}{len(examples.x):>9,}  {score:<10}{figures["auroc"]:>7.3f}  '
                          f'[{interval["auroc"][0]:.3f}, {interval["auroc"][1]:.3f}]  {figures["aupr"]:>6.3f}{figures["fpr95"]:>7.3f}')
     if outside:
-        report.score_histograms(workdir / 'scores.png', inside.log_px, log_px, 'log p(x) + log Z')
+        report.score_histograms(workdir / 'scores.png', inside[main], of_main, parts.scores[main])
     return {'ood': found}, lines
 
 
-def samples_of(workdir, config, parts, state, values):
-    """Fresh and buffer samples as grids, the conditional ones judged by an independent classifier."""
-    classes, num, c = parts.train.num_classes, values.fresh_per_class, config.fresh
-    labels = np.repeat(np.arange(classes), num)
-    fresh = sample(jax.random.key(1), parts.energy_fn, averaged(state), parts.kernel, parts.start,
-                   np.concatenate([labels, np.full(100, UNLABELLED)]), parts.fresh_steps, description='fresh samples')
-    conditional, unconditional = fresh[:len(labels)], fresh[len(labels):]
-    judge = samples.independent_judge(parts.train)
-    recognised = samples.agreement(judge, conditional, labels)
-    own = samples.agreement(judge, parts.test.x, parts.test.y)
-    diversity, by_class = samples.diversity(conditional, labels, parts.train)
-    in_columns = np.arange(len(labels)).reshape(classes, num)[:, :10].T.reshape(-1)
-    for name, images, columns in (('fresh_conditional', conditional[in_columns], classes), ('fresh_unconditional', unconditional, 10),
-                                  ('buffer', *buffer_picture(state, classes)), ('data', data.some(parts.train, 100).x / 127.5 - 1, 10)):
+class Fresh(NamedTuple):
+    """Fresh samples of a run, whose energy may know classes, or none, or both."""
+    conditional: np.ndarray | None     # [classes * num, ...]
+    labels: np.ndarray                 # theirs
+    unconditional: np.ndarray | None
+
+    @property
+    def main(self):
+        """Those that figures without classes are taken of."""
+        return self.unconditional if self.conditional is None else self.conditional
+
+
+def fresh_samples(parts, state, num):
+    classes = parts.train.num_classes
+    labels = np.repeat(np.arange(classes), num) if parts.by_class else np.zeros(0, int)
+    free = 0 if not parts.unlabelled else 100 if parts.by_class else classes * num
+    drawn = parts.draw(jax.random.key(1), averaged(state), np.concatenate([labels, np.full(free, UNLABELLED)]))
+    return Fresh(drawn[:len(labels)] if parts.by_class else None, labels, drawn[len(labels):] if free else None)
+
+
+def samples_of(workdir, parts, state, fresh):
+    """Fresh and buffer samples as grids; the conditional ones judged by an independent classifier."""
+    classes, c = parts.train.num_classes, parts.fresh
+    grids = {'buffer': buffer_picture(state, classes if parts.by_class else 0), 'data': (data.some(parts.train, 100).x / 127.5 - 1, 10)}
+    moved = f', augmentation every {c.every} steps but in the last {c.plain}' if parts.transition else ''
+    lines = [f'Fresh chains: {c.num_steps} Langevin steps of size {c.step_size:g} from the start distribution, '
+             f'{"temperature" if c.noise_is_temperature else "noise"} {c.noise:g}{moved}.']
+    figures = {}
+    if fresh.unconditional is not None:
+        grids['fresh_unconditional'] = fresh.unconditional[:100], 10
+    if fresh.conditional is not None:
+        figures, more = judged(parts, fresh.conditional, fresh.labels)
+        lines += more
+        in_columns = np.arange(len(fresh.labels)).reshape(classes, -1)[:, :10].T.reshape(-1)
+        grids['fresh_conditional'] = fresh.conditional[in_columns], classes
+    for name, (images, columns) in grids.items():
         save_grid(workdir / 'samples' / f'{name}.png', image_grid(images, columns))
+    return figures, [*lines, 'Grids in samples/: ' + ', '.join(f'{name}.png' for name in sorted(grids))]
+
+
+def judged(parts, images, labels):
+    """Do conditional samples show what was asked for, and how much do they differ?"""
+    judge = samples.independent_judge(parts.train)
+    recognised = samples.agreement(judge, images, labels)
+    own = samples.agreement(judge, parts.test.x, parts.test.y)
+    diversity, by_class = samples.diversity(images, labels, parts.train)
     figures = {'conditional_sample_accuracy': recognised, 'conditional_sample_diversity': diversity,
                'conditional_sample_diversity_by_class': by_class, 'judge_accuracy': own}
     return figures, [
-        f'Fresh chains: {parts.fresh_steps} Langevin steps of size {c.step_size:g} from the start distribution, '
-        f'{"temperature" if c.noise_is_temperature else "noise"} {c.noise:g}.',
-        f'conditional samples recognised  {100 * recognised:6.2f} %   {len(labels)} fresh samples, {num} of each class, judged by a '
-        f'support vector machine fitted on real training images (its own test accuracy: {100 * own:.2f} %)',
+        f'conditional samples recognised  {100 * recognised:6.2f} %   {len(labels)} fresh samples, '
+        f'{len(labels) // parts.train.num_classes} of each class, judged by a support vector machine fitted on real training images (its own '
+        f'test accuracy: {100 * own:.2f} %)',
         f'diversity within a class        {diversity:6.2f}     mean pairwise distance over that of real images of the class; smallest '
-        f'class {min(by_class.values()):.2f}',
-        'Grids: samples/fresh_conditional.png, fresh_unconditional.png, buffer.png (chains of the training buffer), data.png (real images)']
+        f'class {min(by_class.values()):.2f}']
+
+
+def extractors_of(workdir, parts, values):
+    """The extractors to measure in, the data set's own first; read or trained before anything long starts."""
+    own = extractor.of_classifier(parts.train, values.extractor or workdir / 'extractor.npz')
+    return [own, extractor.of_inception(values.inception)] if values.inception else [own]
+
+
+def distances_of(parts, fresh, extractors, resamples):
+    """How far fresh samples are from the data, beside known cases; class coverage and confidence."""
+    images = {'fresh': fresh.main}
+    reference, cases = distance.reference_and_known_cases(parts.train, parts.test, len(fresh.main))
+    found, lines = {}, []
+    for by in extractors:
+        features, against = {name: by.features(x) for name, x in (images | cases).items()}, by.features(reference)
+        table = {name: distance.distances(x, against, resamples=resamples) for name, x in features.items()}
+        found['fid' if by.confidence is None else 'sample_distance'] = {**table, 'n': len(fresh.main), 'extractor': by.hash,
+                                                                        'reference': len(reference)}
+        frechet, kernel = ('FID', 'KID') if by.confidence is None else ('Frechet', 'kernel')
+        lines += [f'{frechet} and {kernel} distance in the features of {by.name} (hash {by.hash}), against {len(reference):,} training '
+                  'images; train, test, shifted, noise are real images that say what a figure means:',
+                  f'{"set":<16}{"images":>7}{frechet:>12}  {"95 % interval":<20}{kernel:>12}  95 % interval']
+        for name, row in table.items():
+            cells = [f'{row[d]["value"]:>12.4g}  {"[{:.4g}, {:.4g}]".format(*row[d]["interval"]):<20}' for d in ('frechet', 'kernel')]
+            lines.append(f'{name:<16}{len(features[name]):>7,}' + ''.join(cells))
+    p, real = (extractors[0].confidence(x).max(1).mean() for x in (fresh.main, cases['test']))
+    covered = distance.coverage(extractors[0].confidence(fresh.main), parts.train.y)
+    found |= {'class_coverage': covered, 'sample_confidence': float(p)}
+    return found, [*lines, f'class coverage of fresh samples {covered:.3f}   classes given by that classifier, exp(entropy) over that of the '
+                   f'data; its mean confidence {p:.3f} (test images: {real:.3f})']
 
 
 if __name__ == '__main__':

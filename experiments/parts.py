@@ -1,6 +1,8 @@
-"""What the experiments share: data by name, optimiser, and the parts of a JEM run on images."""
+"""What all experiments share: data by name, settings that every run has, optimiser, pictures. A family of methods builds its parts on
+these, see parts_jem.py and parts_icd.py.
+"""
 import math
-from functools import partial
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -8,11 +10,9 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from ebm_jax import adapt, augment, data, mcmc, objectives, replay
+from ebm_jax import augment, data, mcmc
+from ebm_jax.apply.sample import sample
 from ebm_jax.errors import InputError
-from ebm_jax.evaluate import calibration, predict
-from ebm_jax.methods.jem import jem
-from ebm_jax.networks import per_example
 from ebm_jax.train import init_state
 from ebm_jax.types import UNLABELLED
 
@@ -21,19 +21,31 @@ class Parts(NamedTuple):
     """An experiment, built: what `fit` takes, and what evaluation and sampling need."""
     fit: dict              # keyword arguments of fit, all but workdir
     network: Any
-    predict: Any           # (params, key, raw examples) -> evaluate.predict.Predictions
+    predict: Callable      # (params, key, raw examples) -> {name: values}, see evaluate.predict
+    scores: dict           # {name of a score in that: its meaning}; the first is the energy's
     train: data.Examples
     test: data.Examples
-    energy_fn: Any         # (params, x, label) -> scalar
-    start: Any             # (key, label) -> x: where chains begin
+    energy_fn: Callable    # (params, x, label) -> scalar
+    start: Callable        # (key, label) -> x: where chains begin
     kernel: Any            # of fresh chains
-    fresh_steps: int
+    fresh: ConfigDict      # settings of fresh chains
+    by_class: bool         # energy_fn takes classes
+    unlabelled: bool       # energy_fn takes UNLABELLED
+    transition: Any = None           # of fresh chains, see apply.sample
+    held_out: Any = None             # data.Examples of the classes that the run never saw
+    own_figures: tuple = ()          # functions (workdir, config, parts, state) -> (figures, lines), run by evaluate
 
     def state_shapes(self):
         """The shapes of the run's TrainState."""
         keys = ('method', 'optimizer', 'prepare')
         return jax.eval_shape(lambda: init_state(jax.random.key(0), *(self.fit[k] for k in keys), self.fit['batch_at'](0),
                                                  ema=self.fit['ema']))
+
+    def draw(self, key, params, labels, steps=None):
+        """Fresh samples, one for each label: `apply.sample` with the experiment's settings."""
+        plan = dict(transition=self.transition, every=self.fresh.every, plain=self.fresh.plain) if self.transition else {}
+        return sample(key, self.energy_fn, params, self.kernel, self.start, labels, steps or self.fresh.num_steps, **plan,
+                      description='fresh samples')
 
 
 def load(spec, split):
@@ -51,8 +63,27 @@ def load(spec, split):
     raise InputError(f'unknown data {spec!r}: give digits, npz:FILE, folder:FOLDER, tfds:NAME or tfds:NAME@FOLDER')
 
 
-def outsiders(spec, test):
-    """An out-of-distribution set: a change of the test set by name (rotated, inverted, noise, mixed), or any data source."""
+def splits(config):
+    """(train, test) of config.data.source, checked against each other."""
+    source = config.data.source
+    train, test = load(source, 'train'), load(source, 'test')
+    if test.x.shape[1:] != train.x.shape[1:] or test.num_classes > train.num_classes:
+        raise InputError(f'{source}: training images are {list(train.x.shape[1:])} in {train.num_classes} classes, test images '
+                         f'{list(test.x.shape[1:])} in {test.num_classes}: both splits must agree')
+    if train.x.shape == test.x.shape and np.array_equal(train.x, test.x):
+        raise InputError(f'{source} has no test split of its own: give x_train and x_test, or the folders train and test')
+    return train, test
+
+
+def outsiders(spec, parts):
+    """An out-of-distribution set: a change of the test set by name (rotated, inverted, noise, mixed), the classes that were left out of
+    training (held_out), or any data source.
+    """
+    test = parts.test
+    if spec == 'held_out':
+        if parts.held_out is None:
+            raise InputError('held_out needs a run that left classes out of training (--config.data.leave_out)')
+        return parts.held_out
     changes = {'rotated': data.rotated, 'inverted': data.inverted, 'noise': data.uniform_noise, 'mixed': data.mixed}
     examples = changes[spec](test) if spec in changes else load(spec, 'test')
     if examples.x.shape[1:] != test.x.shape[1:]:
@@ -61,8 +92,8 @@ def outsiders(spec, test):
     return examples
 
 
-def jem_config():
-    """Settings that every JEM experiment has; an experiment file sets its own numbers on top of these."""
+def base_config():
+    """Settings that every experiment on images has; each family and each experiment file sets its own numbers on top of these."""
     config = ConfigDict()
     config.seed = 0
     config.steps = 1000
@@ -74,19 +105,13 @@ def jem_config():
     # Linear warm-up, then a cosine to decay_to of the rate at decay_steps; with milestones times `drop` at each instead.
     config.optimizer = ConfigDict(dict(learning_rate=1e-3, warmup=50, decay_steps=1000, decay_to=0.05, milestones=(), drop=1.0,
                                        b1=0.9, b2=0.999, clip_norm=0.0, ema=0.99))
-    # noise: of its own scale, or a temperature, see mcmc.langevin. adaptive takes a temperature, where tuning begins.
-    config.sampler = ConfigDict(dict(step_size=1.0, noise=0.01, noise_is_temperature=False, momentum=0.0, num_steps=20, extra_step_every=0,
-                                     adaptive=False))
-    config.fresh = ConfigDict(dict(step_size=1.0, noise=0.01, noise_is_temperature=False, num_steps=200))
     config.buffer = ConfigDict(dict(capacity=2048, restart=0.05))
-    config.loss = ConfigDict(dict(balanced=True, beta=1.0, include_positives=True, num_negatives=64, conditional=0.5, p_x_weight=1.0,
-                                  alpha=0.0, entropy_weight=0.0))
     return config
 
 
-def check(config):
-    """Refuse numbers that no part would refuse by itself, by their names."""
-    o, loss = config.optimizer, config.loss
+def require(config, requirements):
+    """Refuse numbers that no part would refuse by itself: {name: (fine, what it must be)}, besides those that every run has."""
+    o = config.optimizer
     requirements = {
         'seed': (config.seed >= 0, 'at least 0'), 'batch_size': (config.batch_size >= 1, 'at least 1'),
         'shards': (config.shards >= 1, 'at least 1'), 'evaluate_every': (config.evaluate_every >= 0, 'at least 0 (0: never)'),
@@ -94,8 +119,7 @@ def check(config):
         'optimizer.learning_rate': (0 < o.learning_rate < math.inf, 'finite and above 0'),
         'optimizer.warmup': (o.warmup >= 0, 'at least 0'),
         'optimizer.decay_steps': (bool(o.milestones) or o.decay_steps > o.warmup, 'above optimizer.warmup'),
-        'optimizer.ema': (0 <= o.ema < 1, 'in [0, 1)'), 'loss.p_x_weight': (0 <= loss.p_x_weight < math.inf, 'finite and at least 0'),
-        'loss.alpha': (math.isfinite(loss.alpha), 'finite'), 'loss.entropy_weight': (math.isfinite(loss.entropy_weight), 'finite')}
+        'optimizer.ema': (0 <= o.ema < 1, 'in [0, 1)'), **requirements}
     values = config.to_dict()
     for name, (fine, must) in requirements.items():
         if not fine:
@@ -129,67 +153,22 @@ def prepare_of(config, training):
     return augment.chain(*steps, augment.gaussian_noise(config.data.noise))
 
 
-def image_jem(config, module_of, start=None):
-    """The parts of a JEM or ST-JEM run on images.
-
-    Args: module_of: number of classes -> linen module. start: of the chains, default U(-1, 1).
-    """
-    check(config)
-    train, test = load(config.data.source, 'train'), load(config.data.source, 'test')
-    shape, num_classes = train.x.shape[1:], train.num_classes
-    if test.x.shape[1:] != shape or test.num_classes > num_classes:
-        raise InputError(f'{config.data.source}: training images are {list(shape)} in {num_classes} classes, test images '
-                         f'{list(test.x.shape[1:])} in {test.num_classes}: both splits must agree')
-    if train.x.shape == test.x.shape and np.array_equal(train.x, test.x):
-        raise InputError(f'{config.data.source} has no test split of its own: give x_train and x_test, or the folders train and test')
-    network = per_example(module_of(num_classes))
-    start = start or replay.uniform_start(shape)
-    method = jem(network, sampler_of(config), buffer_of(config, start, num_classes), weights=weights_of(config),
-                 num_negatives=config.loss.num_negatives, num_steps=config.sampler.num_steps,
-                 extra_step_every=config.sampler.extra_step_every, shards=config.shards, conditional=config.loss.conditional,
-                 p_x_weight=config.loss.p_x_weight, alpha=config.loss.alpha, entropy_weight=config.loss.entropy_weight)
-    predict_fn = predict.predictor(network, prepare_of(config, training=False))
-    some = data.some(test, 2000)   # for the curve during training; `evaluate` takes all
-
-    def accuracy(state):
-        return {'test_accuracy': calibration.accuracy(predict.over(predict_fn, averaged(state), some).logits, some.y)}
-
-    fit = dict(method=method, optimizer=optimizer_of(config), prepare=prepare_of(config, training=True), seed=config.seed,
-               batch_at=lambda step: data.batch_at(train, step, config.batch_size, config.seed), steps=config.steps,
-               ema=config.optimizer.ema, log_every=config.log_every, checkpoint_every=config.checkpoint_every,
-               picture_every=config.picture_every, evaluate_every=config.evaluate_every,
-               pictures=lambda state: {'buffer': buffer_picture(state, num_classes)},
-               evaluate=accuracy)
-    return Parts(fit, network, predict_fn, train, test, lambda params, x, label: objectives.energy_of(network.apply(params, x), label),
-                 start, kernel_of(config.fresh), config.fresh.num_steps)
+def shared_fit(config, train, pictures):
+    """The arguments of `fit` that every experiment on images gives in the same way."""
+    return dict(optimizer=optimizer_of(config), seed=config.seed, steps=config.steps, ema=config.optimizer.ema,
+                batch_at=lambda step: data.batch_at(train, step, config.batch_size, config.seed), log_every=config.log_every,
+                checkpoint_every=config.checkpoint_every, picture_every=config.picture_every, evaluate_every=config.evaluate_every,
+                pictures=pictures)
 
 
-def kernel_of(c, momentum=0.0):
-    """The Langevin kernel of config.sampler or config.fresh."""
-    return mcmc.langevin(c.step_size, **{'temperature' if c.noise_is_temperature else 'noise_scale': c.noise}, momentum=momentum)
+def kernel_of(c, **options):
+    """The Langevin kernel of config.sampler or config.fresh, its noise of its own scale or of a temperature."""
+    return mcmc.langevin(c.step_size, **{'temperature' if c.noise_is_temperature else 'noise_scale': c.noise}, **options)
 
 
-def sampler_of(config):
-    c = config.sampler
-    if not c.adaptive:
-        return adapt.fixed(kernel_of(c, c.momentum))
-    if not c.noise_is_temperature or c.noise <= 0:
-        raise InputError('the adaptive sampler needs --config.sampler.noise_is_temperature=true and a noise > 0')
-    return adapt.adaptive(c.step_size, c.noise ** -0.5, momentum=c.momentum)
-
-
-def buffer_of(config, start, num_classes):
-    """One shard of the buffer: in blocks by class where some chains are conditional."""
-    capacity, restart = -(-config.buffer.capacity // config.shards), config.buffer.restart   # at least the capacity in all
-    if config.loss.conditional > 0:
-        return replay.class_conditional(start, capacity, num_classes, unlabelled=1 - config.loss.conditional, restart=restart)
-    return replay.persistent(start, capacity, restart=restart)
-
-
-def weights_of(config):
-    if config.loss.balanced:
-        return partial(objectives.balanced, beta=config.loss.beta, include_positives=config.loss.include_positives)
-    return objectives.uniform
+def shard_capacity(config):
+    """Entries of one shard's buffer, so that all together hold at least config.buffer.capacity."""
+    return -(-config.buffer.capacity // config.shards)
 
 
 def averaged(state):

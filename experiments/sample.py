@@ -8,7 +8,6 @@ import jax
 import numpy as np
 from absl import flags
 
-from ebm_jax.apply.sample import sample
 from ebm_jax.errors import InputError
 from ebm_jax.record import image_grid, save_grid
 from ebm_jax.types import UNLABELLED
@@ -28,12 +27,13 @@ def define(values):
 
 def run(values):
     _, parts, state = launch.restore(values.workdir)
-    label = UNLABELLED if values.label is None else values.label
-    if label != UNLABELLED and not 0 <= label < parts.train.num_classes:
-        raise InputError(f'--label={label} must lie in 0 to {parts.train.num_classes - 1}, the classes of {parts.train.name}')
-    labels = np.full(values.num, label, np.int32)
-    images = sample(jax.random.key(values.seed), parts.energy_fn, averaged(state), parts.kernel, parts.start, labels,
-                    values.steps or parts.fresh_steps)
+    classes, label = parts.train.num_classes, values.label
+    if label is not None and not (parts.by_class and 0 <= label < classes):
+        raise InputError(f'--label={label} must lie in 0 to {classes - 1}, the classes of {parts.train.name}' if parts.by_class else
+                         f'--label={label} cannot be drawn: this run has one energy for all classes, leave --label out')
+    anything = np.full(values.num, UNLABELLED) if parts.unlabelled else np.arange(values.num) % classes
+    labels = anything if label is None else np.full(values.num, label, np.int32)
+    images = parts.draw(jax.random.key(values.seed), averaged(state), labels, values.steps)
     out = pathlib.Path(values.out or pathlib.Path(values.workdir) / 'samples' / 'drawn')
     save_grid(out.with_suffix('.png'), image_grid(images))
     np.savez(out.with_suffix('.npz'), x=images, y=labels)

@@ -57,15 +57,15 @@ PARAMS = NETWORK.init(jax.random.key(0), jnp.zeros((8, 8, 1)))
 
 def test_scores_are_what_they_are_called():
     test = data.digits('test')._replace(x=data.digits('test').x[:21], y=data.digits('test').y[:21])
-    found = predict.over(predict.predictor(NETWORK, augment.scale_pixels), PARAMS, test, batch_size=8)
+    found = predict.over(predict.predictor(predict.classifier_view(NETWORK), augment.scale_pixels), PARAMS, test, batch_size=8)
     for i in range(21):
         x = test.x[i] / 127.5 - 1
         logits = np.asarray(NETWORK.apply(PARAMS, x))
-        np.testing.assert_allclose(found.logits[i], logits, atol=1e-5)
-        np.testing.assert_allclose(found.log_px[i], np.log(np.exp(logits).sum()), rtol=1e-5)
-        np.testing.assert_allclose(found.max_py[i], np.exp(logits).max() / np.exp(logits).sum(), rtol=1e-5)
+        np.testing.assert_allclose(found['logits'][i], logits, atol=1e-5)
+        np.testing.assert_allclose(found['log_px'][i], np.log(np.exp(logits).sum()), rtol=1e-5)
+        np.testing.assert_allclose(found['max_py'][i], np.exp(logits).max() / np.exp(logits).sum(), rtol=1e-5)
         grad = jax.grad(lambda x: objectives.marginal_energy(NETWORK.apply(PARAMS, x)))(jnp.asarray(x, jnp.float32))
-        np.testing.assert_allclose(found.grad_norm[i], -np.linalg.norm(grad), rtol=1e-4)
+        np.testing.assert_allclose(found['grad_norm'][i], -np.linalg.norm(grad), rtol=1e-4)
 
 
 def test_judge_and_diversity_at_their_ends():

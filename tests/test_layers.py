@@ -9,8 +9,8 @@ BASE = {'types', 'devices', 'errors', 'conv', 'cost'}
 MAY_IMPORT = {   # module -> what of ebm_jax it may import
     'types': set(), 'devices': set(), 'errors': set(), 'conv': set(), 'cost': set(),
     'mcmc': BASE, 'replay': BASE, 'objectives': BASE, 'augment': BASE, 'networks': BASE, 'data': BASE, 'record': BASE,
-    'adapt': BASE | {'mcmc'},
-    'methods': BASE | {'mcmc', 'objectives', 'methods'},
+    'adapt': BASE | {'mcmc'}, 'compose': BASE | {'mcmc'},
+    'methods': BASE | {'mcmc', 'objectives', 'replay', 'methods'},
     'train': BASE, 'checkpoint': BASE,
     'fit': BASE | {'train', 'checkpoint', 'record'},
     'evaluate': BASE | {'objectives', 'mcmc', 'data', 'record', 'evaluate'},

@@ -157,7 +157,7 @@ def test_what_is_not_finite_is_flagged(bad):
 
 def test_a_loss_beyond_the_limit_is_flagged():
     steep = linear_method(lambda p, batch: {'a': -300 * p[0]})
-    assert not one_step(steep, loss_limit=100.0)[1]['healthy'] and one_step(steep)[1]['healthy']
+    assert not one_step(steep, limits={'loss': 100.0})[1]['healthy'] and one_step(steep)[1]['healthy']
 
 
 def test_a_chain_that_blew_up_is_flagged():

@@ -1,6 +1,4 @@
-"""Logits and scores of a classifier that is an energy-based model, over whole data sets."""
-from typing import NamedTuple
-
+"""What a model says of examples, over whole data sets: logits, and scores by which familiar ones are told from others."""
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,29 +7,41 @@ from tqdm import tqdm
 from ebm_jax import devices
 from ebm_jax.objectives import marginal_energy
 
-
-class Predictions(NamedTuple):
-    """The network's view of N examples. The last three are scores: higher means more familiar."""
-    logits: np.ndarray      # [N, C]
-    log_px: np.ndarray      # [N]: s(x) = logsumexp_c f(x)[c] = log p(x) + log Z
-    max_py: np.ndarray      # [N]: max_y p(y|x)
-    grad_norm: np.ndarray   # [N]: -|grad_x log p(x)|
+CLASSIFIER_SCORES = {'log_px': 'log p(x) + log Z = logsumexp_c f(x)[c]', 'max_py': 'max_y p(y|x)', 'grad_norm': '-|grad_x log p(x)|'}
+ENERGY_SCORES = {'energy': '-E(x) = log p(x) + log Z', 'grad_norm': '-|grad_x log p(x)|'}
 
 
-def predictor(network, prepare):
-    """A compiled function (params, key, raw examples [n, ...]) -> Predictions of them; `prepare` draws its noise from the key."""
-    def one(params, key, x):
-        x = prepare(key, x)
+def classifier_view(network):
+    """(params, x) -> logits [C] and CLASSIFIER_SCORES of a network whose logits are energies; higher scores mean more familiar."""
+    def view(params, x):
         logits, pull = jax.vjp(lambda u: network.apply(params, u), x)
         energy, to_logits = jax.value_and_grad(marginal_energy)(logits)
         grad, = pull(to_logits)
-        return Predictions(logits, -energy, jnp.max(jax.nn.softmax(logits)), -jnp.linalg.norm(grad))
+        return {'logits': logits, 'log_px': -energy, 'max_py': jnp.max(jax.nn.softmax(logits)), 'grad_norm': -jnp.linalg.norm(grad)}
+    return view
+
+
+def energy_view(energy_fn):
+    """(params, x) -> ENERGY_SCORES of an energy (params, x) -> scalar; higher scores mean more familiar."""
+    def view(params, x):
+        energy, grad = jax.value_and_grad(energy_fn, 1)(params, x)
+        return {'energy': -energy, 'grad_norm': -jnp.linalg.norm(grad)}
+    return view
+
+
+def predictor(view, prepare):
+    """A compiled function (params, key, raw examples [n, ...]) -> {name: [n, ...]}.
+
+    Args: view: (params, x) -> {name: value} of one example. prepare: (key, raw x) -> x, draws its noise from the key.
+    """
+    def one(params, key, x):
+        return view(params, prepare(key, x))
 
     return jax.jit(lambda params, key, x: jax.vmap(one, (None, 0, 0))(params, jax.random.split(key, len(x)), x))
 
 
 def over(predict, params, examples, *, seed=0, batch_size=256, description='predicting'):
-    """Predictions for all examples, in batches, over all local devices.
+    """{name: [N, ...]} for all examples, in batches, over all local devices.
 
     Args: predict: from `predictor`. params: on any devices. examples: data.Examples. batch_size: rounded up to a multiple of the
       number of devices.
@@ -47,4 +57,4 @@ def over(predict, params, examples, *, seed=0, batch_size=256, description='pred
         key = jax.random.fold_in(jax.random.key(seed), start)
         found = jax.device_get(predict(params, key, jax.device_put(padded, split)))
         parts.append(jax.tree.map(lambda leaf, n=len(x): leaf[:n], found))
-    return Predictions(*(np.concatenate(leaves) for leaves in zip(*parts)))
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

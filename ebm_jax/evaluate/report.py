@@ -36,13 +36,14 @@ def score_histograms(path, inside, outside, score):
 def curves(path, metrics_file, panels):
     """Curves of metrics.jsonl over steps. panels: a list of lists of metric names, one panel each; absent ones are left out."""
     rows = [json.loads(line) for line in pathlib.Path(metrics_file).read_text().splitlines()]
+    points = {name: [(row['step'], row[name]) for row in rows if isinstance(row.get(name), (int, float))]
+              for names in panels for name in names}
+    panels = [[name for name in names if points[name]] for names in panels if any(points[name] for name in names)]
     figure = Figure(figsize=(4.5 * len(panels), 3.5), layout='tight')
     axes = figure.subplots(1, len(panels), squeeze=False)
     for axis, names in zip(axes[0], panels):
         for name in names:
-            points = [(row['step'], row[name]) for row in rows if isinstance(row.get(name), (int, float))]
-            if points:
-                axis.plot(*zip(*points), label=name, marker='.' if len(points) < 10 else None)
+            axis.plot(*zip(*points[name]), label=name, marker='.' if len(points[name]) < 10 else None)
         axis.set_xlabel('step')
         axis.legend()
     figure.savefig(path, dpi=110)

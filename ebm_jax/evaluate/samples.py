@@ -14,6 +14,11 @@ def as_pixels(images):
     return np.clip(images.reshape(len(images), -1).astype(np.float64), -1, 1)
 
 
+def as_unit(images):
+    """As `as_pixels`, in [0, 1]."""
+    return (as_pixels(images) + 1) / 2
+
+
 def independent_judge(examples, *, limit=20000, components=50, seed=0):
     """A support vector machine fitted on real training images, which never saw the model: scikit-learn's SVC (RBF, C = 10).
 

@@ -15,6 +15,7 @@ from flax import struct
 from ebm_jax import devices
 from ebm_jax import objectives as obj
 from ebm_jax.mcmc import run_chains
+from ebm_jax.replay import pools
 from ebm_jax.types import UNLABELLED, Array, Method, PyTree
 
 
@@ -59,15 +60,14 @@ def jem(network, sampler, buffer, *, num_negatives, num_steps=20, weights=obj.un
         raise ValueError(f'conditional is a share in [0, 1], got {conditional}')
     if num_steps < 1 or extra_step_every < 0:
         raise ValueError(f'num_steps must be >= 1 and extra_step_every >= 0, got {num_steps} and {extra_step_every}')
-    per_shard = num_negatives // shards
+    per_shard, pool = num_negatives // shards, pools(buffer)
     logits_of = jax.vmap(network.apply, (None, 0))
 
     def init(key, batch):
         network_key, buffer_key = jax.random.split(key)
         params = network.init(network_key, batch['x'][0])
         repeat = lambda leaf: jnp.broadcast_to(leaf, (shards, *jnp.shape(leaf)))
-        chains = Chains(jax.vmap(buffer.init)(jax.random.split(buffer_key, shards)),
-                        jax.tree.map(repeat, sampler.init()), jnp.zeros(shards, jnp.int32))
+        chains = Chains(pool.init(buffer_key, shards), jax.tree.map(repeat, sampler.init()), jnp.zeros(shards, jnp.int32))
         return params, chains
 
     def wanted_labels(key, shard_keys, batch):
@@ -85,22 +85,20 @@ def jem(network, sampler, buffer, *, num_negatives, num_steps=20, weights=obj.un
         here = len(chains.calls)
         keys = jax.vmap(lambda key: jax.random.split(key, 4))(devices.keys(key, here))
         labels = wanted_labels(key, keys[:, 0], batch)
-        draw = jax.vmap(buffer.draw, (0, 0, None, 0))(keys[:, 1], chains.buffer, per_shard, labels)
-        flat = lambda tree: jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), tree)
+        draw = pool.draw(keys[:, 1], chains.buffer, labels)
         settings = jax.tree.map(lambda leaf: leaf[0], chains.sampler)
         steps = num_steps + chains.calls[0] // extra_step_every if extra_step_every else num_steps
         chain_keys = jax.vmap(lambda key: jax.random.split(key, per_shard))(keys[:, 2])
         x, _ = run_chains(chain_keys.reshape(-1), sampler.kernel(settings),
                           lambda x, label: obj.energy_of(network.apply(params, x), label),
-                          flat(draw.position), steps, flat(labels))
+                          draw.position, steps, draw.label)
         x = jax.lax.stop_gradient(x)
-        back = jax.tree.map(lambda leaf: leaf.reshape(here, per_shard, *leaf.shape[1:]), x)
-        written = jax.vmap(buffer.write)(keys[:, 3], chains.buffer, draw, back)
+        written = pool.write(keys[:, 3], chains.buffer, draw, x)
         if sampler.tunes:
             score = devices.mean(-jnp.mean(jax.vmap(obj.marginal_energy)(logits_of(params, x))))
             settings = sampler.update(settings, score)
         tuned = jax.tree.map(lambda leaf, old: jnp.broadcast_to(leaf, old.shape), settings, chains.sampler)
-        return Samples(x, flat(labels), flat(draw.age) + 1), Chains(written, tuned, chains.calls + 1)
+        return Samples(x, draw.label, draw.age + 1), Chains(written, tuned, chains.calls + 1)
 
     def loss(params, key, batch, samples):
         del key

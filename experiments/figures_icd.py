@@ -1,0 +1,50 @@
+"""What evaluate reports of an ICD run besides what it reports of every run: the size and the cost of the KL term."""
+import json
+import statistics
+import time
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from ebm_jax.train import make_train_step, shard_batch, shard_state
+
+
+def kl_gradient_ratio(workdir, config, parts, state):
+    """Median over the run of |gradient of the KL term| / |gradient of the contrast|, from metrics.jsonl."""
+    del parts, state
+    if not config.loss.kl_weight:
+        return {'kl_gradient_ratio': None}, []
+    rows = [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text().splitlines()]
+    pairs = [(row['grad_norm/kl'], row['grad_norm/contrast']) for row in rows if 'grad_norm/kl' in row]
+    later = pairs[len(pairs) // 5:]   # after start-up
+    ratio = statistics.median(kl / contrast for kl, contrast in later)
+    sizes = [statistics.median(values) for values in zip(*later)]
+    return {'kl_gradient_ratio': ratio}, [
+        f'KL gradient over contrast gradient  {ratio:.3f}   medians {sizes[0]:.2e} and {sizes[1]:.2e} of {len(later)} logged steps, the '
+        'first fifth left out']
+
+
+def kl_cost(workdir, config, parts, state, *, build, rounds=7):
+    """Per cent by which the KL term makes a training step longer: this run's step against the same without it, in turns."""
+    del workdir
+    if not config.loss.kl_weight:
+        return {'kl_cost_percent': None}, []
+    without = ConfigDict(config.to_dict())
+    without.loss.kl_weight = 0.0
+    devices = jax.local_devices()
+    batch = shard_batch(parts.fit['batch_at'](0), devices)
+    steps = [make_train_step(*(p.fit[part] for part in ('method', 'optimizer', 'prepare')), ema=p.fit['ema'], devices=devices)
+             for p in (parts, build(without))]
+    states = [shard_state(jax.tree.map(jnp.copy, state), devices) for _ in steps]   # each step gives its own away
+    seconds = [[], []]
+    for _ in range(rounds + 1):   # the first one compiles
+        for i, step in enumerate(steps):
+            start = time.perf_counter()
+            states[i], metrics = step(states[i], batch)
+            jax.block_until_ready(metrics)
+            seconds[i].append(time.perf_counter() - start)
+    ratio = statistics.median(a / b for a, b in zip(seconds[0][1:], seconds[1][1:]))
+    return {'kl_cost_percent': 100 * (ratio - 1)}, [
+        f'cost of the KL term  {100 * (ratio - 1):.1f} % of a step   median of {rounds} pairs of steps with and without it, '
+        f'{statistics.median(seconds[0][1:]):.3f} s and {statistics.median(seconds[1][1:]):.3f} s']

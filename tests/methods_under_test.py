@@ -1,0 +1,65 @@
+"""Small methods of every kind, and what the tests of methods do with them."""
+import functools
+from functools import partial
+
+import jax
+
+from ebm_jax import adapt, mcmc, replay
+from ebm_jax import objectives as obj
+from ebm_jax.methods.icd import icd
+from ebm_jax.methods.jem import jem
+from ebm_jax.networks import ConvNet, per_example
+from ebm_jax.types import Network
+
+CLASSES, SHAPE = 4, (8, 8, 1)
+START = replay.uniform_start(SHAPE)
+KERNEL = mcmc.langevin(0.1, noise_scale=0.01)
+NETWORK = per_example(ConvNet(CLASSES, (8, 8), (2, 2)))
+BATCH = {'x': jax.random.uniform(jax.random.key(8), (16, *SHAPE), minval=-1, maxval=1),
+         'y': jax.random.randint(jax.random.key(9), (16,), 0, CLASSES)}
+
+
+def make_jem(network=NETWORK, sampler=adapt.fixed(KERNEL), start=START, **options):
+    buffer = replay.class_conditional(start, 40, CLASSES, unlabelled=0.5, restart=0.1)
+    return jem(network, sampler, buffer, **{'num_negatives': 16, 'num_steps': 3, 'conditional': 0.5, 'shards': 4, **options})
+
+
+SCALES = per_example(ConvNet(2, (8, 8), (2, 2)))   # energies of two scales
+BY_LABEL = Network(lambda key, x, label: NETWORK.init(key, x), lambda params, x, label: -NETWORK.apply(params, x)[label])
+NOISE_FIRST = mcmc.langevin(0.1, noise_scale=0.01, bounds=(-1, 1), noise_first=True)
+
+
+def make_icd(network=SCALES, kernel=NOISE_FIRST, buffer=None, **options):
+    buffer = buffer or replay.first_in_first_out(START, 8, restart=0.1)
+    return icd(network, kernel, buffer, **{'num_negatives': 16, 'num_steps': 3, 'kl_chains': 8, 'population': 8, 'population_after': 10,
+                                           'shards': 4, **options})
+
+
+METHODS = {
+    'jem': make_jem(conditional=0.0),
+    'st_jem': make_jem(weights=obj.balanced),
+    'st_jem_alpha': make_jem(weights=obj.balanced, alpha=1.0),
+    'st_jem_entropy': make_jem(weights=partial(obj.balanced, beta=0.5, include_positives=False), entropy_weight=0.3),
+    'icd': make_icd(transition=lambda key, x: x[:, ::-1]),
+    'icd_two_steps_by_label': make_icd(BY_LABEL, kl_steps=2, conditional=True, entropy=obj.kernel_entropy,
+                                       buffer=replay.class_conditional(START, 16, CLASSES, unlabelled=0.0)),
+    'cd': make_icd(kl_weight=0.0, l2_weight=0.0, from_data=True),
+    'pcd': make_icd(kl_weight=0.0, l2_weight=0.0, buffer=replay.persistent(START, 8)),
+    'st_jem_adaptive': make_jem(weights=obj.balanced, sampler=adapt.adaptive(calls=3), extra_step_every=2),
+}
+
+
+@functools.cache
+def sampler_of(method):
+    return jax.jit(method.sample)
+
+
+@functools.cache
+def prepared(method):
+    params, chains = jax.jit(method.init)(jax.random.key(0), BATCH)
+    samples, after = sampler_of(method)(jax.random.key(1), params, chains, BATCH)
+    return params, chains, samples, after
+
+
+def total(method, batch=BATCH):
+    return lambda params, samples: sum(method.loss(params, jax.random.key(2), batch, samples)[0].values())
