@@ -73,6 +73,17 @@ def without(term: Callable, unwanted: Callable, weight=0.01):
     return Composition(lambda x: term(x) - weight * unwanted(x), factors(term) + factors(unwanted))
 
 
+def over_runs(combine, *energy_fns):
+    """The composition of trained energies for `apply.sample`: (params of each, x, a label for each [T]) -> scalar.
+
+    Args: combine: terms x -> scalar, one for each run, to a Composition, such as `all_of`. energy_fns: (params, x, label) -> scalar each.
+    """
+    def energy_fn(params, x, labels):
+        terms = (lambda x, one=one: one[0](one[1], x, one[2]) for one in zip(energy_fns, params, labels))
+        return combine(*terms)(x)
+    return energy_fn
+
+
 def langevin(energy_fn, step_size, **options):
     """`mcmc.langevin` for a composition: the step divided by its number of factors. Source: [code] of Du et al. 2020."""
     return mcmc.langevin(step_size / factors(energy_fn), **options)

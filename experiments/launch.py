@@ -58,16 +58,21 @@ def train(module_name):
 
     def run(values):
         workdir, config = pathlib.Path(values.workdir), values.config
-        settings = {'experiment': module_name, 'config': json.loads(config.to_json())}
-        check_same_run(workdir, settings)
         use_all_cores(config)
-        parts = build(module, config)
-        from ebm_jax.fit import fit
-        fit(**parts.fit, workdir=workdir, settings=settings)
+        fit_in(workdir, module, config)
         print(f'Trained: {workdir}. Next: python -m experiments.evaluate --workdir={workdir}')
 
     listed = '\n'.join(f'  {key} = {value}' for key, value in flatten(module.get_config()).items())
     main(run, define, f'{module.__doc__}\nSettings, each changed by --config.KEY=VALUE:\n{listed}\n')
+
+
+def fit_in(workdir, module, config):
+    """Train the experiment in a workdir, or continue it there."""
+    settings = {'experiment': module.__name__, 'config': json.loads(config.to_json())}
+    check_same_run(workdir, settings)
+    parts = build(module, config)
+    from ebm_jax.fit import fit
+    return parts, fit(**parts.fit, workdir=workdir, settings=settings)
 
 
 def build(module, config):
@@ -80,15 +85,15 @@ def build(module, config):
         raise InputError(f'the configuration of {module.__name__} cannot be built: {error}') from error
 
 
-def use_all_cores(config):
+def use_all_cores(*configs):
     """Several CPU devices use the cores better than one, with the same result; must come before JAX's first computation.
 
-    Takes the largest number of devices, up to the cores, that divides the batch and the shards of chains. Has no effect where
+    Takes the largest number of devices, up to the cores, that divides every batch and the shards of chains. Has no effect where
     an accelerator does the work, or where the user chose (XLA_FLAGS, JAX_NUM_CPU_DEVICES).
     """
     chosen = 'xla_force_host_platform_device_count' in os.environ.get('XLA_FLAGS', '') or 'JAX_NUM_CPU_DEVICES' in os.environ
     if not chosen:
-        common = math.gcd(config.batch_size, config.shards) or 1
+        common = math.gcd(*(number for config in configs for number in (config.batch_size, config.shards))) or 1
         cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
         jax.config.update('jax_num_cpu_devices', max(n for n in range(1, max(cores, 1) + 1) if n == 1 or common % n == 0))
 
@@ -124,6 +129,18 @@ def read_config(workdir):
 
 def restore(workdir):
     """(config, parts, TrainState) of the newest checkpoint of a run. To be called before any JAX computation."""
+    return restore_all([workdir])[0]
+
+
+def restore_all(workdirs):
+    """As `restore`, for several runs at once."""
+    found = [read_run(workdir) for workdir in workdirs]
+    use_all_cores(*(config for config, _ in found))
+    return [_restore(workdir, *run) for workdir, run in zip(workdirs, found)]
+
+
+def read_run(workdir):
+    """(config, the experiment's module) of a run, whose settings must be those that the experiment has now."""
     content, module = read_config(workdir)
     config = ConfigDict(content['config'])
     settings = lambda tree: {key for key in flatten(tree) if not key.startswith('ood.')}
@@ -131,7 +148,10 @@ def restore(workdir):
     if odd:
         raise InputError(f'{workdir}/config.json was written by another version of {content["experiment"]} (differing: {", ".join(odd)}): '
                          'use that version, or train again')
-    use_all_cores(config)
+    return config, module
+
+
+def _restore(workdir, config, module):
     parts = build(module, config)
     from ebm_jax.checkpoint import Checkpoints
     with contextlib.closing(Checkpoints(pathlib.Path(workdir) / 'checkpoints', read_only=True)) as checkpoints:

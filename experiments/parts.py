@@ -27,7 +27,7 @@ class Parts(NamedTuple):
     test: data.Examples
     energy_fn: Callable    # (params, x, label) -> scalar
     start: Callable        # (key, label) -> x: where chains begin
-    kernel: Any            # of fresh chains
+    kernel_at: Callable    # step size -> Kernel of fresh chains
     fresh: ConfigDict      # settings of fresh chains
     by_class: bool         # energy_fn takes classes
     unlabelled: bool       # energy_fn takes UNLABELLED
@@ -43,9 +43,12 @@ class Parts(NamedTuple):
 
     def draw(self, key, params, labels, steps=None):
         """Fresh samples, one for each label: `apply.sample` with the experiment's settings."""
-        plan = dict(transition=self.transition, every=self.fresh.every, plain=self.fresh.plain) if self.transition else {}
-        return sample(key, self.energy_fn, params, self.kernel, self.start, labels, steps or self.fresh.num_steps, **plan,
-                      description='fresh samples')
+        return sample(key, self.energy_fn, params, self.kernel_at(self.fresh.step_size), self.start, labels, steps or self.fresh.num_steps,
+                      **self.plan(), description='fresh samples')
+
+    def plan(self):
+        """When fresh chains pass the transition: keyword arguments of `apply.sample`."""
+        return dict(transition=self.transition, every=self.fresh.every, plain=self.fresh.plain) if self.transition else {}
 
 
 def load(spec, split):
@@ -161,9 +164,9 @@ def shared_fit(config, train, pictures):
                 pictures=pictures)
 
 
-def kernel_of(c, **options):
+def kernel_of(c, step_size=None, **options):
     """The Langevin kernel of config.sampler or config.fresh, its noise of its own scale or of a temperature."""
-    return mcmc.langevin(c.step_size, **{'temperature' if c.noise_is_temperature else 'noise_scale': c.noise}, **options)
+    return mcmc.langevin(step_size or c.step_size, **{'temperature' if c.noise_is_temperature else 'noise_scale': c.noise}, **options)
 
 
 def shard_capacity(config):

@@ -38,7 +38,8 @@ def jem_config():
 def check(config):
     """Refuse numbers that no part would refuse by itself, by their names."""
     loss = config.loss
-    require(config, {'loss.p_x_weight': (0 <= loss.p_x_weight < math.inf, 'finite and at least 0'),
+    require(config, {'fresh.step_size': (config.fresh.step_size > 0, 'above 0'),
+                     'loss.p_x_weight': (0 <= loss.p_x_weight < math.inf, 'finite and at least 0'),
                      'loss.alpha': (math.isfinite(loss.alpha), 'finite'),
                      'loss.entropy_weight': (math.isfinite(loss.entropy_weight), 'finite')})
 
@@ -67,7 +68,7 @@ def image_jem(config, module_of, start=None):
                prepare=prepare_of(config, training=True), evaluate=accuracy)
     return Parts(fit, network, predict_fn, predict.CLASSIFIER_SCORES, train, test,
                  lambda params, x, label: objectives.energy_of(network.apply(params, x), label),
-                 start, kernel_of(config.fresh), config.fresh, by_class=True, unlabelled=True)
+                 start, partial(kernel_of, config.fresh), config.fresh, by_class=True, unlabelled=True)
 
 
 def sampler_of(config):

@@ -46,3 +46,118 @@ def test_steps_of_a_chain_have_their_own_keys():
     """Two equal noises in a row add up in variance; under one key they would double."""
     noise = outcomes(augment.chain(augment.gaussian_noise(1.0), augment.gaussian_noise(1.0)), jnp.zeros((6, 5, 3)))
     np.testing.assert_allclose(noise.std(), np.sqrt(2), rtol=0.02)
+
+
+PICTURE = jnp.asarray(np.random.default_rng(1).uniform(-1, 1, (8, 8, 3)), jnp.float32)
+TRANSITIONS = {
+    'random_resized_crop': augment.random_resized_crop(), 'colour_jitter': augment.colour_jitter(), 'grayscale': augment.grayscale,
+    'gaussian_blur': augment.gaussian_blur(), 'random_affine': augment.random_affine(), 'elastic': augment.elastic(),
+    'random_flip': augment.random_flip, 'sometimes': augment.sometimes(0.5, augment.random_flip)}
+
+
+@pytest.mark.parametrize('name', TRANSITIONS)
+def test_transitions_keep_range_shape_and_determinism(name):
+    """On an image that fills the range, and at its ends; one compiled function, the same under one key, others under others."""
+    step = jax.jit(jax.vmap(TRANSITIONS[name], (0, None)))
+    ends = jnp.sign(PICTURE)
+    for x in (PICTURE, ends):
+        found = np.asarray(step(KEYS[:50], x))
+        assert found.shape == (50, 8, 8, 3) and found.dtype == np.float32
+        assert found.min() >= -1 and found.max() <= 1 and np.isfinite(found).all()
+        np.testing.assert_array_equal(found, step(KEYS[:50], x))
+    assert len({x.tobytes() for x in np.asarray(step(KEYS[:50], PICTURE))}) > {'grayscale': 0, 'random_flip': 1, 'sometimes': 1}.get(name, 40)
+
+
+def test_a_crop_of_everything_is_the_image():
+    whole = augment.random_resized_crop((1.0, 1.0), (1.0, 1.0))
+    np.testing.assert_allclose(jax.jit(whole)(KEYS[0], PICTURE), PICTURE, atol=1e-5)
+
+
+def test_a_crop_shows_its_window_enlarged():
+    """Of a ramp in both directions: corner and size of the window can be read off, and have the asked share and shape."""
+    ramp = jnp.stack(jnp.meshgrid(jnp.linspace(-0.9, 0.9, 32), jnp.linspace(-0.9, 0.9, 32), indexing='ij'), -1)
+    found = np.asarray(jax.jit(jax.vmap(augment.random_resized_crop((0.25, 0.5), (1.0, 2.0)), (0, None)))(KEYS, ramp))
+    height = (found[:, 24, 16, 0] - found[:, 8, 16, 0]) / (ramp[24, 0, 0] - ramp[8, 0, 0])   # of the window, over that of the image
+    width = (found[:, 16, 24, 1] - found[:, 16, 8, 1]) / (ramp[0, 24, 1] - ramp[0, 8, 1])
+    area, shape = height * width, width / height
+    assert 0.24 < area.min() < 0.28 and 0.46 < area.max() < 0.51 and 0.98 < shape.min() < 1.1 and 1.8 < shape.max() < 2.02
+    middle = found[:, 15:17, 15:17, :].mean((1, 2))
+    reach = (1 - np.stack([height, width], 1)) * 0.93
+    assert np.all(np.abs(middle) <= reach + 0.02) and np.all(np.abs(middle / reach).max(0) > 0.9)   # windows anywhere inside
+
+
+def test_colour_jitter_by_hand():
+    """One change at a time, at a strength that leaves nothing to chance but the factor."""
+    only = lambda **strength: augment.colour_jitter(**{**dict(brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0), **strength})
+    x = 0.25 * PICTURE   # in [0.375, 0.625] of [0, 1], so that nothing is cut
+    unit, luma = (np.asarray(x) + 1) / 2, np.array([0.2989, 0.5870, 0.1140])
+    grey = (unit @ luma)[..., None]
+    def deviations(step, pivot):
+        found = (np.asarray(jax.jit(jax.vmap(step, (0, None)))(KEYS[:100], x)) + 1) / 2
+        factors = ((found - pivot) / (unit - pivot)).reshape(100, -1)
+        spread = np.percentile(factors, 90, axis=1) - np.percentile(factors, 10, axis=1)
+        assert np.all(spread < 1e-2)   # one factor for all pixels
+        return np.median(factors, 1)
+    for step, pivot in ((only(brightness=0.3), 0.0), (only(contrast=0.3), grey.mean()), (only(saturation=0.3), grey)):
+        factors = deviations(step, pivot)
+        assert 0.69 < factors.min() < 0.75 and 1.25 < factors.max() < 1.31
+    turned = (np.asarray(jax.jit(jax.vmap(only(hue=0.5), (0, None)))(KEYS[:20], x)) + 1) / 2
+    np.testing.assert_allclose(turned.max(-1), np.broadcast_to(unit.max(-1), (20, 8, 8)), atol=1e-5)   # hue leaves value and chroma
+    np.testing.assert_allclose(turned.min(-1), np.broadcast_to(unit.min(-1), (20, 8, 8)), atol=1e-5)
+    assert np.abs(turned - unit).max() > 0.05
+    np.testing.assert_allclose(jax.jit(only())(KEYS[0], x), x, atol=1e-5)
+
+
+def test_grayscale_is_the_luma_in_all_channels():
+    found = np.asarray(augment.grayscale(KEYS[0], PICTURE))
+    expected = np.asarray(PICTURE) @ np.array([0.2989, 0.5870, 0.1140]) + 0.9999 - 1   # weights sum to .9999
+    np.testing.assert_allclose(found, np.repeat(expected[..., None], 3, -1), atol=2e-4)
+
+
+def test_blur_keeps_constants_and_spreads_a_point_as_a_gaussian():
+    blur = jax.jit(augment.gaussian_blur((1.0, 1.0), size=5))
+    np.testing.assert_allclose(blur(KEYS[0], jnp.full((7, 7, 2), 0.3)), 0.3, atol=1e-5)
+    found = (np.asarray(blur(KEYS[0], jnp.full((9, 9, 1), -1.0).at[4, 4].set(1.0)))[..., 0] + 1) / 2
+    line = np.exp(-np.arange(-2, 3) ** 2 / 2)
+    np.testing.assert_allclose(found[2:7, 2:7], np.outer(line, line) / line.sum() ** 2, atol=1e-5)
+    assert np.abs(found[:2]).max() < 1e-6
+
+
+def test_affine_moves_an_image_as_asked():
+    dot = jnp.full((9, 9, 1), -1.0).at[4, 7].set(1.0)
+    none = dict(degrees=0.0, translate=0.0, scale=(1.0, 1.0), shear=0.0)
+    at = lambda **change: np.asarray(jax.jit(jax.vmap(augment.random_affine(**{**none, **change}), (0, None)))(KEYS[:60], dot))[..., 0]
+    np.testing.assert_allclose(at(), np.broadcast_to(dot[..., 0], (60, 9, 9)), atol=1e-6)
+    grid = np.stack(np.mgrid[:9, :9], -1)
+    centres = lambda found: ((found + 1)[..., None] * grid).sum((1, 2)) / (found + 1).sum((1, 2))[:, None]
+    turned = centres(at(degrees=90.0)) - 4
+    np.testing.assert_allclose(np.hypot(*turned.T), 3, atol=0.15)   # about the centre
+    assert np.ptp(np.arctan2(*turned.T)) > 2.5
+    shifted = centres(at(translate=0.2)) - [4, 7]
+    assert np.abs(shifted).max() < 1.82 and np.all(np.ptp(shifted, 0) > 1.5)
+    larger = centres(at(scale=(1.3, 1.3)))
+    np.testing.assert_allclose(larger, np.broadcast_to([4, 4 + 3 * 1.3], (60, 2)), atol=0.1)
+
+
+def test_elastic_leaves_constants_and_moves_by_less_than_alpha():
+    step = jax.jit(jax.vmap(augment.elastic(alpha=2.0, sigma=1.5), (0, None)))
+    np.testing.assert_allclose(step(KEYS[:5], jnp.full((8, 8, 1), 0.4)), 0.4, atol=1e-5)
+    ramp = jnp.broadcast_to(jnp.linspace(-1, 1, 32)[:, None, None], (32, 32, 1))
+    moved = (np.asarray(step(KEYS[:50], ramp)) - np.asarray(ramp)) * 31 / 2   # in pixels
+    assert moved.std() > 0.1 and np.abs(moved).max() < 2
+
+
+@pytest.mark.parametrize('probability', [0.0, 0.2, 1.0])
+def test_sometimes_is_as_often_as_asked(probability):
+    step = augment.sometimes(probability, lambda key, x: x + 1)
+    np.testing.assert_allclose(np.mean(outcomes(step, jnp.zeros(()))), probability, atol=0.05)
+
+
+@pytest.mark.parametrize('bad', [
+    lambda: augment.random_resized_crop((0.0, 1.0)), lambda: augment.random_resized_crop((0.5, 0.2)), lambda: augment.colour_jitter(-0.1),
+    lambda: augment.colour_jitter(hue=0.6), lambda: augment.gaussian_blur((0.0, 1.0)), lambda: augment.gaussian_blur(size=4),
+    lambda: augment.random_affine(translate=2.0), lambda: augment.random_affine(scale=(0.0, 1.0)), lambda: augment.elastic(sigma=0.0),
+    lambda: augment.sometimes(1.5, augment.random_flip)])
+def test_settings_out_of_range_are_refused(bad):
+    with pytest.raises(ValueError):
+        bad()

@@ -1,0 +1,84 @@
+"""AND, OR and NOT of Gaussians, whose compositions are Gaussians and mixtures known by hand; moments by MALA."""
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ebm_jax import compose, mcmc
+
+
+def gaussian(mean, variance):
+    return lambda x: 0.5 * jnp.sum((x - jnp.asarray(mean)) ** 2 / variance)
+
+
+def draw(energy_fn, step_size, start, num=4000, steps=400):
+    """Positions at the end of MALA chains: unbiased for exp(-E)."""
+    keys = jax.random.split(jax.random.key(0), num)
+    return np.asarray(jax.jit(lambda: mcmc.run_chains(keys, mcmc.mala(step_size), energy_fn, start, steps)[0])())
+
+
+A, B = gaussian([-1.0, 0.0], 1.0), gaussian([2.0, 1.0], 0.25)
+
+
+def test_and_is_the_product_of_gaussians():
+    """Precisions 1 and 4 add up to 5; the mean is weighted by them."""
+    x = draw(compose.all_of(A, B), 0.2, jnp.zeros((4000, 2)))
+    np.testing.assert_allclose(x.mean(0), [(-1 + 8) / 5, 4 / 5], atol=0.03)
+    np.testing.assert_allclose(np.cov(x.T), np.eye(2) / 5, atol=0.015)
+
+
+def test_weights_of_and_multiply_precisions():
+    """Weights 2 and 0.5: precisions 2 and 2."""
+    x = draw(compose.all_of(A, B, weights=(2.0, 0.5)), 0.2, jnp.zeros((4000, 2)))
+    np.testing.assert_allclose(x.mean(0), [0.5, 0.5], atol=0.03)
+    np.testing.assert_allclose(np.cov(x.T), np.eye(2) / 4, atol=0.02)
+
+
+def test_or_is_the_mixture():
+    """Equal variances, so equal constants: shares are the weights, moments those of the mixture."""
+    left, right = gaussian([-1.0], 0.5), gaussian([1.0], 0.5)
+    x = draw(compose.any_of(left, right, weights=(1.0, 3.0)), 0.4, jnp.zeros((4000, 1)))[:, 0]
+    np.testing.assert_allclose(x.mean(), 0.5, atol=0.06)            # .25 (-1) + .75 (1)
+    np.testing.assert_allclose(x.var(), 0.5 + 1 - 0.25, atol=0.06)
+    values = jnp.linspace(-3, 3, 7)[:, None]
+    by_hand = -np.log(np.exp(-(values[:, 0] + 1) ** 2) + 3 * np.exp(-(values[:, 0] - 1) ** 2))
+    np.testing.assert_allclose(jax.vmap(compose.any_of(left, right, weights=(1.0, 3.0)))(values), by_hand, atol=1e-4)
+
+
+def test_a_sharp_or_is_the_smaller_energy():
+    x = jax.random.normal(jax.random.key(1), (20, 2))
+    np.testing.assert_allclose(jax.vmap(compose.any_of(A, B, sharpness=100.0))(x), jnp.minimum(jax.vmap(A)(x), jax.vmap(B)(x)), atol=0.01)
+
+
+def test_not_takes_a_gaussian_away():
+    """E = |x|^2 / (2 .5) - a |x - 1|^2 / (2 1), a = .5: precision 2 - .5, mean -.5 / 1.5."""
+    x = draw(compose.without(gaussian([0.0], 0.5), gaussian([1.0], 1.0), weight=0.5), 0.3, jnp.zeros((4000, 1)))[:, 0]
+    np.testing.assert_allclose(x.mean(), -0.5 / 1.5, atol=0.05)
+    np.testing.assert_allclose(x.var(), 1 / 1.5, atol=0.05)
+
+
+def test_compositions_nest_and_count_their_factors():
+    """(A OR B) AND C, by hand at a point; AND and NOT add factors up, OR takes the largest."""
+    c = gaussian([0.0, 0.0], 2.0)
+    nested = compose.all_of(compose.any_of(A, B), c)
+    x = jnp.array([0.3, -0.4])
+    np.testing.assert_allclose(nested(x), -jnp.log(jnp.exp(-A(x)) + jnp.exp(-B(x))) + c(x), rtol=1e-5)
+    assert nested.factors == 2 and compose.all_of(nested, A, B).factors == 4
+    assert compose.any_of(nested, A).factors == 2 and compose.without(nested, A).factors == 3 and compose.factors(A) == 1
+
+
+def test_the_step_is_divided_by_the_number_of_factors():
+    product = compose.all_of(A, A, A)
+    kernel = compose.langevin(product, 0.3, noise_scale=0.0)
+    x = jnp.zeros(2)
+    state, _ = kernel.step(jax.random.key(0), kernel.init(x, product), product)
+    np.testing.assert_allclose(state.position, -0.1 * jax.grad(product)(x), rtol=1e-6)
+    np.testing.assert_allclose(state.position, -0.3 * jax.grad(A)(x), rtol=1e-6)   # as far as one factor alone would go
+
+
+@pytest.mark.parametrize('bad', [
+    lambda: compose.all_of(), lambda: compose.all_of(A, B, weights=(1.0,)), lambda: compose.any_of(A, weights=(0.0,)),
+    lambda: compose.any_of(A, B, sharpness=0.0), lambda: compose.without(A, B, weight=-1.0)])
+def test_what_makes_no_composition_is_refused(bad):
+    with pytest.raises(ValueError):
+        bad()
