@@ -1,4 +1,8 @@
-"""Improved contrastive divergence on the built-in 8x8 digits."""
+"""Improved contrastive divergence on the built-in 8x8 digits.
+
+    python -m experiments.digits_icd --workdir=runs/digits_icd
+    python -m experiments.evaluate --workdir=runs/digits_icd
+"""
 from experiments import launch
 from experiments.parts_icd import icd_config, image_icd
 
@@ -7,12 +11,13 @@ build = image_icd
 
 def get_config():
     config = icd_config()
-    config.steps = config.optimizer.decay_steps = 1500
-    config.optimizer.learning_rate = 1e-3
-    config.sampler.update(dict(step_size=10.0, noise=0.01, num_steps=20))
-    config.fresh.update(dict(step_size=10.0, noise=0.01))
-    config.buffer.capacity = 2048
-    config.network.update(dict(width=32, stages=(2, 4), scales=2, plain=False))
+    config.steps = config.optimizer.decay_steps = 900
+    config.optimizer.update(dict(learning_rate=1e-3, decay_to=0.05))
+    config.sampler.update(dict(step_size=2.0, noise=0.02, num_steps=20))
+    config.fresh.update(dict(step_size=2.0, noise=0.01))
+    config.buffer.update(dict(capacity=2048, restart=0.02))
+    config.loss.kl_chains = 32
+    config.network.update(dict(width=16, stages=(2, 4), scales=2, plain=False))
     return config
 
 

@@ -172,8 +172,8 @@ def judged(parts, images, labels):
                'conditional_sample_diversity_by_class': by_class, 'judge_accuracy': own}
     return figures, [
         f'conditional samples recognised  {100 * recognised:6.2f} %   {len(labels)} fresh samples, '
-        f'{len(labels) // parts.train.num_classes} of each class, judged by a support vector machine fitted on real training images (its own '
-        f'test accuracy: {100 * own:.2f} %)',
+        f'{len(labels) // parts.train.num_classes} of each class, judged by a support vector machine fitted on real training images '
+        f'(its own test accuracy: {100 * own:.2f} %)',
         f'diversity within a class        {diversity:6.2f}     mean pairwise distance over that of real images of the class; smallest '
         f'class {min(by_class.values()):.2f}']
 
@@ -204,8 +204,8 @@ def distances_of(parts, fresh, extractors, resamples):
     p, real = (extractors[0].confidence(x).max(1).mean() for x in (fresh.main, cases['test']))
     covered = distance.coverage(extractors[0].confidence(fresh.main), parts.train.y)
     found |= {'class_coverage': covered, 'sample_confidence': float(p)}
-    return found, [*lines, f'class coverage of fresh samples {covered:.3f}   classes given by that classifier, exp(entropy) over that of the '
-                   f'data; its mean confidence {p:.3f} (test images: {real:.3f})']
+    return found, [*lines, f'class coverage of fresh samples {covered:.3f}   classes given by that classifier, exp(entropy) over that of '
+                   f'the data; its mean confidence {p:.3f} (test images: {real:.3f})']
 
 
 if __name__ == '__main__':

@@ -67,7 +67,8 @@ def check(config):
         'loss.entropy_weight': (0 <= loss.entropy_weight < math.inf, 'finite and at least 0'),
         'loss.l2_weight': (0 <= loss.l2_weight < math.inf, 'finite and at least 0'),
         'loss.energy_limit': (loss.energy_limit > 0, 'above 0'),
-        'fresh.step_size': (config.fresh.step_size > 0, 'above 0'), 'fresh.every': (config.fresh.every >= 1, 'at least 1'), 'fresh.plain': (config.fresh.plain >= 0, 'at least 0')})
+        'fresh.step_size': (config.fresh.step_size > 0, 'above 0'), 'fresh.every': (config.fresh.every >= 1, 'at least 1'),
+        'fresh.plain': (config.fresh.plain >= 0, 'at least 0')})
 
 
 def image_icd(config):
@@ -86,8 +87,8 @@ def image_icd(config):
                show=('loss', 's_gap', 'loss/kl', 'grad_norm'))
     view = predict.energy_view(marginal_of(energy_fn, classes) if by_class else lambda params, x: energy_fn(params, x, UNLABELLED))
     return Parts(fit, network, predict.predictor(view, prepare_of(config, training=False)), predict.ENERGY_SCORES, train, test, energy_fn,
-                 start, partial(kernel_of, config.fresh, bounds=BOUNDS, noise_first=True), config.fresh, by_class, not by_class, transition, held_out,
-                 (kl_gradient_ratio, partial(kl_cost, build=image_icd)))
+                 start, partial(kernel_of, config.fresh, bounds=BOUNDS, noise_first=True), config.fresh, by_class, not by_class, transition,
+                 held_out, (kl_gradient_ratio, partial(kl_cost, build=image_icd)))
 
 
 def labelled_splits(config):

@@ -65,7 +65,8 @@ def test_transitions_keep_range_shape_and_determinism(name):
         assert found.shape == (50, 8, 8, 3) and found.dtype == np.float32
         assert found.min() >= -1 and found.max() <= 1 and np.isfinite(found).all()
         np.testing.assert_array_equal(found, step(KEYS[:50], x))
-    assert len({x.tobytes() for x in np.asarray(step(KEYS[:50], PICTURE))}) > {'grayscale': 0, 'random_flip': 1, 'sometimes': 1}.get(name, 40)
+    outcomes_at_least = {'grayscale': 1, 'random_flip': 2, 'sometimes': 2}.get(name, 41)
+    assert len({x.tobytes() for x in np.asarray(step(KEYS[:50], PICTURE))}) >= outcomes_at_least
 
 
 def test_a_crop_of_everything_is_the_image():
@@ -136,7 +137,7 @@ def test_affine_moves_an_image_as_asked():
     shifted = centres(at(translate=0.2)) - [4, 7]
     assert np.abs(shifted).max() < 1.82 and np.all(np.ptp(shifted, 0) > 1.5)
     larger = centres(at(scale=(1.3, 1.3)))
-    np.testing.assert_allclose(larger, np.broadcast_to([4, 4 + 3 * 1.3], (60, 2)), atol=0.1)
+    np.testing.assert_allclose(larger, np.broadcast_to([4, 4 + 3 * 1.3], (60, 2)), atol=0.2)
 
 
 def test_elastic_leaves_constants_and_moves_by_less_than_alpha():

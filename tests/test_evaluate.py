@@ -3,10 +3,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.linalg
 
 from ebm_jax import augment, data, mcmc, objectives, replay
 from ebm_jax.apply.sample import sample
-from ebm_jax.evaluate import calibration, ood, predict, samples
+from ebm_jax.errors import InputError
+from ebm_jax.evaluate import attributes, calibration, distance, extractor, inception, ood, predict, samples
 from ebm_jax.networks import ConvNet, per_example
 from ebm_jax.types import UNLABELLED
 
@@ -90,3 +92,172 @@ def test_every_sample_is_its_own_chain_under_its_label(num, batch_size):
     x = sample(jax.random.key(0), energy, 1.0, kernel, replay.uniform_start((2,)), labels, 60, batch_size=batch_size)
     np.testing.assert_allclose(x, np.where(labels == UNLABELLED, 9, labels)[:, None] * np.ones(2), atol=0.01)
     assert len(np.unique(x[:, 0])) == num
+
+
+# --- distances between sets of images ---
+
+def test_frechet_distance_of_known_gaussians():
+    """Diagonal and commuting: |m|^2 + sum (s_a - s_b)^2; and a pair that does not commute, against scipy's matrix root."""
+    found = distance.frechet_of_moments(np.zeros(3), np.diag([1.0, 4.0, 9.0]), np.array([1.0, 2.0, 0.0]), np.diag([4.0, 4.0, 1.0]))
+    np.testing.assert_allclose(found, 5 + 1 + 0 + 4)
+    rng = np.random.default_rng(0)
+    a, b = (m @ m.T for m in rng.normal(size=(2, 4, 4)))
+    expected = np.trace(a + b - 2 * scipy.linalg.sqrtm(a @ b).real)
+    np.testing.assert_allclose(distance.frechet_of_moments(np.zeros(4), a, np.zeros(4), b), expected, rtol=1e-6)
+    x = rng.normal(size=(50, 4))
+    assert distance.frechet(x, x) < 1e-9 and distance.frechet(x, x + 2) == pytest.approx(16, rel=1e-6)
+
+
+def test_kernel_distance_is_the_unbiased_discrepancy():
+    """Written out for a small pair; zero in the mean for sets of one law; blocks are averaged."""
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(6, 3)), rng.normal(size=(6, 3)) + 1
+    k = lambda x, y: (x @ y / 3 + 1) ** 3
+    pairs = [(i, j) for i in range(6) for j in range(6) if i != j]
+    by_hand = (np.mean([k(a[i], a[j]) + k(b[i], b[j]) for i, j in pairs]) - 2 * np.mean([k(x, y) for x in a for y in b]))
+    np.testing.assert_allclose(distance.kernel(a, b), by_hand, rtol=1e-6)
+    same = [distance.kernel(*rng.normal(size=(2, 100, 3))) for _ in range(60)]
+    assert abs(np.mean(same)) < 3 * np.std(same) / np.sqrt(60)
+    np.testing.assert_allclose(distance.kernel(np.tile(a, (2, 1)), np.tile(b, (2, 1)), block=6), by_hand, atol=3)
+
+
+def test_intervals_of_distances_cover_the_law():
+    """Two Gaussians 1 apart in one of three directions: Frechet distance 1, in 8 of 10 intervals at least; wider for fewer images."""
+    covered, widths = 0, []
+    reference = np.random.default_rng(99).normal(size=(20_000, 3))
+    for seed in range(10):
+        x = np.random.default_rng(seed).normal(size=(1000, 3)) + [1, 0, 0]
+        low, high = distance.distances(x, reference, resamples=40)['frechet']['interval']
+        covered, widths = covered + (low < 1 < high), [*widths, high - low]
+    few = distance.distances(x[:100], reference, resamples=40)['frechet']['interval']
+    assert covered >= 8 and np.ptp(few) > 2 * np.mean(widths)
+
+
+def test_known_cases_are_ordered_and_apart(tmp_path, monkeypatch):
+    """In the features of a classifier of the digits: train and test next to each other, a shift far, noise farther; the file is reused."""
+    monkeypatch.setattr(extractor, 'STEPS', 150)
+    train, test = data.digits('train'), data.digits('test')
+    by = extractor.of_classifier(train, tmp_path / 'e.npz')
+    reference, cases = distance.reference_and_known_cases(train, test, 300)
+    assert {name: len(x) for name, x in cases.items()} == {'train': 300, 'test': 300, 'shifted': 300, 'noise': 300}
+    assert not {x.tobytes() for x in reference} & {x.tobytes() for x in cases['train']}
+    features = by.features(reference)
+    assert features.shape == (718, 64)
+    found = {name: distance.DISTANCES[d](by.features(x), features) for name, x in cases.items() for d in ('frechet',)}
+    assert max(found['train'], found['test']) < 0.2 * found['shifted'] and found['shifted'] < 0.5 * found['noise']
+    assert np.mean(by.confidence(test.x).argmax(1) == test.y) > 0.9
+    np.testing.assert_allclose(by.features(test.x[:9] / 127.5 - 1), by.features(test.x[:9]), atol=1e-4)   # the same in the network's units
+    again = extractor.of_classifier(train, tmp_path / 'e.npz')
+    assert again.hash == by.hash and len(by.hash) == 12
+    np.testing.assert_array_equal(again.features(reference[:20]), by.features(reference[:20]))
+    with pytest.raises(InputError, match='delete it'):
+        extractor.of_classifier(train._replace(y=train.y % 3), tmp_path / 'e.npz')
+    (tmp_path / 'e.npz').write_bytes(b'damaged')
+    with pytest.raises(InputError, match='damaged'):
+        extractor.of_classifier(train, tmp_path / 'e.npz')
+
+
+def test_class_coverage_at_its_ends():
+    real = np.repeat(np.arange(4), 10)
+    certain = lambda labels: np.eye(4)[labels]
+    np.testing.assert_allclose(distance.coverage(certain(real), real), 1)
+    np.testing.assert_allclose(distance.coverage(certain(np.zeros(20, int)), real), 1 / 4)
+    np.testing.assert_allclose(distance.coverage(certain(real % 2), real), 1 / 2)
+
+
+def inception_shapes():
+    """{name of a convolution: its weights' shape}, as the published network has them: 21,785,568 parameters without the classifier."""
+    table = {'Conv2d_1a_3x3': (32, 3, 3, 3), 'Conv2d_2a_3x3': (32, 32, 3, 3), 'Conv2d_2b_3x3': (64, 32, 3, 3),
+             'Conv2d_3b_1x1': (80, 64, 1, 1), 'Conv2d_4a_3x3': (192, 80, 3, 3)}
+    for block, wide, pool in (('5b', 192, 32), ('5c', 256, 64), ('5d', 288, 64)):
+        table |= {f'Mixed_{block}.{layer}': shape for layer, shape in {
+            'branch1x1': (64, wide, 1, 1), 'branch5x5_1': (48, wide, 1, 1), 'branch5x5_2': (64, 48, 5, 5), 'branch3x3dbl_1': (64, wide, 1, 1),
+            'branch3x3dbl_2': (96, 64, 3, 3), 'branch3x3dbl_3': (96, 96, 3, 3), 'branch_pool': (pool, wide, 1, 1)}.items()}
+    table |= {f'Mixed_6a.{layer}': shape for layer, shape in {
+        'branch3x3': (384, 288, 3, 3), 'branch3x3dbl_1': (64, 288, 1, 1), 'branch3x3dbl_2': (96, 64, 3, 3),
+        'branch3x3dbl_3': (96, 96, 3, 3)}.items()}
+    for block, c in (('6b', 128), ('6c', 160), ('6d', 160), ('6e', 192)):
+        table |= {f'Mixed_{block}.{layer}': shape for layer, shape in {
+            'branch1x1': (192, 768, 1, 1), 'branch7x7_1': (c, 768, 1, 1), 'branch7x7_2': (c, c, 1, 7), 'branch7x7_3': (192, c, 7, 1),
+            'branch7x7dbl_1': (c, 768, 1, 1), 'branch7x7dbl_2': (c, c, 7, 1), 'branch7x7dbl_3': (c, c, 1, 7), 'branch7x7dbl_4': (c, c, 7, 1),
+            'branch7x7dbl_5': (192, c, 1, 7), 'branch_pool': (192, 768, 1, 1)}.items()}
+    table |= {f'Mixed_7a.{layer}': shape for layer, shape in {
+        'branch3x3_1': (192, 768, 1, 1), 'branch3x3_2': (320, 192, 3, 3), 'branch7x7x3_1': (192, 768, 1, 1), 'branch7x7x3_2': (192, 192, 1, 7),
+        'branch7x7x3_3': (192, 192, 7, 1), 'branch7x7x3_4': (192, 192, 3, 3)}.items()}
+    for block, wide in (('7b', 1280), ('7c', 2048)):
+        table |= {f'Mixed_{block}.{layer}': shape for layer, shape in {
+            'branch1x1': (320, wide, 1, 1), 'branch3x3_1': (384, wide, 1, 1), 'branch3x3_2a': (384, 384, 1, 3), 'branch3x3_2b': (384, 384, 3, 1),
+            'branch3x3dbl_1': (448, wide, 1, 1), 'branch3x3dbl_2': (384, 448, 3, 3), 'branch3x3dbl_3a': (384, 384, 1, 3),
+            'branch3x3dbl_3b': (384, 384, 3, 1), 'branch_pool': (192, wide, 1, 1)}.items()}
+    return table
+
+
+def inception_weights(make=np.zeros):
+    table = inception_shapes()
+    return {f'{name}.{part}': make(shape if part == 'conv.weight' else shape[:1], np.float32) for name, shape in table.items()
+            for part in inception.PARTS}
+
+
+def test_inception_reads_every_array_of_the_published_network(tmp_path):
+    table, weights = inception_shapes(), inception_weights()
+    assert sum(np.prod(shape) + 2 * shape[0] for shape in table.values()) == 21_785_568
+    read = set()
+    class Watched(dict):
+        def __getitem__(self, name):
+            read.add(name)
+            return super().__getitem__(name)
+    out = jax.eval_shape(lambda: inception.features(Watched(weights), jnp.zeros((2, 28, 28, 1))))
+    assert out.shape == (2, inception.FEATURES) and read == set(weights)
+    with pytest.raises(InputError, match='Mixed_6e.branch7x7_2.conv.weight'):
+        inception.check({name: value for name, value in weights.items() if name != 'Mixed_6e.branch7x7_2.conv.weight'}, 'file')
+    with pytest.raises(InputError, match='another shape'):
+        inception.check({**weights, 'Conv2d_2a_3x3.conv.weight': np.zeros((32, 31, 3, 3))}, 'file')
+    with pytest.raises(InputError, match='missing'):
+        extractor.of_inception(tmp_path / 'no.npz')
+
+
+def test_inception_pools_leave_padding_out():
+    x = np.random.default_rng(0).normal(size=(1, 4, 4, 1)).astype(np.float32)
+    found = inception._mean_pool(x)
+    np.testing.assert_allclose(found[0, 0, 0, 0], x[0, :2, :2, 0].mean(), rtol=1e-5)
+    np.testing.assert_allclose(found[0, 1, 1, 0], x[0, :3, :3, 0].mean(), rtol=1e-5)
+    np.testing.assert_allclose(inception._max_pool(x)[0, 0, 0, 0], x[0, :3, :3, 0].max())
+
+
+# --- attributes ---
+
+def test_attributes_of_drawn_strokes():
+    """A line of slope t leans by t; its weight is the darkness of its ink; the levels are thirds."""
+    images = np.zeros((3, 9, 9, 1), np.uint8)
+    for row in range(2, 7):
+        images[0, row, 4] = 128                 # upright, half dark
+        images[1, row, 4 + (4 - row)] = 255     # leaning right by one column a row
+        images[2, row, 4 - (4 - row)] = 255     # leaning left
+    np.testing.assert_allclose(attributes.slant(images), [0, 1, -1], atol=1e-6)
+    np.testing.assert_allclose(attributes.stroke_weight(images), [128 / 255, 1, 1], atol=1e-6)
+    np.testing.assert_allclose(attributes.slant(images / 127.5 - 1), [0, 1, -1], atol=1e-6)
+    values = np.arange(9.0)
+    np.testing.assert_array_equal(attributes.level(values, attributes.thirds(values)), np.repeat([0, 1, 2], 3))
+    train = data.digits('train')
+    relabelled = attributes.relabelled(train, 'slant', attributes.thirds(attributes.slant(train.x)))
+    assert np.bincount(relabelled.y).tolist() == [479, 479, 479] and relabelled.x is train.x
+
+
+def test_energy_scores_are_what_they_are_called():
+    test = data.some(data.digits('test'), 10)
+    energy = lambda params, x: params * jnp.sum(x ** 2)
+    found = predict.over(predict.predictor(predict.energy_view(energy), augment.scale_pixels), 0.5, test, batch_size=4)
+    x = test.x.reshape(10, -1) / 127.5 - 1
+    np.testing.assert_allclose(found['energy'], -0.5 * (x ** 2).sum(1), rtol=1e-4)
+    np.testing.assert_allclose(found['grad_norm'], -np.linalg.norm(x, axis=1), rtol=1e-4)
+
+
+def test_fresh_chains_pass_the_transition_between_blocks_and_not_at_the_end():
+    """Steps of pure descent on a slope subtract 1 each, the transition adds 100: 45 steps in blocks of 10, none in the last 12 or more."""
+    run = lambda **plan: sample(jax.random.key(0), lambda params, x, label: jnp.sum(x), 0.0, mcmc.langevin(1.0, noise_scale=0.0),
+                                lambda key, label: jnp.zeros(1), np.zeros(3), 45, transition=lambda key, x: x + 100, **plan)
+    np.testing.assert_allclose(run(every=10, plain=12), 300 - 45)
+    np.testing.assert_allclose(run(every=10, plain=0), 400 - 45)
+    np.testing.assert_allclose(run(every=50), -45)
+    with pytest.raises(ValueError):
+        run(every=0)

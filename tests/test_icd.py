@@ -22,6 +22,7 @@ def flow(energies, params, x, key, steps, a=0.1, noise=0.01):
     return x
 
 
+FROM_ZERO = replay.fresh(lambda key, label: jnp.zeros(SHAPE))
 QUARTIC = Network(lambda key, x: jnp.array([0.7, 0.4]), lambda p, x: 0.5 * p[0] * jnp.sum(x ** 2) + p[1] * jnp.sum(x ** 4))
 TANH = Network(lambda key, x: {'w': jax.random.normal(key, (64, 7)) / 8, 'v': jax.random.normal(key, (7, 2))},
                lambda p, x: jnp.tanh(x.reshape(-1) @ p['w']) @ p['v'])
@@ -205,7 +206,7 @@ def test_conditional_chains_take_the_labels_of_the_batch_and_descend_them():
 
 def test_chains_descend_the_sum_of_scales_and_the_loss_takes_their_mean():
     network = Network(lambda key, x: jnp.array([1.0, 2.0, 4.0]), lambda p, x: p * jnp.sum(x))
-    method = make_icd(network, mcmc.langevin(0.01, noise_scale=0.0), kl_weight=0.0, buffer=replay.fresh(lambda key, label: jnp.zeros(SHAPE)))
+    method = make_icd(network, mcmc.langevin(0.01, noise_scale=0.0), kl_weight=0.0, buffer=FROM_ZERO)
     params, _, samples, _ = fresh_run(method)
     np.testing.assert_allclose(samples.x, -3 * 0.01 * 7 * np.ones((16, *SHAPE)), rtol=1e-5)
     expected = (7 / 3) * (BATCH['x'].sum((1, 2, 3)).mean() - samples.x[0].sum())
@@ -214,7 +215,7 @@ def test_chains_descend_the_sum_of_scales_and_the_loss_takes_their_mean():
 
 def test_the_transition_comes_before_the_steps_and_moves_every_chain():
     network = Network(lambda key, x: jnp.zeros(()), lambda p, x: p * jnp.sum(x))
-    method = make_icd(network, mcmc.langevin(0.1, noise_scale=0.0), kl_weight=0.0, buffer=replay.fresh(lambda key, label: jnp.zeros(SHAPE)),
+    method = make_icd(network, mcmc.langevin(0.1, noise_scale=0.0), kl_weight=0.0, buffer=FROM_ZERO,
                       transition=lambda key, x: x + jax.random.uniform(key))
     _, _, samples, _ = fresh_run(method)
     assert len(np.unique(samples.x[:, 0, 0, 0])) == 16 and np.all(samples.x > 0)

@@ -13,7 +13,7 @@ MAY_IMPORT = {   # module -> what of ebm_jax it may import
     'methods': BASE | {'mcmc', 'objectives', 'replay', 'methods'},
     'train': BASE, 'checkpoint': BASE,
     'fit': BASE | {'train', 'checkpoint', 'record'},
-    'evaluate': BASE | {'objectives', 'mcmc', 'data', 'record', 'evaluate'},
+    'evaluate': BASE | {'objectives', 'mcmc', 'data', 'record', 'networks', 'evaluate'},
     'apply': BASE | {'mcmc', 'objectives', 'apply'},
 }
 FORBIDDEN = {'methods': {'optax', 'flax.linen', 'absl', 'ml_collections'}}   # networks and optimisers arrive as arguments

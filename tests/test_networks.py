@@ -5,7 +5,17 @@ import numpy as np
 import pytest
 
 from ebm_jax.cost import count_flops, num_parameters
-from ebm_jax.networks import ConvNet, WideResNet, per_example
+from ebm_jax.networks import (
+    ConvNet,
+    MultiScaleEnergy,
+    ResidualEnergy,
+    SelfAttention,
+    WideResNet,
+    halved,
+    per_example,
+    spectral,
+    standardised,
+)
 
 
 def test_wide_resnet_28_10_has_the_published_size():
@@ -69,3 +79,95 @@ def test_energy_and_input_gradient_cost_twice_the_forward_pass():
     forward = count_flops(network.apply, params, x)
     both = count_flops(lambda p, x: jax.value_and_grad(lambda u: network.apply(p, u).sum())(x), params, x)
     np.testing.assert_allclose(both / forward, 2, rtol=0.01)
+
+
+# --- residual energies ---
+
+def sizes(module, shape):
+    network = per_example(module)
+    shapes = jax.eval_shape(lambda: network.init(jax.random.key(0), jnp.zeros(shape), *([0] if module.num_classes else [])))
+    return {name: num_parameters(part) for name, part in shapes.items()}
+
+
+def test_multi_scale_energy_has_the_cards_size():
+    """4.86 + 1.30 + 0.41 = 6.56 M at F = 64; the half scale by hand."""
+    def block(f, down=None):
+        return 2 * (9 * f * f + f) + 2 * 2 * f + (9 * f * down + down if down else 0)   # two convolutions, two norms, way down
+    found = sizes(MultiScaleEnergy(), (32, 32, 3))
+    half = 27 * 64 + 64 + 2 * block(64) + 9 * 64 * 64 + 64 + 9 * 64 * 128 + 128 + 2 * block(64) + block(128) + block(128, 256) + 256 + 1
+    assert found['ResidualEnergy_1'] == half
+    assert [round(n / 1e6, 2) for n in found.values()] == [4.86, 1.30, 0.41] and round(sum(found.values()) / 1e6, 2) == 6.56
+
+
+def test_class_gain_and_bias_add_two_numbers_per_channel_norm_and_class():
+    small = dict(width=8, stages=(2,), scales=1, plain=False, attention_after=None)
+    plain, by_class = (sum(sizes(MultiScaleEnergy(**small, num_classes=n), (8, 8, 1)).values()) for n in (0, 5))
+    assert by_class - plain == 2 * 2 * 8 * 5
+
+
+SMALL = dict(width=8, stages=(2, 2), attention_after=1)
+ENERGIES = {'plain': dict(scales=1, norm=False, reweight=lambda kernel: kernel, attention_after=None), 'norm': dict(scales=2),
+            'spectral': dict(scales=1, norm=False, reweight=spectral), 'by class': dict(scales=1, num_classes=3, attention_after=None)}
+
+
+@pytest.mark.parametrize('name', ENERGIES)
+def test_residual_energies_treat_one_example_as_a_batch_of_one(name):
+    module = MultiScaleEnergy(**{**SMALL, **ENERGIES[name]})
+    network, x = per_example(module), jax.random.normal(jax.random.key(1), (3, 8, 8, 2))
+    labels = [jnp.arange(3)] if module.num_classes else []
+    params = jax.jit(network.init)(jax.random.key(0), x[0], *(label[0] for label in labels))
+    params = jax.tree.map(lambda leaf: leaf + 0.1 * jax.random.normal(jax.random.key(2), leaf.shape), params)   # gains and gamma too
+    whole = jax.jit(module.apply)({'params': params}, x, *labels)
+    assert whole.shape == (3, module.scales) and np.std(whole, 0).min() > 1e-4
+    np.testing.assert_allclose(jax.jit(jax.vmap(network.apply, (None, 0, *[0] * len(labels))))(params, x, *labels), whole, atol=1e-4)
+    if labels:
+        other = jax.jit(module.apply)({'params': params}, x, (labels[0] + 1) % 3)
+        assert np.abs(other - whole).min() > 1e-5
+
+
+def test_attention_starts_as_the_identity_and_has_input_gradients():
+    """The author says that attention gives poor input gradients: they must at least be there, and right (finite differences)."""
+    with jax.enable_x64(True):
+        x = jax.random.normal(jax.random.key(1), (1, 4, 4, 16))
+        module = SelfAttention()
+        params = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), module.init(jax.random.key(0), x))
+        np.testing.assert_array_equal(module.apply(params, x), x)
+        params['params']['gamma'] = jnp.array(0.7)
+        f = jax.jit(lambda x: jnp.sum(jnp.sin(module.apply(params, x))))
+        direction = jax.random.normal(jax.random.key(2), x.shape)
+        numeric = (f(x + 1e-5 * direction) - f(x - 1e-5 * direction)) / 2e-5
+        np.testing.assert_allclose(jnp.vdot(jax.grad(f)(x), direction), numeric, rtol=1e-6)
+
+
+def test_standardised_kernels_have_mean_zero_and_unit_deviation():
+    kernel = standardised(jax.random.normal(jax.random.key(0), (3, 3, 5, 7)) * 3 + 1)
+    np.testing.assert_allclose(kernel.mean((0, 1, 2)), 0, atol=1e-6)
+    np.testing.assert_allclose(kernel.std((0, 1, 2)), 1, rtol=1e-4)
+
+
+def test_spectral_kernels_have_norm_one():
+    """Against numpy's singular values; gradient as that of W / |W|_2."""
+    kernel = jax.random.normal(jax.random.key(0), (3, 3, 5, 7)).at[..., 0].multiply(3.0)
+    found = np.asarray(jax.jit(spectral)(kernel))
+    np.testing.assert_allclose(np.linalg.svd(found.reshape(-1, 7), compute_uv=False)[0], 1, rtol=1e-3)
+    np.testing.assert_allclose(found, kernel / np.linalg.svd(np.reshape(kernel, (-1, 7)), compute_uv=False)[0], rtol=1e-3)
+    probe = jax.random.normal(jax.random.key(1), kernel.shape)
+    exact = jax.grad(lambda w: jnp.vdot(probe, w / jnp.linalg.norm(w.reshape(-1, 7), 2)))(kernel)
+    np.testing.assert_allclose(jax.grad(lambda w: jnp.vdot(probe, spectral(w)))(kernel), exact, atol=2e-3)
+
+
+@pytest.mark.parametrize('n', [7, 8])
+def test_halved_is_the_average_pool(n):
+    x = np.random.default_rng(0).normal(size=(2, n, n, 3)).astype(np.float32)
+    padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    m = (n + 1) // 2
+    expected = [[padded[:, 2 * i:2 * i + 3, 2 * j:2 * j + 3].sum((1, 2)) / 9 for j in range(m)] for i in range(m)]
+    np.testing.assert_allclose(jax.jit(halved)(x), np.moveaxis(expected, 2, 0), atol=1e-5)
+
+
+@pytest.mark.parametrize('module, says', [
+    (MultiScaleEnergy(scales=5), '1 to 4'), (ResidualEnergy(width=8, stages=(1, 1, 1, 1)), '1x1'),
+    (ResidualEnergy(width=8, stages=(1,), num_classes=2), 'label')])
+def test_residual_energies_that_cannot_be_are_refused(module, says):
+    with pytest.raises(ValueError, match=says):
+        jax.eval_shape(lambda: per_example(module).init(jax.random.key(0), jnp.zeros((4, 4, 1))))

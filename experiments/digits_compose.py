@@ -1,0 +1,147 @@
+"""Compositions of separately trained energies on the built-in digits: the class AND the stroke weight AND the slant; OR; NOT.
+
+    python -m experiments.digits_compose --workdir=runs/digits_compose
+
+Trains three conditional energies by improved contrastive divergence (WORKDIR/class, /stroke, /slant: each an ordinary run of
+digits_icd, that `evaluate` and `compose` take), composes them, and measures each factor: the class by a support vector machine, stroke
+weight and slant by computing them from the image (high and low third of the training images). Writes composition.txt,
+composition.json, samples/*.png and summary.json. Rerunning the command continues.
+"""
+import pathlib
+from functools import partial
+
+import jax
+import numpy as np
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from ebm_jax import compose
+from ebm_jax.evaluate import samples
+from ebm_jax.evaluate.attributes import ATTRIBUTES, LEVELS, level, thirds
+from ebm_jax.record import image_grid, save_grid, update_summary, write_json
+from experiments import digits_icd, launch
+from experiments.compose import draw
+from experiments.parts import averaged
+
+LABELS = ('class', 'stroke', 'slant')
+
+
+def get_config():
+    """icd: settings of the three runs. compose: chains of each question, weight of NOT, sharpness of OR."""
+    config = ConfigDict()
+    config.icd = digits_icd.get_config()
+    config.icd.loss.conditional = True
+    config.compose = ConfigDict(dict(num=200, not_weight=0.5, sharpness=1.0))
+    return config
+
+
+def train(workdir, config):
+    """{label: (parts, params)} of the three runs, trained where they are not yet."""
+    launch.use_all_cores(config.icd)
+    runs = {}
+    for label in LABELS:
+        settings = ConfigDict(config.icd.to_dict())
+        settings.data.label = label
+        parts, state = launch.fit_in(workdir / label, digits_icd, settings)
+        runs[label] = parts, averaged(state)
+    return runs
+
+
+class Ruler:
+    """Measures what an image shows: its class, stroke level and slant level."""
+
+    def __init__(self, train):
+        self.judge = samples.independent_judge(train)
+        self.edges = {name: thirds(of(train.x)) for name, of in ATTRIBUTES.items()}
+
+    def __call__(self, images):
+        shown = {name: level(of(images), self.edges[name]) for name, of in ATTRIBUTES.items()}
+        return {'class': self.judge.predict(samples.as_pixels(images)), **shown}
+
+
+def sample(runs, labels, combine, factors, wanted, seed=0):
+    """Samples of a composition. labels: the run of each term. wanted: int [N, T]."""
+    parts = [runs[label][0] for label in labels]
+    energy_fn = compose.over_runs(combine, *(p.energy_fn for p in parts))
+    return draw(jax.random.key(seed), energy_fn, [runs[label][1] for label in labels], wanted, parts[0], factors)
+
+
+def questions_of_and(rng, num):
+    """{name: (runs, wanted labels [num, T])}: each factor alone, then products of two and of three; thirds 0 and 2 of the attributes."""
+    classes, extremes = np.arange(num) % 10, rng.choice([0, 2], (num, 2))
+    wanted = {'class': classes, 'stroke': extremes[:, 0], 'slant': extremes[:, 1]}
+    asked = [('class',), ('stroke',), ('slant',), ('class', 'stroke'), ('class', 'slant'), ('stroke', 'slant'), LABELS]
+    return {' AND '.join(labels): (labels, np.stack([wanted[label] for label in labels], 1)) for labels in asked}, wanted
+
+
+def measure_and(runs, ruler, config, folder):
+    """Success of each factor, and of all together, for every product; all questions share what they want of each attribute."""
+    questions, wanted = questions_of_and(np.random.default_rng(0), config.compose.num)
+    rows, lines = {}, [f'{"energy":<28}{"class":>8}{"stroke":>8}{"slant":>8}{"all asked":>11}   share of {config.compose.num} samples that '
+                       'show what was wanted; * = asked for']
+    for name, (labels, asked) in questions.items():
+        images = sample(runs, labels, compose.all_of, len(labels), asked)
+        shown = ruler(images)
+        hit = {label: shown[label] == wanted[label] for label in LABELS}
+        every = np.all([hit[label] for label in labels], 0)
+        rows[name] = {**{label: float(hit[label].mean()) for label in LABELS}, 'asked': float(every.mean())}
+        cells = ''.join(f'{100 * hit[label].mean():>6.0f}{"*" if label in labels else " "} ' for label in LABELS)
+        lines.append(f'{name:<28}{cells}{100 * every.mean():>10.1f} %')
+        save_grid(folder / f'{name.replace(" ", "_").lower()}.png', image_grid(images[:100], 10))
+    return {'and': rows}, lines
+
+
+def measure_or(runs, ruler, config, folder, pairs=((3, 8), (0, 1), (4, 7))):
+    """Mixtures of two classes: how many samples show either, and how the two share them."""
+    rows, lines = {}, ['']
+    for a, b in pairs:
+        combine = partial(compose.any_of, sharpness=config.compose.sharpness)
+        images = sample(runs, ('class', 'class'), combine, 1, np.tile([a, b], (config.compose.num, 1)))
+        shown = ruler(images)['class']
+        rows[f'{a} OR {b}'] = {'either': float(np.isin(shown, (a, b)).mean()), 'first': float((shown == a).mean())}
+        lines.append(f'{f"class {a} OR class {b}":<28}{100 * np.isin(shown, (a, b)).mean():>6.1f} % show either, '
+                     f'{100 * (shown == a).mean():.1f} % the {a}')
+        save_grid(folder / f'{a}_or_{b}.png', image_grid(images[:100], 10))
+    return {'or': rows}, lines
+
+
+def measure_not(runs, ruler, config, folder):
+    """A class without a level of an attribute: how often that level shows, beside the class energy alone."""
+    rows, lines, classes = {}, [''], np.arange(config.compose.num) % 10
+    alone = ruler(sample(runs, ('class',), compose.all_of, 1, classes[:, None]))
+    for label, unwanted in (('stroke', 2), ('stroke', 0), ('slant', 2), ('slant', 0)):
+        combine = partial(compose.without, weight=config.compose.not_weight)
+        images = sample(runs, ('class', label), combine, 2, np.stack([classes, np.full_like(classes, unwanted)], 1))
+        shown, word = ruler(images), LEVELS[label][unwanted]
+        row = {'unwanted': float((shown[label] == unwanted).mean()), 'unwanted_without_not': float((alone[label] == unwanted).mean()),
+               'class': float((shown['class'] == classes).mean())}
+        rows[f'NOT {word}'] = row
+        lines.append(f'{f"class NOT {word}":<28}{100 * row["unwanted"]:>6.1f} % are {word} (class alone: '
+                     f'{100 * row["unwanted_without_not"]:.1f} %), class right in {100 * row["class"]:.1f} %')
+        save_grid(folder / f'not_{word}.png', image_grid(images[:100], 10))
+    return {'not': rows}, lines
+
+
+def define(values):
+    flags.DEFINE_string('workdir', None, 'Folder of the runs; the same command continues them.', flag_values=values)
+    config_flags.DEFINE_config_dict('config', get_config(), 'Settings.', flag_values=values)
+    flags.mark_flag_as_required('workdir', values)
+
+
+def run(values):
+    workdir, config = pathlib.Path(values.workdir), values.config
+    runs = train(workdir, config)
+    ruler, folder = Ruler(runs['class'][0].train), workdir / 'samples'
+    found, lines = {}, []
+    for part in (measure_and, measure_or, measure_not):
+        figures, text = part(runs, ruler, config, folder)
+        found |= figures
+        lines += text
+    write_json(workdir / 'composition.json', found)
+    (workdir / 'composition.txt').write_text('\n'.join(lines) + '\n')
+    update_summary(workdir, {'composition': found, 'finished': True})
+    print('\n'.join(lines))
+
+
+if __name__ == '__main__':
+    launch.main(run, define, __doc__)
