@@ -7,7 +7,8 @@ K = 40 steps of size 400 and noise 0.002 on [-1, 1] (100 and 0.001 on [0, 1]), 1
 buffer of 10,000 (the figures of the paper; buffer.kind=reservoir is the release's default), augmentation of the chains, Adam 2e-4 with
 betas 0 and 0.9, gradient norm cut at 0.5, moving average 0.99, float32. The author trained 10 to 20 thousand steps.
 
-Time: not yet run in full (docs/results.md). Published: FID 25.1, AUROC of -E .91 (SVHN), .88 (textures), .65 (interpolation), .83 (CIFAR-100).
+Time: not yet run in full (docs/results.md). Expected, as published: FID 25.1; AUROC of -E .91 (SVHN), .88 (textures), .65
+(interpolation), .83 (CIFAR-100).
 On a laptop: --config.network.width=8 --config.sampler.num_steps=10 --config.batch_size=32 --config.loss.num_negatives=32
 --config.loss.kl_chains=32 --config.steps=300
 """

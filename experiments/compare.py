@@ -27,13 +27,13 @@ def run(values):
         settings[workdir] = launch.flatten({'experiment': content['experiment'], **content['config']})
     keys = sorted({key for one in settings.values() for key in one})
     differing = [key for key in keys if len({json.dumps(one.get(key)) for one in settings.values()}) > 1]
-    main_scores = sorted({key for row in rows.values() for key in row if key.startswith('ood_auroc.') and key.endswith(('.energy', '.log_px'))})
-    figures = [name for name in FIGURES + main_scores if any(row.get(name) is not None for row in rows.values())]
+    scores = sorted({key for row in rows.values() for key in row if key.startswith('ood_auroc.') and key.endswith(('.energy', '.log_px'))})
+    figures = [name for name in FIGURES + scores if any(row.get(name) is not None for row in rows.values())]
     header = ['run', *differing, *figures]
     print('| ' + ' | '.join(header) + ' |\n|' + '---|' * len(header))
     for workdir, row in rows.items():
-        cells = [pathlib.Path(workdir).name, *(shown(settings[workdir].get(key)) for key in differing), *(shown(row.get(name)) for name in figures)]
-        print('| ' + ' | '.join(cells) + ' |')
+        cells = [shown(settings[workdir].get(key)) for key in differing] + [shown(row.get(name)) for name in figures]
+        print('| ' + ' | '.join([pathlib.Path(workdir).name, *cells]) + ' |')
 
 
 def shown(value):

@@ -9,14 +9,25 @@ import sys
 import numpy as np
 import pytest
 
-from experiments import launch, parts
+from ebm_jax import data
+from ebm_jax.evaluate import extractor
+from ebm_jax.types import UNLABELLED
+from experiments import compose as compose_runs
+from experiments import icd_stability, launch, parts
 
 ROOT = pathlib.Path(__file__).parent.parent
 SHARED = ROOT.parent / 'shared' / 'data'
-NAMES = ['digits_jem', 'digits_st_jem', 'mnist_st_jem', 'cifar10_jem', 'cifar10_st_jem']
+NAMES = ['digits_jem', 'digits_st_jem', 'mnist_st_jem', 'cifar10_jem', 'cifar10_st_jem', 'digits_icd', 'mnist_icd', 'cifar10_icd']
 SMALL = ['--config.steps=4', '--config.batch_size=16', '--config.log_every=2', '--config.checkpoint_every=2',
          '--config.loss.num_negatives=8', '--config.sampler.num_steps=2', '--config.buffer.capacity=800', '--config.fresh.num_steps=3',
          '--config.network.widths=(4,4,4)']
+
+
+SMALL_ICD = ['--config.steps=4', '--config.batch_size=16', '--config.log_every=2', '--config.checkpoint_every=4',
+             '--config.loss.num_negatives=8',
+             '--config.loss.kl_chains=8', '--config.loss.population=8', '--config.loss.population_after=10', '--config.sampler.num_steps=2',
+             '--config.buffer.capacity=640', '--config.fresh.num_steps=5', '--config.fresh.every=2', '--config.fresh.plain=1',
+             '--config.network.width=4', '--config.network.stages=(1,)', '--config.network.scales=1', '--config.network.norm=false']
 
 
 def command(*arguments, devices=None):
@@ -69,6 +80,100 @@ def test_evaluate_writes_every_figure_under_its_stable_name(trained):
         assert (workdir / name).stat().st_size > 500, name
 
 
+def in_process(monkeypatch, capsys, name, *arguments):
+    """The command run here, on the devices that are there already, and what it printed."""
+    module = importlib.import_module(name)
+    monkeypatch.setenv('JAX_NUM_CPU_DEVICES', '8')   # as conftest has it; the launcher then leaves devices alone
+    monkeypatch.setattr(sys, 'argv', [name, *arguments])
+    launch.main(module.run, module.define, '') if hasattr(module, 'define') else launch.train(name)
+    return capsys.readouterr().out
+
+
+@pytest.fixture(scope='module')
+def trained_icd(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp('runs') / 'digits_icd'
+    done = command('experiments.digits_icd', f'--workdir={workdir}', *SMALL_ICD, '--config.data.leave_out=(8,9)',
+                   '--config.transition.affine=0.5', devices='8')
+    assert done.returncode == 0, done.stderr
+    return workdir
+
+
+def test_evaluate_knows_energies_without_a_classifier(trained_icd, monkeypatch, capsys):
+    monkeypatch.setattr(extractor, 'STEPS', 30)
+    text = in_process(monkeypatch, capsys, 'experiments.evaluate', f'--workdir={trained_icd}', '--fresh_per_class=3', '--resamples=5',
+                      '--ood=left=held_out', '--ood=mixed=')
+    summary = json.loads((trained_icd / 'summary.json').read_text())
+    for name in ('class_coverage', 'kl_gradient_ratio', 'kl_cost_percent', 'sample_confidence'):
+        assert isinstance(summary[name], float) and np.isfinite(summary[name]), name
+    assert summary['diverged'] is False and 'test_accuracy' not in summary and summary['kl_gradient_ratio'] > 0
+    assert set(summary['sample_distance']) == {'frechet', 'kernel', 'n', 'extractor'} and summary['sample_distance']['n'] == 24
+    assert set(summary['ood_auroc']) == {'rotated', 'inverted', 'noise', 'left'}
+    assert all(set(scores) == {'energy', 'grad_norm'} for scores in summary['ood_auroc'].values())
+    full = json.loads((trained_icd / 'evaluation.json').read_text())
+    low, high = full['sample_distance']['fresh']['frechet']['interval']
+    assert low < summary['sample_distance']['frechet'] < high and full['sample_distance']['noise']['frechet']['value'] > 0
+    of_test_split = np.isin(data.digits('test').y, (8, 9)).sum()
+    assert full['ood']['left']['energy']['examples'] == of_test_split
+    assert 'augmentation every 2 steps but in the last 1' in text and summary['sample_distance']['extractor'] in text
+
+
+def test_energies_of_different_runs_and_methods_compose(trained, trained_icd, tmp_path, monkeypatch, capsys):
+    """By the command, and the same energy by hand at a point."""
+    out = tmp_path / 'both'
+    in_process(monkeypatch, capsys, 'experiments.compose', f'--all={trained[0]}:3*2.0', f'--any={trained_icd}', f'--any={trained[0]}',
+               f'--none={trained[0]}:5', '--sharpness=2', '--not_weight=0.5', '--num=8', '--steps=2', f'--out={out}')
+    with np.load(tmp_path / 'both.npz') as drawn:
+        assert drawn['x'].shape == (8, 8, 8, 1) and np.isfinite(drawn['x']).all()
+    (_, jem_parts, jem_state), (_, icd_parts, icd_state) = launch.restore_all([trained[0], trained_icd])
+    terms = [compose_runs.parse(*term) for term in (('all', 'a:3*2.0'), ('any', 'b'), ('any', 'a'), ('none', 'a:5'))]
+    assert terms[0] == compose_runs.Term('all', 'a', 3, 2.0) and compose_runs.factors_of(terms) == 3
+    params = [parts.averaged(jem_state), parts.averaged(icd_state)]
+    jem_energy = lambda label: lambda x: jem_parts.energy_fn(params[0], x, label)
+    icd_energy = lambda x: icd_parts.energy_fn(params[1], x, UNLABELLED)
+    whole = compose_runs.combined(terms, 2.0, 0.5, jem_energy(3), icd_energy, jem_energy(UNLABELLED), jem_energy(5))
+    x = np.random.default_rng(0).uniform(-1, 1, (8, 8, 1)).astype(np.float32)
+    by_hand = (2 * jem_energy(3)(x) - np.log(np.exp(-2 * icd_energy(x)) + np.exp(-2 * jem_energy(UNLABELLED)(x))) / 2
+               - 0.5 * jem_energy(5)(x))
+    np.testing.assert_allclose(whole(x), by_hand, rtol=1e-4)
+
+
+def test_compare_names_what_differs(trained, trained_icd, monkeypatch, capsys):
+    table = in_process(monkeypatch, capsys, 'experiments.compare', f'--workdir={trained[0]}', f'--workdir={trained_icd}').splitlines()
+    cells = [dict(zip(table[0].split(' | '), line.split(' | '))) for line in table[2:]]
+    assert [row['experiment'] for row in cells] == ['experiments.digits_st_jem', 'experiments.digits_icd']
+    assert cells[0]['loss.kl_weight'] == '' and cells[1]['loss.kl_weight'] == '1' and 'seed' not in table[0].split(' | ')
+
+
+def test_digits_compose_trains_measures_and_continues(tmp_path, monkeypatch, capsys):
+    small = [argument.replace('--config.', '--config.icd.') for argument in SMALL_ICD]
+    arguments = ['experiments.digits_compose', f'--workdir={tmp_path}/compose', *small, '--config.icd.steps=1', '--config.compose.num=8']
+    first = in_process(monkeypatch, capsys, *arguments)
+    found = json.loads((tmp_path / 'compose' / 'composition.json').read_text())
+    assert set(found['and']) == {'class', 'stroke', 'slant', 'class AND stroke', 'class AND slant', 'stroke AND slant',
+                                 'class AND stroke AND slant'}
+    assert set(found['or']) == {'3 OR 8', '0 OR 1', '4 OR 7'} and len(found['not']) == 4
+    assert all(0 <= share <= 1 for part in found.values() for row in part.values() for share in row.values())
+    again = in_process(monkeypatch, capsys, *arguments)
+    assert again.count('already trained') == 3 and first.splitlines()[-5:] == again.splitlines()[-5:]
+    assert (tmp_path / 'compose' / 'samples' / 'class_and_slant.png').exists()
+
+
+def test_the_stability_study_tells_collapse_and_continues(tmp_path, monkeypatch, capsys):
+    small = [argument.replace('--config.', '--config.icd.') for argument in SMALL_ICD if 'norm' not in argument]
+    monkeypatch.setattr(icd_stability, 'VARIANTS', {'plain': icd_stability.PLAIN})
+    arguments = ['experiments.icd_stability', f'--workdir={tmp_path}/study', *small, '--config.study.seeds=2', '--config.study.steps=6',
+                 '--config.study.log_every=2', '--config.icd.optimizer.learning_rate=0.01']
+    first = in_process(monkeypatch, capsys, *arguments)
+    runs = json.loads((tmp_path / 'study' / 'stability.json').read_text())['runs']
+    assert set(runs) == {f'plain/{kl}/{seed}' for kl in ('with', 'without') for seed in (0, 1)}
+    assert runs['plain/with/0']['gap'] != runs['plain/with/1']['gap'] and all(len(run['gap']) == 3 for run in runs.values())
+    assert in_process(monkeypatch, capsys, *arguments) == first and (tmp_path / 'study' / 'traces.png').stat().st_size > 500
+    limit = icd_stability.get_config().study
+    assert icd_stability.collapsed({'gap': [0, 0, 0, 0, 9], 'healthy': True}, limit)
+    assert not icd_stability.collapsed({'gap': [9, 0, 0, 0, 0], 'healthy': True}, limit)
+    assert icd_stability.collapsed({'gap': [0], 'healthy': False}, limit)
+
+
 def test_sample_draws_what_was_asked_for(trained, tmp_path):
     done = command('experiments.sample', f'--workdir={trained[0]}', '--label=3', '--num=6', f'--out={tmp_path}/threes')
     assert done.returncode == 0, done.stderr
@@ -81,6 +186,7 @@ def mistakes(workdir, tmp_path):
     """Mistake -> (module, arguments, what the sentence must say); workdir holds a run."""
     new, big, uneven = f'--workdir={tmp_path}/new', f'{tmp_path}/big.npz', f'{tmp_path}/uneven.npz'
     train, evaluate = 'experiments.digits_st_jem', 'experiments.evaluate'
+    icd, compose = 'experiments.digits_icd', 'experiments.compose'
     return {
         'unknown key': (train, [new, '--config.stepz=3'], 'stepz'),
         'wrong type': (train, [new, '--config.steps=many'], 'many'),
@@ -109,6 +215,18 @@ def mistakes(workdir, tmp_path):
         'nothing to evaluate': (evaluate, [f'--workdir={tmp_path}/empty'], 'config.json is missing'),
         'other image size': (evaluate, [f'--workdir={workdir}', f'--ood=big=npz:{big}'], 'bring it to that size'),
         'no such ood': (evaluate, [f'--workdir={workdir}', '--ood=nonsense'], 'NAME=DATA'),
+        'unknown buffer': (icd, [new, '--config.buffer.kind=stack'], 'first_in_first_out'),
+        'unknown label': (icd, [new, '--config.data.label=colour'], 'stroke'),
+        'all classes left out': (icd, [new, '--config.data.leave_out=(0,1,2,3,4,5,6,7,8,9)'], 'no example'),
+        'colours of grey images': (icd, [new, '--config.transition.jitter=0.8'], 'RGB'),
+        'probability above 1': (icd, [new, '--config.transition.affine=1.5'], 'probability'),
+        'too many scales': (icd, [new, '--config.network.scales=3'], 'scales'),
+        'population never reached': (icd, [new, '--config.loss.population_after=4000'], 'never exceeded'),
+        'no held-out classes': (evaluate, [f'--workdir={workdir}', '--ood=left=held_out'], 'leave_out'),
+        'no inception weights': (evaluate, [f'--workdir={workdir}', f'--inception={tmp_path}/no.npz'], 'no.npz'),
+        'nothing to compose': (compose, [f'--none={workdir}', f'--out={tmp_path}/new'], 'nothing to compose'),
+        'no such class to compose': (compose, [f'--all={workdir}:12', f'--out={tmp_path}/new'], '0 to 9'),
+        'weight to compose': (compose, [f'--all={workdir}:1*-2', f'--out={tmp_path}/new'], 'weight > 0'),
         'no such label': ('experiments.sample', [f'--workdir={workdir}', '--label=11'], '0 to 9'),
     }
 
@@ -121,11 +239,8 @@ def test_a_mistake_gets_one_sentence_and_exit_code_2(mistake, trained, tmp_path,
     np.savez(tmp_path / 'big.npz', x=images[16], y=labels)
     np.savez(tmp_path / 'uneven.npz', x_train=images[8], y_train=labels, x_test=images[16], y_test=labels)
     name, arguments, says = mistakes(trained[0], tmp_path)[mistake]
-    module = importlib.import_module(name)
-    monkeypatch.setenv('JAX_NUM_CPU_DEVICES', '8')   # as conftest has it; the launcher then leaves devices alone
-    monkeypatch.setattr(sys, 'argv', [name, *arguments])
     with pytest.raises(SystemExit) as caught:
-        launch.main(module.run, module.define, '') if hasattr(module, 'define') else launch.train(name)
+        in_process(monkeypatch, capsys, name, *arguments)
     message = capsys.readouterr().err.strip().splitlines()
     assert caught.value.code == 2
     assert len(message) == 1 and message[0].startswith('error: ') and says in message[0], message
@@ -175,12 +290,12 @@ def test_experiments_carry_their_command_and_build(name, tmp_path):
     size = {'digits': (8, 8, 1), 'mnist': (28, 28, 1), 'cifar10': (32, 32, 3)}[name.split('_')[0]]
     rng = np.random.default_rng(0)
     made = {f'{a}_{split}': v for split in ('train', 'test') for a, v in
-            (('x', rng.integers(0, 256, (80, *size), dtype=np.uint8)), ('y', np.arange(80) % 10))}
+            (('x', rng.integers(0, 256, (160, *size), dtype=np.uint8)), ('y', np.arange(160) % 10))}
     np.savez(tmp_path / 'made.npz', **made)
     config.data.source = f'npz:{tmp_path}/made.npz'
     built = launch.build(module, config)
     shapes = built.state_shapes()
-    assert shapes.chains.buffer.position.shape[2:] == size and shapes.chains.calls.shape == (config.shards,)
+    assert shapes.chains.buffer.position.shape[2:] == size and shapes.chains.buffer.seen.shape == (config.shards,)
 
 
 def test_cifar10_configurations_are_the_cards():
@@ -199,6 +314,19 @@ def test_cifar10_configurations_are_the_cards():
     np.testing.assert_allclose([rate(jem, s) for s in (0, 500, 1000, 160 * 781 - 1, 160 * 781 + 1, 181 * 781)],
                                [0, 5e-5, 1e-4, 1e-4, 3e-5, 9e-6], rtol=1e-5)
     np.testing.assert_allclose(rate(st_jem, 9 * 781), 7e-5 * 0.36, rtol=1e-5)
+
+
+def test_cifar10_icd_is_the_releases():
+    """On [-1, 1]: four times the step and twice the noise of [0, 1]."""
+    config = importlib.import_module('experiments.cifar10_icd').get_config()
+    s, o, t, n, loss = config.sampler, config.optimizer, config.transition, config.network, config.loss
+    assert (s.step_size, s.noise, s.num_steps, config.buffer.capacity, config.buffer.restart) == (400, 0.002, 40, 10_000, 0.001)
+    assert (o.learning_rate, o.b1, o.b2, o.clip_norm, o.ema, config.batch_size) == (2e-4, 0, 0.9, 0.5, 0.99, 128)
+    assert (t.resized_crop, t.flip, t.jitter, t.jitter_strength, t.grayscale, t.blur) == (True, True, 0.8, 1.0, 0.2, 0)
+    assert (n.width, n.stages, n.scales, n.attention_after, n.plain) == (64, (1, 2, 4, 8), 3, 2, True)
+    assert (loss.kl_weight, loss.kl_steps, loss.kl_chains, loss.entropy_weight, loss.l2_weight) == (1, 1, 128, 0.3, 1)
+    assert loss.energy_limit == 10
+    np.testing.assert_allclose([parts.learning_rate_of(config)(step) for step in (0, 1, 19_999)], 2e-4, rtol=1e-6)
 
 
 def unpacked(tmp_path, *arguments):

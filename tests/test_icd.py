@@ -222,8 +222,8 @@ def test_the_transition_comes_before_the_steps_and_moves_every_chain():
 
 
 @pytest.mark.parametrize('options, says', [
-    ({'num_negatives': 10}, 'num_negatives'), ({'kl_chains': 6}, 'kl_chains'), ({'population': 5}, 'population'), ({'kl_chains': 20}, 'exceed'),
-    ({'kl_steps': 4}, 'kl_steps'), ({'kl_steps': 0}, 'kl_steps')])
+    ({'num_negatives': 10}, 'num_negatives'), ({'kl_chains': 6}, 'kl_chains'), ({'population': 5}, 'population'),
+    ({'kl_chains': 20}, 'exceed'), ({'kl_steps': 4}, 'kl_steps'), ({'kl_steps': 0}, 'kl_steps')])
 def test_numbers_that_do_not_fit_are_refused(options, says):
     with pytest.raises(ValueError, match=says):
         make_icd(**options)
