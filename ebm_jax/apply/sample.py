@@ -33,7 +33,7 @@ def sample(key, energy_fn, params, kernel, start, labels, num_steps, *, transiti
     parts = []
     for begin in tqdm(range(0, len(labels), batch_size), desc=description, unit='batch', delay=2, leave=False):
         some = labels[begin:begin + batch_size]
-        padded = np.concatenate([some, np.repeat(some[-1:], batch_size - len(some))])
+        padded = np.concatenate([some, np.repeat(some[-1:], batch_size - len(some), 0)])
         keys = jax.random.split(jax.random.fold_in(key, begin), batch_size)
         parts.append(np.asarray(run(params, jax.device_put(keys, split), jax.device_put(padded, split)))[:len(some)])
     return np.concatenate(parts)
