@@ -18,6 +18,7 @@ setup(
         'optax>=0.2.8,<0.3',
         'orbax-checkpoint>=0.12,<0.13',
         'chex>=0.1.92,<0.2',
+        'dm-pix>=0.4.5,<0.5',
         'absl-py>=2.3.1',
         'ml_collections>=1.1,<2',
         'tensorflow-datasets>=4.9.10,<5',

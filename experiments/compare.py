@@ -7,6 +7,7 @@ import pathlib
 
 from absl import flags
 
+from ebm_jax.errors import InputError
 from experiments import launch
 
 FIGURES = ['test_accuracy', 'ece', 'conditional_sample_accuracy', 'sample_distance.frechet', 'sample_distance.kernel', 'class_coverage',
@@ -15,10 +16,11 @@ FIGURES = ['test_accuracy', 'ece', 'conditional_sample_accuracy', 'sample_distan
 
 def define(values):
     flags.DEFINE_multi_string('workdir', [], 'Folder of a run; give several.', flag_values=values)
-    flags.mark_flag_as_required('workdir', values)
 
 
 def run(values):
+    if not values.workdir:
+        raise InputError('give --workdir=DIR for each run to be compared')
     rows, settings = {}, {}
     for workdir in values.workdir:
         content, _ = launch.read_config(workdir)

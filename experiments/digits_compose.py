@@ -7,6 +7,7 @@ digits_icd, that `evaluate` and `compose` take), composes them, and measures eac
 weight and slant by computing them from the image (high and low third of the training images). Writes composition.txt,
 composition.json, samples/*.png and summary.json. Rerunning the command continues.
 """
+import itertools
 import pathlib
 from functools import partial
 
@@ -24,6 +25,7 @@ from experiments.compose import draw
 from experiments.parts import averaged
 
 LABELS = ('class', 'stroke', 'slant')
+PAIRS = ((3, 8), (0, 1), (4, 7))   # of classes, for OR
 
 
 def get_config():
@@ -66,21 +68,20 @@ def sample(runs, labels, combine, factors, wanted, seed=0):
     return draw(jax.random.key(seed), energy_fn, [runs[label][1] for label in labels], wanted, parts[0], factors)
 
 
-def questions_of_and(rng, num):
-    """{name: (runs, wanted labels [num, T])}: each factor alone, then products of two and of three; thirds 0 and 2 of the attributes."""
-    classes, extremes = np.arange(num) % 10, rng.choice([0, 2], (num, 2))
-    wanted = {'class': classes, 'stroke': extremes[:, 0], 'slant': extremes[:, 1]}
-    asked = [('class',), ('stroke',), ('slant',), ('class', 'stroke'), ('class', 'slant'), ('stroke', 'slant'), LABELS]
-    return {' AND '.join(labels): (labels, np.stack([wanted[label] for label in labels], 1)) for labels in asked}, wanted
+def wanted_of_and(num):
+    """{label: int [num]}: what every question wants of each factor; of the attributes the low or the high third."""
+    extremes = np.random.default_rng(0).choice([0, 2], (num, len(LABELS)))
+    return {label: np.arange(num) % 10 if label == 'class' else extremes[:, i] for i, label in enumerate(LABELS)}
 
 
 def measure_and(runs, ruler, config, folder):
-    """Success of each factor, and of all together, for every product; all questions share what they want of each attribute."""
-    questions, wanted = questions_of_and(np.random.default_rng(0), config.compose.num)
-    rows, lines = {}, [f'{"energy":<28}{"class":>8}{"stroke":>8}{"slant":>8}{"all asked":>11}   share of {config.compose.num} samples that '
-                       'show what was wanted; * = asked for']
-    for name, (labels, asked) in questions.items():
-        images = sample(runs, labels, compose.all_of, len(labels), asked)
+    """Success of each factor, and of all together, for each factor alone and for every product."""
+    wanted = wanted_of_and(config.compose.num)
+    rows, lines = {}, [f'{"energy":<28}' + ''.join(f'{label:>8}' for label in LABELS) + f'{"all asked":>11}   share of '
+                       f'{config.compose.num} samples that show what was wanted; * = asked for']
+    for labels in (chosen for size in range(1, len(LABELS) + 1) for chosen in itertools.combinations(LABELS, size)):
+        name = ' AND '.join(labels)
+        images = sample(runs, labels, compose.all_of, len(labels), np.stack([wanted[label] for label in labels], 1))
         shown = ruler(images)
         hit = {label: shown[label] == wanted[label] for label in LABELS}
         every = np.all([hit[label] for label in labels], 0)
@@ -91,12 +92,12 @@ def measure_and(runs, ruler, config, folder):
     return {'and': rows}, lines
 
 
-def measure_or(runs, ruler, config, folder, pairs=((3, 8), (0, 1), (4, 7))):
+def measure_or(runs, ruler, config, folder):
     """Mixtures of two classes: how many samples show either, and how the two share them."""
-    rows, lines = {}, ['']
-    for a, b in pairs:
-        combine = partial(compose.any_of, sharpness=config.compose.sharpness)
-        images = sample(runs, ('class', 'class'), combine, 1, np.tile([a, b], (config.compose.num, 1)))
+    rows, lines, num = {}, [''], config.compose.num
+    combine = partial(compose.any_of, sharpness=config.compose.sharpness)
+    drawn = sample(runs, ('class', 'class'), combine, 1, np.repeat(PAIRS, num, 0)).reshape(len(PAIRS), num, 8, 8, 1)
+    for (a, b), images in zip(PAIRS, drawn):
         shown = ruler(images)['class']
         rows[f'{a} OR {b}'] = {'either': float(np.isin(shown, (a, b)).mean()), 'first': float((shown == a).mean())}
         lines.append(f'{f"class {a} OR class {b}":<28}{100 * np.isin(shown, (a, b)).mean():>6.1f} % show either, '
@@ -106,11 +107,11 @@ def measure_or(runs, ruler, config, folder, pairs=((3, 8), (0, 1), (4, 7))):
 
 
 def measure_not(runs, ruler, config, folder):
-    """A class without a level of an attribute: how often that level shows, beside the class energy alone."""
+    """A class without the high or low third of an attribute: how often that shows, beside the class energy alone."""
     rows, lines, classes = {}, [''], np.arange(config.compose.num) % 10
     alone = ruler(sample(runs, ('class',), compose.all_of, 1, classes[:, None]))
-    for label, unwanted in (('stroke', 2), ('stroke', 0), ('slant', 2), ('slant', 0)):
-        combine = partial(compose.without, weight=config.compose.not_weight)
+    combine = partial(compose.without, weight=config.compose.not_weight)
+    for label, unwanted in itertools.product(LABELS[1:], (2, 0)):
         images = sample(runs, ('class', label), combine, 2, np.stack([classes, np.full_like(classes, unwanted)], 1))
         shown, word = ruler(images), LEVELS[label][unwanted]
         row = {'unwanted': float((shown[label] == unwanted).mean()), 'unwanted_without_not': float((alone[label] == unwanted).mean()),

@@ -80,13 +80,13 @@ def table(found, c):
 
 def plot(path, found, c):
     figure = Figure(figsize=(13, 3.2), layout='tight')
-    for axis, variant in zip(figure.subplots(1, len(VARIANTS), sharey=True), VARIANTS):
+    for axis, variant in zip(figure.subplots(1, len(VARIANTS), sharey=True, squeeze=False)[0], VARIANTS):
         for name, run in found.items():
             if name.startswith(f'{variant}/'):
                 kl = '/with/' in name
                 axis.plot(c.log_every * np.arange(len(run['gap'])), run['gap'], color='tab:blue' if kl else 'tab:orange', alpha=0.8,
                           label=('with KL' if kl else 'without KL') if name.endswith('/0') else None)
-        axis.set(title=variant, xlabel='step', yscale='symlog')
+        axis.set(title=variant, xlabel='step')
         axis.set_yscale('symlog', linthresh=0.01)
         axis.legend()
     figure.axes[0].set_ylabel('E+ - E-')

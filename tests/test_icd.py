@@ -11,7 +11,7 @@ from ebm_jax.types import UNLABELLED, Network
 
 
 def addend(method, name, samples, batch=BATCH):
-    return lambda params: method.loss(params, jax.random.key(2), batch, samples)[0][name]
+    return jax.jit(lambda params: method.loss(params, jax.random.key(2), batch, samples)[0][name])
 
 
 def flow(energies, params, x, key, steps, a=0.1, noise=0.01):
@@ -67,12 +67,14 @@ def test_kl_gradient_of_one_step_is_minus_eta_times_the_product_of_gradients():
 
 def fresh_run(method, rounds=1, batch=BATCH):
     """(params, chains before, samples, chains after) of the last of some rounds of sampling."""
-    params, after = jax.jit(method.init)(jax.random.key(0), batch)
-    sample = jax.jit(method.sample)
-    for k in range(rounds):
-        chains = after
-        samples, after = sample(jax.random.key(k), params, chains, batch)
-    return params, chains, samples, after
+    @jax.jit
+    def run():
+        params, after = method.init(jax.random.key(0), batch)
+        for k in range(rounds):
+            chains = after
+            samples, after = method.sample(jax.random.key(k), params, chains, batch)
+        return params, chains, samples, after
+    return run()
 
 
 def test_loss_is_what_the_release_computes():
@@ -85,7 +87,7 @@ def test_loss_is_what_the_release_computes():
     e_pos, e_neg = np.asarray(energies(params, BATCH['x'])), np.asarray(energies(params, samples.x))
     np.testing.assert_allclose(addends['contrast'], e_pos.mean() - e_neg.mean(), atol=1e-6)
     np.testing.assert_allclose(addends['energy_square'], 0.7 * ((e_pos ** 2).mean() + (e_neg ** 2).mean()), rtol=1e-4)
-    x = jax.vmap(lambda x, key: flow(SCALES.apply, params, x, key, 1))(samples.tail.state.position, samples.tail.key)
+    x = jax.jit(jax.vmap(lambda x, key: flow(SCALES.apply, params, x, key, 1)))(samples.tail.state.position, samples.tail.key)
     gaps = np.asarray(x).reshape(8, 1, -1) - np.asarray(samples.population).reshape(1, 8, -1)
     spread = np.log(np.sqrt((gaps ** 2).sum(2)).min(1)).mean()
     np.testing.assert_allclose(addends['kl'], 0.9 * (np.asarray(energies(params, x)).mean() - 0.3 * spread), rtol=1e-4)
@@ -108,8 +110,8 @@ def test_plain_contrastive_divergence_moves_a_gaussian_by_the_difference_of_its_
 def test_persistent_contrastive_divergence_continues_its_chains():
     still = mcmc.langevin(0.1, noise_scale=0.0)
     flat = Network(lambda key, x: jnp.zeros(()), lambda p, x: p * jnp.sum(x))
-    _, _, first, _ = fresh_run(make_icd(flat, still, kl_weight=0.0, buffer=replay.persistent(START, 4, restart=0.0)), rounds=1)
-    _, _, fifth, _ = fresh_run(make_icd(flat, still, kl_weight=0.0, buffer=replay.persistent(START, 4, restart=0.0)), rounds=5)
+    method = make_icd(flat, still, kl_weight=0.0, buffer=replay.persistent(START, 4, restart=0.0))
+    first, fifth = fresh_run(method)[2], fresh_run(method, rounds=5)[2]
     as_set = lambda x: np.sort(np.asarray(x).reshape(16, -1), 0)
     np.testing.assert_allclose(as_set(first.x), as_set(fifth.x), atol=1e-6)   # nothing moves them, so they are the same chains
     assert np.all(fifth.age == 5)
@@ -118,7 +120,7 @@ def test_persistent_contrastive_divergence_continues_its_chains():
 def test_a_weight_rule_balances_the_contrast():
     method = make_icd(weights=obj.balanced)
     params, _, samples, _ = fresh_run(method)
-    mean = lambda x: jax.vmap(lambda u: jnp.mean(SCALES.apply(params, u)))(x)
+    mean = jax.jit(jax.vmap(lambda u: jnp.mean(SCALES.apply(params, u))))
     e_pos, e_neg = mean(BATCH['x']), mean(samples.x)
     share = jax.nn.softmax(-jnp.concatenate([e_pos, e_neg]))
     expected = e_pos.mean() - share @ jnp.concatenate([e_pos, e_neg])
@@ -142,7 +144,7 @@ def test_entropy_counts_only_once_the_buffer_holds_enough():
     seen = []
     for rounds in (1, 2, 3):   # past samples: 0, 16, 32
         params, _, samples, _ = fresh_run(method, rounds)
-        seen.append((bool(samples.ready), float(method.loss(params, jax.random.key(0), BATCH, samples)[1]['kl_entropy'])))
+        seen.append((bool(samples.ready), float(jax.jit(method.loss)(params, jax.random.key(0), BATCH, samples)[1]['kl_entropy'])))
     assert [ready for ready, _ in seen] == [False, False, True]
     assert seen[0][1] == seen[1][1] == 0 and seen[2][1] != 0
 
@@ -186,11 +188,12 @@ def test_labels_follow_their_chains_into_the_kl_term():
     params, _, samples, _ = prepared(method)
     kept = (np.arange(4)[:, None] * 4 + np.arange(2)).reshape(-1)
     np.testing.assert_array_equal(samples.tail.label, samples.label[kept])
-    ends = [flow(lambda p, u, y=y: BY_LABEL.apply(p, u, y), params, x, key, 2)
-            for x, key, y in zip(samples.tail.state.position, samples.tail.key, samples.tail.label)]
+    one = lambda x, key, y: flow(lambda p, u: BY_LABEL.apply(p, u, y), params, x, key, 2)
+    ends = jax.jit(jax.vmap(one))(samples.tail.state.position, samples.tail.key, samples.label[kept])
     np.testing.assert_allclose(ends, samples.x[kept], atol=1e-5)
-    energy = np.mean([BY_LABEL.apply(params, x, y) for x, y in zip(ends, samples.tail.label)])
-    np.testing.assert_allclose(method.loss(params, jax.random.key(0), BATCH, samples)[1]['kl_energy'], energy, rtol=1e-4)
+    energy = jax.jit(jax.vmap(BY_LABEL.apply, (None, 0, 0)))(params, ends, samples.label[kept]).mean()
+    metrics = jax.jit(method.loss)(params, jax.random.key(0), BATCH, samples)[1]
+    np.testing.assert_allclose(metrics['kl_energy'], energy, rtol=1e-4)
 
 
 def test_conditional_chains_take_the_labels_of_the_batch_and_descend_them():
