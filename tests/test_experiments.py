@@ -147,8 +147,8 @@ def test_compare_names_what_differs(trained, trained_icd, monkeypatch, capsys):
 def test_digits_compose_trains_measures_and_continues(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(digits_compose, 'LABELS', ('class', 'slant'))   # two of its three runs
     small = [argument.replace('--config.', '--config.icd.') for argument in SMALL_ICD]
-    arguments = ['experiments.digits_compose', f'--workdir={tmp_path}/compose', *small, '--config.icd.steps=1', '--config.icd.picture_every=9',
-                 '--config.compose.num=8']
+    arguments = ['experiments.digits_compose', f'--workdir={tmp_path}/compose', *small, '--config.icd.steps=1',
+                 '--config.icd.picture_every=9', '--config.compose.num=8']
     first = in_process(monkeypatch, capsys, *arguments)
     found = json.loads((tmp_path / 'compose' / 'composition.json').read_text())
     assert set(found['and']) == {'class', 'slant', 'class AND slant'}

@@ -10,6 +10,7 @@ from jax.sharding import AxisType, Mesh, PartitionSpec
 
 from ebm_jax import adapt, augment, devices, mcmc, replay
 from ebm_jax import objectives as obj
+from ebm_jax.methods.icd import icd
 from ebm_jax.methods.jem import jem
 from ebm_jax.networks import ConvNet, per_example
 from ebm_jax.train import TrainState, init_state, make_local_step, make_train_step, shard_batch, shard_state, unshard_state
@@ -32,8 +33,13 @@ def make_method(**options):
 METHOD = make_method()
 
 
-def run(train_step, devs, steps=3):
-    state = shard_state(init_state(jax.random.key(0), METHOD, OPTIMIZER, PREPARE, BATCHES[0], ema=0.9), devs)
+ICD = icd(per_example(ConvNet(2, (8, 8), (2, 2))), mcmc.langevin(0.1, noise_scale=0.01, bounds=(-1, 1), noise_first=True),
+          replay.first_in_first_out(replay.uniform_start(SHAPE), 4), num_negatives=16, num_steps=3, kl_chains=8, population=8,
+          population_after=10, transition=augment.random_flip, shards=8)
+
+
+def run(train_step, devs, steps=3, method=METHOD):
+    state = shard_state(init_state(jax.random.key(0), method, OPTIMIZER, PREPARE, BATCHES[0], ema=0.9), devs)
     seen = []
     for batch in BATCHES[:steps]:
         state, metrics = train_step(state, shard_batch(batch, devs))
@@ -63,6 +69,13 @@ def test_one_device_equals_many(on_one_device, n):
     assert len(devs) == n
     train_step = make_train_step(METHOD, OPTIMIZER, PREPARE, devices=devs, ema=0.9, watch_every=2)
     assert_equal_runs(run(train_step, devs), on_one_device)
+
+
+def test_one_device_equals_four_with_a_population_of_past_samples():
+    step = lambda devs: make_train_step(ICD, OPTIMIZER, PREPARE, devices=devs, ema=0.9)
+    one, four = (run(step(devs), devs, method=ICD) for devs in (jax.devices()[:1], jax.devices()[:4]))
+    assert_equal_runs(four, one)
+    assert [metrics['kl_entropy'] != 0 for metrics in one[1]] == [False, True, True]   # 16 past samples after the first step
 
 
 def test_pmap_equals_shard_map(on_one_device):
