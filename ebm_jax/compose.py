@@ -1,7 +1,7 @@
 """Energies made of energies: AND, OR, NOT.
 
 A term is an energy function x -> scalar of any origin (another run, another method, a formula) in the same units of x. A composition is
-an energy function too, so compositions nest; it knows how many factors it was made of, by which `langevin` divides its step.
+an energy function too, so compositions nest; it knows how many factors it was made of, by which `divided` divides the step.
 Energies are known up to a constant only: AND and NOT do not feel it, OR does, and weighs its terms by it (equal constants assumed).
 Source: Du, Li & Mordatch 2020, "Compositional visual generation with energy based models"; Hinton 2002 for products of experts.
 """
@@ -11,7 +11,6 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jax.nn import logsumexp
 
-from ebm_jax import mcmc
 from ebm_jax.types import EnergyFn
 
 
@@ -20,8 +19,8 @@ class Composition(NamedTuple):
     energy_fn: EnergyFn
     factors: int     # by how much a step must be divided so that it is no longer than one factor's
 
-    def __call__(self, x):
-        return self.energy_fn(x)
+    def __call__(self, *args):
+        return self.energy_fn(*args)
 
 
 def factors(energy_fn):
@@ -74,16 +73,20 @@ def without(term: Callable, unwanted: Callable, weight=0.01):
 
 
 def over_runs(combine, *energy_fns):
-    """The composition of trained energies for `apply.sample`: (params of each, x, a label for each [T]) -> scalar.
+    """The composition of trained energies, for `apply.sample`.
 
     Args: combine: terms x -> scalar, one for each run, to a Composition, such as `all_of`. energy_fns: (params, x, label) -> scalar each.
+    Returns: Composition whose energy_fn is (params of each, x, a label for each [T]) -> scalar.
     """
     def energy_fn(params, x, labels):
-        terms = (lambda x, one=one: one[0](one[1], x, one[2]) for one in zip(energy_fns, params, labels))
+        terms = (lambda x, one=one: one[0](one[1], x, one[2]) for one in zip(energy_fns, params, labels, strict=True))
         return combine(*terms)(x)
-    return energy_fn
+    return Composition(energy_fn, combine(*(lambda x: 0.0 for _ in energy_fns)).factors)
 
 
-def langevin(energy_fn, step_size, **options):
-    """`mcmc.langevin` for a composition: the step divided by its number of factors. Source: [code] of Du et al. 2020."""
-    return mcmc.langevin(step_size / factors(energy_fn), **options)
+def divided(energy_fn, kernel_at, step_size):
+    """The kernel for a composition: kernel_at(step_size / number of factors), whatever their weights. Source: [code] of Du et al. 2020.
+
+    Args: kernel_at: step size -> Kernel, such as `partial(mcmc.langevin, noise_scale=0.01)`.
+    """
+    return kernel_at(step_size / factors(energy_fn))

@@ -4,8 +4,10 @@ Inside the train step the axis `AXIS` is bound and these functions work across d
 """
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from tqdm import tqdm
 
 AXIS = 'devices'
 
@@ -49,8 +51,21 @@ def keys(key, n):
     return jax.vmap(jax.random.fold_in, (None, 0))(key, positions(n))
 
 
-def batch_placement():
-    """For work outside the train step: (sharding that splits a batch over the local devices, sharding that repeats, their number)."""
+def in_batches(fn, params, inputs, *, batch_size=256, description):
+    """A compiled fn(params, begin, *inputs) over the leading axis of `inputs`, split over the local devices: work outside the train step.
+
+    Args: inputs: arrays [N, ...]; fn gets `batch_size` rows of each (the last ones filled up by repeating) and `begin`, where they stand.
+      batch_size: rounded up to a multiple of the number of devices, and no larger than needed.
+    Returns: what fn returns, a pytree of arrays [batch_size, ...], as numpy arrays [N, ...].
+    """
     local = jax.local_devices()
     mesh = Mesh(local, ('batch',), axis_types=(AxisType.Auto,))
-    return NamedSharding(mesh, PartitionSpec('batch')), NamedSharding(mesh, PartitionSpec()), len(local)
+    split, whole = NamedSharding(mesh, PartitionSpec('batch')), NamedSharding(mesh, PartitionSpec())
+    params, total, parts = jax.device_put(params, whole), len(inputs[0]), []
+    batch_size = min(batch_size, total)
+    batch_size += -batch_size % len(local)
+    for begin in tqdm(range(0, total, batch_size), desc=description, unit='batch', delay=2, leave=False):
+        rows = np.minimum(np.arange(begin, begin + batch_size), total - 1)
+        found = jax.device_get(fn(params, begin, *(jax.device_put(x[rows], split) for x in inputs)))
+        parts.append(jax.tree.map(lambda leaf, n=min(batch_size, total - begin): leaf[:n], found))
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)

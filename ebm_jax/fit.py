@@ -126,8 +126,7 @@ class _Run:
         if not metrics['healthy']:   # this waits for the step
             self._stop(step, jax.device_get(metrics))
         if step % self.log_every == 0 or step in (1, self.steps):
-            values = {name: float(value) for name, value in jax.device_get(metrics).items()
-                      if not (name.startswith('grad_norm/') and value < 0)}
+            values = _computed(jax.device_get(metrics))
             self.recorder.scalars(step, {**values, 'steps_per_second': self.rate()})
             self.progress.set_postfix({name: f'{values[name]:.3g}' for name in self.show if name in values}, refresh=False)
 
@@ -153,9 +152,14 @@ class _Run:
         bad = f'{", ".join(bad)} (not finite)' if bad else ', '.join(beyond)
         kept = self.checkpoints.latest()
         kept = 'no checkpoint was written before it' if kept is None else f'the checkpoint of step {kept} is kept'
-        self.recorder.scalars(step, {name: float(value) for name, value in metrics.items()})
+        self.recorder.scalars(step, _computed(metrics))
         raise Diverged(step, f'Training diverged at step {step}: {bad}. Nothing was saved after that; {kept}. '
                              'Try a lower learning rate, more chain steps (K), a smaller step size, or balanced weights.')
+
+
+def _computed(metrics):
+    """Metrics as floats, without the gradient norms of addends at steps that do not watch them."""
+    return {name: float(value) for name, value in metrics.items() if not (name.startswith('grad_norm/') and value < 0)}
 
 
 def _check(method, batch, prepare, optimizer, devices, limits):

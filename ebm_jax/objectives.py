@@ -166,15 +166,15 @@ def kernel_entropy(x, population, present):
     """Entropy of x by a Gaussian kernel, up to a constant: -mean_i log mean_b exp(-|x_i - b|^2 / (2 h^2)), gradient in x.
 
     Pairwise repulsion in place of `nearest_neighbour_entropy`: every past sample pushes, near ones more. h^2 is the mean squared
-    distance of x to the population over 2 D, without gradient. Adding (D / 2) log(2 pi h^2) makes it an entropy.
+    distance of x (on all devices) to the population over 2 D, without gradient. Adding (D / 2) log(2 pi h^2) makes it an entropy.
 
     Args and returns: as `nearest_neighbour_entropy`. Source: our reading; the paper names the nearest neighbour only.
     """
     x, population = x.reshape(len(x), -1), stop_gradient(population.reshape(len(population), -1))
     squared = _squared_distances(x, population)
-    share = present / jnp.sum(present)
-    width = stop_gradient(jnp.mean(squared @ share) / (2 * x.shape[1]))
-    return -jnp.mean(logsumexp(-squared / (2 * width), axis=1, b=share))
+    share = jnp.where(jnp.any(present), present, True) / jnp.maximum(jnp.sum(present), 1)   # finite where nothing is present, too
+    width = stop_gradient(devices.mean(jnp.mean(squared @ share)) / (2 * x.shape[1]))
+    return -jnp.mean(logsumexp(-squared / (2 * jnp.maximum(width, jnp.finfo(width.dtype).tiny)), axis=1, b=share))
 
 
 def _squared_distances(x, population):

@@ -10,8 +10,8 @@ from absl import flags
 from ebm_jax.errors import InputError
 from experiments import launch
 
-FIGURES = ['test_accuracy', 'ece', 'conditional_sample_accuracy', 'sample_distance.frechet', 'sample_distance.kernel', 'class_coverage',
-           'kl_gradient_ratio', 'kl_cost_percent', 'diverged', 'step']
+FIGURES = ['test_accuracy', 'ece', 'conditional_sample_accuracy', 'sample_distance.frechet', 'sample_distance.kernel', 'fid.frechet',
+           'class_coverage', 'kl_gradient_ratio', 'kl_cost_percent', 'diverged', 'step']
 
 
 def define(values):

@@ -54,12 +54,11 @@ def run(values):
     parts = [runs[term.workdir][1] for term in terms]
     params = [averaged(runs[term.workdir][2]) for term in terms]
     try:
-        energy_fn = compose.over_runs(partial(combined, terms, values.sharpness, values.not_weight), *(p.energy_fn for p in parts))
-        energy_fn(params, np.zeros(parts[0].train.x.shape[1:], np.float32), [term.label for term in terms])
+        composition = compose.over_runs(partial(combined, terms, values.sharpness, values.not_weight), *(p.energy_fn for p in parts))
     except ValueError as error:
         raise InputError(str(error)) from error
-    images = draw(jax.random.key(values.seed), energy_fn, params, np.tile([term.label for term in terms], (values.num, 1)), parts[0],
-                  factors_of(terms), values.steps)
+    labels = np.tile([term.label for term in terms], (values.num, 1))
+    images = draw(jax.random.key(values.seed), composition, params, labels, parts[0], values.steps)
     out = pathlib.Path(values.out)
     save_grid(out.with_suffix('.png'), image_grid(images))
     np.savez(out.with_suffix('.npz'), x=images)
@@ -104,19 +103,14 @@ def combined(terms, sharpness, not_weight, *energies):
     return whole
 
 
-def factors_of(terms):
-    """How many factors the composition of these terms has."""
-    return combined(terms, 1.0, 0.0, *(lambda x: 0.0 for _ in terms)).factors
+def draw(key, composition, params, labels, parts, steps=None):
+    """Fresh samples of a composition (`compose.over_runs`), as the run of `parts` draws its own but with the divided step.
 
-
-def draw(key, energy_fn, params, labels, parts, factors, steps=None):
-    """Fresh samples of a composition, as the run of `parts` draws its own but with the step divided by the number of factors.
-
-    Args: energy_fn: (params, x, labels [T]) -> scalar. labels: [N, T].
+    Args: params: of each term. labels: [N, T].
     """
-    c = parts.fresh
-    return sample(key, energy_fn, params, parts.kernel_at(c.step_size / factors), parts.start, labels, steps or c.num_steps,
-                  **parts.plan(), description='composed samples')
+    kernel = compose.divided(composition, parts.kernel_at, parts.fresh.step_size)
+    return sample(key, composition.energy_fn, params, kernel, parts.start, labels, steps or parts.fresh.num_steps, **parts.plan(),
+                  description='composed samples')
 
 
 if __name__ == '__main__':

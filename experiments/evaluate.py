@@ -14,10 +14,11 @@ from typing import NamedTuple
 import jax
 import numpy as np
 from absl import flags
+from tqdm import tqdm
 
 from ebm_jax import data
 from ebm_jax.errors import InputError
-from ebm_jax.evaluate import calibration, distance, extractor, ood, predict, report, samples
+from ebm_jax.evaluate import calibration, distance, extractor, inception, ood, predict, report, samples
 from ebm_jax.record import image_grid, save_grid, update_summary, write_json
 from ebm_jax.types import UNLABELLED
 from experiments import launch
@@ -69,9 +70,10 @@ def summary_of(found):
     plain = (int, float, type(None))
     summary = {key: value for key, value in found.items() if isinstance(value, plain) and key not in ('step', 'judge_accuracy')}
     summary['ood_auroc'] = {name: {score: figures['auroc'] for score, figures in scores.items()} for name, scores in found['ood'].items()}
-    main = found['sample_distance']
-    summary['sample_distance'] = {name: main['fresh'][name]['value'] for name in distance.DISTANCES} | {
-        'n': main['n'], 'extractor': main['extractor']}
+    for name in ('sample_distance', 'fid'):
+        if name in found:
+            of = found[name]
+            summary[name] = {key: of['fresh'][key]['value'] for key in distance.DISTANCES} | {'n': of['n'], 'extractor': of['extractor']}
     return summary
 
 
@@ -191,7 +193,8 @@ def distances_of(parts, fresh, extractors, resamples):
     found, lines = {}, []
     for by in extractors:
         features, against = {name: by.features(x) for name, x in (images | cases).items()}, by.features(reference)
-        table = {name: distance.distances(x, against, resamples=resamples) for name, x in features.items()}
+        measure = distance.distances_to(against, halves=min(resamples, 50))
+        table = {name: measure(x) for name, x in tqdm(features.items(), desc='distances', unit='set', delay=2, leave=False)}
         found['fid' if by.confidence is None else 'sample_distance'] = {**table, 'n': len(fresh.main), 'extractor': by.hash,
                                                                         'reference': len(reference)}
         frechet, kernel = ('FID', 'KID') if by.confidence is None else ('Frechet', 'kernel')
@@ -201,11 +204,15 @@ def distances_of(parts, fresh, extractors, resamples):
         for name, row in table.items():
             cells = [f'{row[d]["value"]:>12.4g}  {"[{:.4g}, {:.4g}]".format(*row[d]["interval"]):<20}' for d in ('frechet', 'kernel')]
             lines.append(f'{name:<16}{len(features[name]):>7,}' + ''.join(cells))
-    p, real = (extractors[0].confidence(x).max(1).mean() for x in (fresh.main, cases['test']))
-    covered = distance.coverage(extractors[0].confidence(fresh.main), parts.train.y)
-    found |= {'class_coverage': covered, 'sample_confidence': float(p)}
-    return found, [*lines, f'class coverage of fresh samples {covered:.3f}   classes given by that classifier, exp(entropy) over that of '
-                   f'the data; its mean confidence {p:.3f} (test images: {real:.3f})']
+        if by.confidence is None and len(fresh.main) < inception.FEATURES:
+            lines.append(f'fewer images than the {inception.FEATURES:,} features: not comparable with published FIDs (--fresh_per_class)')
+    free = fresh.main if fresh.unconditional is None else fresh.unconditional
+    given, real = (extractors[0].confidence(x) for x in (free, cases['test']))
+    covered, sure = distance.coverage(given, parts.train.y), float(given.max(1).mean())
+    found |= {'class_coverage': covered, 'sample_confidence': sure}
+    asked = ', asked for in equal numbers,' if fresh.unconditional is None else ''
+    return found, [*lines, f'class coverage of {len(free)} fresh samples{asked} {covered:.3f}   classes given by the classifier above, '
+                   f'exp(entropy) over that of the data; its mean confidence {sure:.3f} (test images: {real.max(1).mean():.3f})']
 
 
 if __name__ == '__main__':

@@ -1,5 +1,6 @@
 """What evaluate reports of an ICD run besides what it reports of every run: the size and the cost of the KL term."""
 import json
+import math
 import statistics
 import time
 
@@ -16,8 +17,11 @@ def kl_gradient_ratio(workdir, config, parts, state):
     if not config.loss.kl_weight:
         return {'kl_gradient_ratio': None}, []
     rows = [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text().splitlines()]
-    pairs = [(row['grad_norm/kl'], row['grad_norm/contrast']) for row in rows if 'grad_norm/kl' in row]
+    pairs = [(row.get('grad_norm/kl'), row.get('grad_norm/contrast')) for row in rows]
+    pairs = [pair for pair in pairs if all(isinstance(norm, float) and norm > 0 for norm in pair)]   # a norm that is not finite is a string
     later = pairs[len(pairs) // 5:]   # after start-up
+    if not later:
+        return {'kl_gradient_ratio': None}, ['KL gradient over contrast gradient: none was logged (--config.log_every is beyond the run)']
     ratio = statistics.median(kl / contrast for kl, contrast in later)
     sizes = [statistics.median(values) for values in zip(*later)]
     return {'kl_gradient_ratio': ratio}, [
@@ -32,7 +36,8 @@ def kl_cost(workdir, config, parts, state, *, build, rounds=7):
         return {'kl_cost_percent': None}, []
     without = ConfigDict(config.to_dict())
     without.loss.kl_weight = 0.0
-    devices = jax.local_devices()
+    local, common = jax.local_devices(), math.gcd(config.batch_size, config.shards)
+    devices = local[:max(n for n in range(1, len(local) + 1) if common % n == 0)]
     batch = shard_batch(parts.fit['batch_at'](0), devices)
     steps = [make_train_step(*(p.fit[part] for part in ('method', 'optimizer', 'prepare')), ema=p.fit['ema'], devices=devices)
              for p in (parts, build(without))]
@@ -47,4 +52,5 @@ def kl_cost(workdir, config, parts, state, *, build, rounds=7):
     ratio = statistics.median(a / b for a, b in zip(seconds[0][1:], seconds[1][1:]))
     return {'kl_cost_percent': 100 * (ratio - 1)}, [
         f'cost of the KL term  {100 * (ratio - 1):.1f} % of a step   median of {rounds} pairs of steps with and without it, '
-        f'{statistics.median(seconds[0][1:]):.3f} s and {statistics.median(seconds[1][1:]):.3f} s']
+        f'{statistics.median(seconds[0][1:]):.3f} s and {statistics.median(seconds[1][1:]):.3f} s, {len(devices)} {devices[0].device_kind} '
+        'device(s)']

@@ -2,7 +2,8 @@
 
     python -m experiments.icd_stability --workdir=runs/icd_stability
 
-The paper's claim: with the KL term all architectures hold E+ - E- near 0, without it all but the spectrally normalised one collapse. A run
+The paper's claim: with the KL term all architectures hold E+ - E- near 0, without it all but the spectrally normalised one (here: every
+convolution, not the dense layer) collapse. A run
 counts as collapsed where a figure is not finite, |mean E+| exceeds the release's limit of 10, or |E+ - E-| is above `study.gap` in the
 median of its last fifth. Writes stability.txt, stability.json (every trace) and traces.png; rerunning the command continues.
 """
@@ -20,7 +21,6 @@ from ebm_jax.errors import InputError
 from ebm_jax.record import update_summary, write_json
 from ebm_jax.train import init_state, make_train_step, shard_batch, shard_state
 from experiments import digits_icd, launch
-from experiments.parts_icd import image_icd
 
 PLAIN = dict(norm=False, reweight='plain', attention_after=0)
 VARIANTS = {'plain': PLAIN, 'norm': dict(norm=True, reweight='standardised', attention_after=0),
@@ -105,6 +105,9 @@ def run(values):
     there = json.loads(file.read_text()) if file.exists() else {'config': settings, 'runs': {}}
     if launch.flatten(there['config']) != launch.flatten(settings):
         raise InputError(f'{workdir} holds a study with other settings: use those, or another --workdir')
+    for name in ('seeds', 'steps', 'log_every'):
+        if c[name] < 1:
+            raise InputError(f'--config.study.{name} must be at least 1, got {c[name]}')
     launch.use_all_cores(config.icd)
     workdir.mkdir(parents=True, exist_ok=True)
     for variant in VARIANTS:
@@ -112,7 +115,7 @@ def run(values):
             names = [f'{variant}/{"with" if kl else "without"}/{seed}' for seed in range(c.seeds)]
             if all(name in there['runs'] for name in names):
                 continue
-            parts = image_icd(settings_of(config, variant, kl))
+            parts = launch.build(digits_icd, settings_of(config, variant, kl))
             train_step = make_train_step(*(parts.fit[name] for name in ('method', 'optimizer', 'prepare')), ema=parts.fit['ema'],
                                          limits=parts.fit['limits'])
             for seed, name in enumerate(names):

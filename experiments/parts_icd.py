@@ -6,6 +6,7 @@ with the same chain (x = 2 u - 1, and a gradient in x is half of one in u).
 import math
 from functools import partial
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from ebm_jax import augment, data, objectives, replay
@@ -37,7 +38,8 @@ REWEIGHT = {'standardised': standardised, 'spectral': spectral, 'plain': lambda 
 def icd_config():
     """Settings that every ICD experiment has; an experiment file sets its own numbers on top of these."""
     config = base_config()
-    # label: what a conditional energy is conditioned on, class, stroke or slant. leave_out: classes that training never sees.
+    # label: what a conditional energy is conditioned on, class, stroke or slant. leave_out: classes that training never sees; the others
+    # are numbered anew.
     config.data.update(dict(noise=0.0, label='class', leave_out=()))
     config.optimizer.update(dict(learning_rate=2e-4, b1=0.0, b2=0.9, clip_norm=0.5, decay_to=1.0))
     config.sampler = ConfigDict(dict(step_size=400.0, noise=0.002, noise_is_temperature=False, num_steps=40))
@@ -98,6 +100,8 @@ def labelled_splits(config):
     if left_out:
         held_out = data.of_classes(test, left_out)
         train, test = (data.of_classes(examples, left_out, keep=False) for examples in (train, test))
+        remaining = np.unique(train.y)   # numbered anew, so that no class is without examples
+        train, test = (examples._replace(y=np.searchsorted(remaining, examples.y).astype(np.int32)) for examples in (train, test))
     if config.data.label != 'class':
         if train.x.shape[-1] != 1:
             raise InputError(f'--config.data.label={config.data.label} is measured on grey images, but {train.name} has '
@@ -109,7 +113,9 @@ def labelled_splits(config):
 
 def network_of(config, classes):
     c = dict(config.network)
-    return per_example(MultiScaleEnergy(**{**c, 'reweight': REWEIGHT[c['reweight']], 'attention_after': c['attention_after'] or None,
+    rest = REWEIGHT['spectral' if c['reweight'] == 'spectral' else 'plain']   # spectral control is of every convolution or of none
+    return per_example(MultiScaleEnergy(**{**c, 'reweight': REWEIGHT[c['reweight']], 'reweight_rest': rest,
+                                           'attention_after': c['attention_after'] or None,
                                            'num_classes': classes if config.loss.conditional else 0}))
 
 

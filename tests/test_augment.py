@@ -140,6 +140,17 @@ def test_affine_moves_an_image_as_asked():
     np.testing.assert_allclose(larger, np.broadcast_to([4, 4 + 3 * 1.3], (60, 2)), atol=0.2)
 
 
+def test_shear_moves_columns_by_their_height():
+    """A vertical line through the centre becomes a leaning one: each row's ink moves in proportion to its distance from the centre."""
+    line = jnp.full((17, 17, 1), -1.0).at[4:13, 8].set(1.0)
+    step = augment.random_affine(degrees=0.0, translate=0.0, scale=(1.0, 1.0), shear=30.0)
+    found = (np.asarray(jax.jit(jax.vmap(step, (0, None)))(KEYS[:40], line))[:, 5:12, :, 0] + 1)
+    columns = (found * np.arange(17)).sum(2) / found.sum(2)
+    slopes = (columns[:, -1] - columns[:, 0]) / 6
+    np.testing.assert_allclose(columns - 8, slopes[:, None] * np.arange(-3, 4), atol=0.15)
+    assert 0.45 < np.abs(slopes).max() < np.tan(np.deg2rad(30)) + 0.03 and slopes.min() < -0.3 < 0.3 < slopes.max()
+
+
 def test_elastic_leaves_constants_and_moves_by_less_than_alpha():
     step = jax.jit(jax.vmap(augment.elastic(alpha=2.0, sigma=1.5), (0, None)))
     np.testing.assert_allclose(step(KEYS[:5], jnp.full((8, 8, 1), 0.4)), 0.4, atol=1e-5)

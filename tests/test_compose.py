@@ -1,10 +1,13 @@
 """AND, OR and NOT of Gaussians, whose compositions are Gaussians and mixtures known by hand; moments by MALA."""
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from ebm_jax import compose, mcmc
+from ebm_jax.apply.sample import sample
 
 
 def gaussian(mean, variance):
@@ -69,7 +72,7 @@ def test_compositions_nest_and_count_their_factors():
 
 def test_the_step_is_divided_by_the_number_of_factors():
     product = compose.all_of(A, A, A)
-    kernel = compose.langevin(product, 0.3, noise_scale=0.0)
+    kernel = compose.divided(product, partial(mcmc.langevin, noise_scale=0.0), 0.3)
     x = jnp.zeros(2)
     state, _ = kernel.step(jax.random.key(0), kernel.init(x, product), product)
     np.testing.assert_allclose(state.position, -0.1 * jax.grad(product)(x), rtol=1e-6)
@@ -82,3 +85,17 @@ def test_the_step_is_divided_by_the_number_of_factors():
 def test_what_makes_no_composition_is_refused(bad):
     with pytest.raises(ValueError):
         bad()
+
+
+def test_runs_are_composed_each_with_its_own_parameters_and_label():
+    """E_i = p_i (x - label_i)^2, p = (1, 3), labels (0, 2): precisions 2 and 6, mean 1.5; too few labels are refused."""
+    one = lambda params, x, label: params * jnp.sum((x - label) ** 2)
+    both = compose.over_runs(compose.all_of, one, one)
+    assert both.factors == 2
+    labels = jnp.array([[0, 2]] * 4000)
+    np.testing.assert_allclose(both((1.0, 3.0), jnp.array([0.5]), jnp.array([0, 2])), 0.25 + 3 * 1.5 ** 2)
+    x = np.asarray(sample(jax.random.key(0), both.energy_fn, (1.0, 3.0), mcmc.mala(0.1), lambda key, label: jnp.zeros(1), labels, 300,
+                          batch_size=4000))[:, 0]
+    np.testing.assert_allclose([x.mean(), x.var()], [1.5, 1 / 8], atol=0.02)
+    with pytest.raises(ValueError):
+        both((1.0, 3.0), jnp.array([0.5]), jnp.array([0]))

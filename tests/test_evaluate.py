@@ -97,15 +97,15 @@ def test_every_sample_is_its_own_chain_under_its_label(num, batch_size):
 # --- distances between sets of images ---
 
 def test_frechet_distance_of_known_gaussians():
-    """Diagonal and commuting: |m|^2 + sum (s_a - s_b)^2; and a pair that does not commute, against scipy's matrix root."""
-    found = distance.frechet_of_moments(np.zeros(3), np.diag([1.0, 4.0, 9.0]), np.array([1.0, 2.0, 0.0]), np.diag([4.0, 4.0, 1.0]))
-    np.testing.assert_allclose(found, 5 + 1 + 0 + 4)
+    """A pair whose covariances do not commute, against scipy's matrix root; shifts; and exactly diagonal ones: sum (s_a - s_b)^2."""
     rng = np.random.default_rng(0)
-    a, b = (m @ m.T for m in rng.normal(size=(2, 4, 4)))
-    expected = np.trace(a + b - 2 * scipy.linalg.sqrtm(a @ b).real)
-    np.testing.assert_allclose(distance.frechet_of_moments(np.zeros(4), a, np.zeros(4), b), expected, rtol=1e-6)
-    x = rng.normal(size=(50, 4))
-    assert distance.frechet(x, x) < 1e-9 and distance.frechet(x, x + 2) == pytest.approx(16, rel=1e-6)
+    a, b = (rng.normal(size=(n, 4)) @ rng.normal(size=(4, 4)) for n in (50, 70))
+    s_a, s_b = np.cov(a.T), np.cov(b.T)
+    expected = np.sum((a.mean(0) - b.mean(0)) ** 2) + np.trace(s_a + s_b - 2 * scipy.linalg.sqrtm(s_a @ s_b).real)
+    np.testing.assert_allclose(distance.frechet(a, b), expected, rtol=1e-6)
+    assert distance.frechet(a, a) < 1e-9 and distance.frechet(a, a + 2) == pytest.approx(16, rel=1e-6)
+    corners = np.array([[1, 1], [1, -1], [-1, 1], [-1, -1]]) * np.sqrt(3 / 4)   # covariance 1, exactly
+    np.testing.assert_allclose(distance.frechet(corners * [1, 3], corners * [2, 1]), 1 + 4, rtol=1e-6)
 
 
 def test_kernel_distance_is_the_unbiased_discrepancy():
@@ -118,19 +118,27 @@ def test_kernel_distance_is_the_unbiased_discrepancy():
     np.testing.assert_allclose(distance.kernel(a, b), by_hand, rtol=1e-6)
     same = [distance.kernel(*rng.normal(size=(2, 100, 3))) for _ in range(60)]
     assert abs(np.mean(same)) < 3 * np.std(same) / np.sqrt(60)
-    np.testing.assert_allclose(distance.kernel(np.tile(a, (2, 1)), np.tile(b, (2, 1)), block=6), by_hand, atol=3)
+    few = b[:4]   # sets of unequal size
+    within = lambda x: np.mean([k(x[i], x[j]) for i in range(len(x)) for j in range(len(x)) if i != j])
+    np.testing.assert_allclose(distance.kernel(a, few), within(a) + within(few) - 2 * np.mean([k(x, y) for x in a for y in few]), rtol=1e-6)
 
 
 def test_intervals_of_distances_cover_the_law():
     """Two Gaussians 1 apart in one of three directions: Frechet distance 1, in 8 of 10 intervals at least; wider for fewer images."""
     covered, widths = 0, []
-    reference = np.random.default_rng(99).normal(size=(4_000, 3))
+    measure = distance.distances_to(np.random.default_rng(99).normal(size=(4_000, 3)), halves=40)
     for seed in range(10):
         x = np.random.default_rng(seed).normal(size=(1000, 3)) + [1, 0, 0]
-        low, high = distance.distances(x, reference, resamples=40)['frechet']['interval']
+        low, high = measure(x)['frechet']['interval']
         covered, widths = covered + (low < 1 < high), [*widths, high - low]
-    few = distance.distances(x[:100], reference, resamples=40)['frechet']['interval']
-    assert covered >= 8 and np.ptp(few) > 2 * np.mean(widths)
+    assert covered >= 8 and np.ptp(measure(x[:100])['frechet']['interval']) > 2 * np.mean(widths)
+
+
+def test_the_frechet_distance_has_the_bias_that_is_stated():
+    """64 features, 500 images against 20,000 of the same law: about (D + D (D + 1) / 4) / N."""
+    rng = np.random.default_rng(0)
+    found = distance.frechet(rng.normal(size=(500, 64)), rng.normal(size=(20_000, 64)))
+    np.testing.assert_allclose(found, (64 + 64 * 65 / 4) / 500, rtol=0.15)
 
 
 def test_known_cases_are_ordered_and_apart(tmp_path, monkeypatch):
@@ -147,7 +155,7 @@ def test_known_cases_are_ordered_and_apart(tmp_path, monkeypatch):
     assert max(found['train'], found['test']) < 0.2 * found['shifted'] and found['shifted'] < 0.5 * found['noise']
     assert np.mean(by.confidence(test.x).argmax(1) == test.y) > 0.9
     np.testing.assert_allclose(by.features(test.x[:9] / 127.5 - 1), by.features(test.x[:9]), atol=1e-4)   # the same in the network's units
-    again = extractor.of_classifier(train, tmp_path / 'e.npz')
+    again = extractor.of_classifier(train, tmp_path / 'e.npz')   # read, not trained again
     assert again.hash == by.hash and len(by.hash) == 12
     np.testing.assert_array_equal(again.features(reference[:20]), by.features(reference[:20]))
     with pytest.raises(InputError, match='delete it'):

@@ -126,7 +126,7 @@ def test_energies_of_different_runs_and_methods_compose(trained, trained_icd, tm
         assert drawn['x'].shape == (8, 8, 8, 1) and np.isfinite(drawn['x']).all()
     (_, jem_parts, jem_state), (_, icd_parts, icd_state) = launch.restore_all([trained[0], trained_icd])
     terms = [compose_runs.parse(*term) for term in (('all', 'a:3*2.0'), ('any', 'b'), ('any', 'a'), ('none', 'a:5'))]
-    assert terms[0] == compose_runs.Term('all', 'a', 3, 2.0) and compose_runs.factors_of(terms) == 3
+    assert terms[0] == compose_runs.Term('all', 'a', 3, 2.0) and len(terms) == 4
     params = [parts.averaged(jem_state), parts.averaged(icd_state)]
     jem_energy = lambda label: lambda x: jem_parts.energy_fn(params[0], x, label)
     icd_energy = lambda x: icd_parts.energy_fn(params[1], x, UNLABELLED)
@@ -135,6 +135,7 @@ def test_energies_of_different_runs_and_methods_compose(trained, trained_icd, tm
     by_hand = (2 * jem_energy(3)(x) - np.log(np.exp(-2 * icd_energy(x)) + np.exp(-2 * jem_energy(UNLABELLED)(x))) / 2
                - 0.5 * jem_energy(5)(x))
     np.testing.assert_allclose(whole(x), by_hand, rtol=1e-4)
+    assert whole.factors == 3   # AND 1, OR 1, NOT 1
 
 
 def test_compare_names_what_differs(trained, trained_icd, monkeypatch, capsys):
@@ -228,6 +229,10 @@ def mistakes(workdir, tmp_path):
         'nothing to compose': (compose, [f'--none={workdir}', f'--out={tmp_path}/new'], 'nothing to compose'),
         'no such class to compose': (compose, [f'--all={workdir}:12', f'--out={tmp_path}/new'], '0 to 9'),
         'weight to compose': (compose, [f'--all={workdir}:1*-2', f'--out={tmp_path}/new'], 'weight > 0'),
+        'no question': ('experiments.digits_compose', [new, '--config.compose.num=0'], 'compose.num'),
+        'no study': ('experiments.icd_stability', [new, '--config.study.seeds=0'], 'study.seeds'),
+        'study that cannot be': ('experiments.icd_stability', [new, '--config.icd.loss.kl_chains=12'], 'kl_chains'),
+        'extractor of other data': (evaluate, [f'--workdir={workdir}', f'--extractor={tmp_path}/big.npz'], 'no extractor'),
         'no such label': ('experiments.sample', [f'--workdir={workdir}', '--label=11'], '0 to 9'),
     }
 
@@ -246,6 +251,15 @@ def test_a_mistake_gets_one_sentence_and_exit_code_2(mistake, trained, tmp_path,
     assert caught.value.code == 2
     assert len(message) == 1 and message[0].startswith('error: ') and says in message[0], message
     assert not (tmp_path / 'new').exists() and list((tmp_path / 'empty').iterdir()) == []   # the corrected command starts clean
+
+
+def test_an_outside_set_is_the_test_split(trained, tmp_path):
+    """The release scored SVHN's train split, and returned image 0 of CIFAR-100 for every index."""
+    rng = np.random.default_rng(0)
+    images = {split: rng.integers(0, 256, (30, 8, 8, 1), dtype=np.uint8) for split in ('train', 'test')}
+    np.savez(tmp_path / 'set.npz', **{f'x_{split}': x for split, x in images.items()}, y_train=np.arange(30) % 3)
+    built = launch.build(importlib.import_module('experiments.digits_icd'), importlib.import_module('experiments.digits_icd').get_config())
+    np.testing.assert_array_equal(parts.outsiders(f'npz:{tmp_path}/set.npz', built).x, images['test'])
 
 
 def test_help_lists_the_settings(monkeypatch, capsys):

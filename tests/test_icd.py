@@ -149,10 +149,11 @@ def test_entropy_counts_only_once_the_buffer_holds_enough():
     assert seen[0][1] == seen[1][1] == 0 and seen[2][1] != 0
 
 
-def test_gradients_are_finite_before_there_is_any_past():
-    method = METHODS['icd']
+@pytest.mark.parametrize('name', ['icd', 'icd_two_steps_by_label'])   # both entropies
+def test_gradients_are_finite_before_there_is_any_past(name):
+    method = METHODS[name]
     params, _, samples, _ = prepared(method)
-    assert not samples.ready
+    assert not samples.ready and not samples.present.any()
     grads = jax.jit(jax.grad(addend(method, 'kl', samples)))(params)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(grads))
 
@@ -226,7 +227,8 @@ def test_the_transition_comes_before_the_steps_and_moves_every_chain():
 
 @pytest.mark.parametrize('options, says', [
     ({'num_negatives': 10}, 'num_negatives'), ({'kl_chains': 6}, 'kl_chains'), ({'population': 5}, 'population'),
-    ({'kl_chains': 20}, 'exceed'), ({'kl_steps': 4}, 'kl_steps'), ({'kl_steps': 0}, 'kl_steps')])
+    ({'kl_chains': 20}, 'exceed'), ({'kl_steps': 4}, 'kl_steps'), ({'kl_steps': 0}, 'kl_steps'), ({'kl_weight': -1.0}, 'kl_weight'),
+    ({'entropy_weight': float('nan')}, 'entropy_weight')])
 def test_numbers_that_do_not_fit_are_refused(options, says):
     with pytest.raises(ValueError, match=says):
         make_icd(**options)
@@ -253,11 +255,29 @@ def test_the_kernels_noise_comes_before_its_drift():
     np.testing.assert_allclose(np.mean(samples.x), 0.25, atol=0.01)
 
 
-def test_sampling_and_loss_do_not_depend_on_which_network_interface_is_used():
-    """A scalar energy is one scale."""
-    scalar = Network(SCALES.init, lambda p, x: jnp.sum(SCALES.apply(p, x)))
-    one = Network(SCALES.init, lambda p, x: jnp.sum(SCALES.apply(p, x))[None])
-    a, b = fresh_run(make_icd(scalar))[2], fresh_run(make_icd(one))[2]
+def test_a_scalar_energy_is_one_scale():
+    scalar = make_icd(Network(SCALES.init, lambda p, x: jnp.sum(SCALES.apply(p, x))))
+    one = make_icd(Network(SCALES.init, lambda p, x: jnp.sum(SCALES.apply(p, x))[None]))
+    (params, _, a, _), (_, _, b, _) = fresh_run(scalar), fresh_run(one)
     np.testing.assert_array_equal(a.x, b.x)
+    jax.tree.map(np.testing.assert_array_equal, *(jax.jit(m.loss)(params, jax.random.key(0), BATCH, s) for m, s in ((scalar, a), (one, b))))
+
+
+def test_a_metropolis_kernel_serves_without_the_kl_term_only():
+    mala = make_icd(kernel=mcmc.mala(0.01), kl_weight=0.0)
+    assert np.isfinite(fresh_run(mala)[2].x).all()
+    method = make_icd(kernel=mcmc.mala(0.01))
+    with pytest.raises(ValueError, match='Metropolis'):
+        jax.eval_shape(method.sample, jax.random.key(0), *jax.eval_shape(method.init, jax.random.key(0), BATCH), BATCH)
+
+
+def test_chains_from_the_data_keep_the_labels_of_the_data():
+    method = make_icd(BY_LABEL, kl_weight=0.0, conditional=True, from_data=True,
+                      buffer=replay.class_conditional(START, 16, CLASSES, unlabelled=0.0))
+    _, _, samples, after = fresh_run(method)
+    np.testing.assert_array_equal(samples.label, BATCH['y'])
+    written = np.asarray(after.buffer.label)[np.asarray(after.buffer.age) > 0]
+    np.testing.assert_array_equal(np.sort(written), np.sort(BATCH['y']))
+    assert np.all(np.asarray(after.buffer.label) == np.repeat(np.arange(4), 4))   # the blocks are as they were
 
 

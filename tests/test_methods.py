@@ -22,7 +22,7 @@ def test_every_parameter_learns(name):
     params, _, samples, _ = prepared(method)
     grads = jax.jit(jax.grad(total(method)))(params, samples)
     for path, leaf in jax.tree_util.tree_leaves_with_path(grads):
-        assert np.any(np.asarray(leaf) != 0), jax.tree_util.keystr(path)
+        assert np.isfinite(leaf).all() and np.any(np.asarray(leaf) != 0), jax.tree_util.keystr(path)
 
 
 @pytest.mark.parametrize('name', METHODS)

@@ -168,3 +168,35 @@ def test_gaussian_start_has_the_moments_of_its_class():
 def test_what_cannot_work_is_refused(make):
     with pytest.raises(ValueError):
         make()
+
+
+# --- past samples ---
+
+@pytest.mark.parametrize('name', BUFFERS)
+def test_a_peek_sees_samples_of_chains_and_no_starts(name):
+    """After one round of 8 in a buffer of 40: at most those 8 are present, each once; before any round none is, whatever the starts."""
+    buffer = BUFFERS[name]
+    _, present = buffer.peek(jax.random.key(0), buffer.init(jax.random.key(9)), 20)
+    assert not present.any()
+    state = filled(buffer, rounds=1)
+    positions, present = buffer.peek(jax.random.key(0), state, 20)
+    seen = np.asarray(positions)[np.asarray(present)]
+    assert sorted(seen[:, 0].tolist()) == list(range(8)) and np.all(seen[:, 0] == seen[:, 1])
+    fewer = [np.asarray(buffer.peek(jax.random.key(k), state, 4)[0])[:, 0] for k in range(200)]
+    assert chisquare(np.bincount(np.concatenate(fewer).astype(int), minlength=8)).pvalue > 1e-3   # uniformly among the eight
+
+
+def test_pools_are_their_shards_one_by_one():
+    buffer, pool = BUFFERS['fifo'], replay.pools(BUFFERS['fifo'])
+    keys, state = jax.random.split(jax.random.key(1), 3), pool.init(jax.random.key(0), 3)
+    draw = pool.draw(keys, state, jnp.full((3, 4), UNLABELLED))
+    one = lambda i: jax.tree.map(lambda leaf: leaf[i], state)
+    for i in range(3):
+        alone = buffer.draw(keys[i], one(i), 4, NONE(4))
+        np.testing.assert_array_equal(draw.position[4 * i:4 * i + 4], alone.position)
+    x = jnp.arange(24.0).reshape(12, 2)
+    state = pool.write(keys, state, draw, x)
+    np.testing.assert_array_equal(np.sort(state.position[1, :, 0])[-4:], x[4:8, 0])
+    assert pool.count(state) == 12
+    positions, present = pool.peek(keys, state, 5)
+    assert positions.shape == (15, 2) and present.sum() == 12

@@ -4,7 +4,6 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tqdm import tqdm
 
 from ebm_jax import devices
 from ebm_jax.mcmc import run_chains
@@ -25,22 +24,14 @@ def sample(key, energy_fn, params, kernel, start, labels, num_steps, *, transiti
     if every < 1 or plain < 0:
         raise ValueError(f'every must be at least 1 and plain at least 0, got {every} and {plain}')
     blocks = max(num_steps - plain, 0) // every if transition else 0
-    split, whole, n = devices.batch_placement()
-    run = jax.jit(partial(_chains, energy_fn, kernel, start, transition, (blocks, every, num_steps - blocks * every)))
-    params, labels = jax.device_put(params, whole), np.asarray(labels, np.int32)
-    batch_size = min(batch_size, len(labels))
-    batch_size += -batch_size % n
-    parts = []
-    for begin in tqdm(range(0, len(labels), batch_size), desc=description, unit='batch', delay=2, leave=False):
-        some = labels[begin:begin + batch_size]
-        padded = np.concatenate([some, np.repeat(some[-1:], batch_size - len(some), 0)])
-        keys = jax.random.split(jax.random.fold_in(key, begin), batch_size)
-        parts.append(np.asarray(run(params, jax.device_put(keys, split), jax.device_put(padded, split)))[:len(some)])
-    return np.concatenate(parts)
+    schedule = blocks, every, num_steps - blocks * every
+    run = jax.jit(partial(_chains, energy_fn, kernel, start, transition, schedule, key))
+    return devices.in_batches(run, params, [np.asarray(labels, np.int32)], batch_size=batch_size, description=description)
 
 
-def _chains(energy_fn, kernel, start, transition, schedule, params, keys, labels):
+def _chains(energy_fn, kernel, start, transition, schedule, key, params, begin, labels):
     blocks, every, last = schedule
+    keys = jax.random.split(jax.random.fold_in(key, begin), len(labels))
     start_keys, chain_keys = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
     run = lambda keys, x, steps: run_chains(keys, kernel, partial(energy_fn, params), x, steps, labels)[0]
 
@@ -51,4 +42,5 @@ def _chains(energy_fn, kernel, start, transition, schedule, params, keys, labels
     x = jax.vmap(start)(start_keys, labels)
     if blocks:
         x, _ = jax.lax.scan(block, x, jnp.arange(blocks))
+        chain_keys = jax.vmap(lambda key: jax.random.fold_in(key, blocks))(chain_keys)   # beyond those of the blocks
     return run(chain_keys, x, last)

@@ -5,13 +5,13 @@ An Extractor is a name, a hash of its weights, and functions of images. Distance
 import hashlib
 import pathlib
 import zipfile
+import zlib
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 from flax.traverse_util import flatten_dict, unflatten_dict
@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from ebm_jax import data, devices
 from ebm_jax.errors import InputError
+from ebm_jax.evaluate.samples import as_float
 from ebm_jax.networks import Conv
 
 STEPS, BATCH, RATE = 1500, 128, 2e-3
@@ -46,12 +47,6 @@ class Classifier(nn.Module):
         return nn.Dense(self.num_classes)(hidden), hidden / jax.lax.stop_gradient(scale)
 
 
-def as_float(images):
-    """uint8 images, or floats in [-1, 1] (clipped to it) -> float32 in [-1, 1], of the same shape."""
-    images = np.asarray(images)
-    return images.astype(np.float32) / 127.5 - 1 if images.dtype == np.uint8 else np.clip(images, -1, 1).astype(np.float32)
-
-
 def _hash(weights):
     digest = hashlib.sha256()
     for name in sorted(weights):
@@ -64,22 +59,24 @@ def of_classifier(examples, file):
 
     Training is a function of the examples alone (Adam 2e-3 with a cosine, 1,500 batches of 128, seed 0), but rounding differs between
     machines: copy the file where distances must compare to the last digit.
-    Raises: InputError when the file is no extractor for images of this shape.
+    Raises: InputError when the file cannot be written, is damaged, or belongs to other examples.
     """
-    file = pathlib.Path(file)
+    file, of = pathlib.Path(file), _hash({'x': examples.x, 'y': examples.y})
     module = Classifier(examples.num_classes)
-    shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), jnp.zeros((1, *examples.x.shape[1:])))['params'])
     if file.exists():
         weights = _read(file)
-        expected = {name: leaf.shape for name, leaf in flatten_dict(shapes, sep='/').items()}
-        if {name: leaf.shape for name, leaf in weights.items()} != expected:
-            raise InputError(f'{file} is no extractor for {examples.name}, {list(examples.x.shape[1:])} in {examples.num_classes} classes: '
-                             'delete it or name another')
+        if str(weights.pop('examples', '')) != of:
+            raise InputError(f'{file} is no extractor of {examples.name} (trained on other images or labels): delete it or name another')
     else:
-        weights = {name: np.asarray(leaf) for name, leaf in flatten_dict(_train(module, examples), sep='/').items()}
-        beside = file.with_name(file.name + '.part.npz')
-        np.savez(beside, **weights)
-        beside.replace(file)
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            beside = file.with_name(file.name + '.part')
+            with beside.open('wb') as out:
+                weights = {name: np.asarray(leaf) for name, leaf in flatten_dict(_train(module, examples), sep='/').items()}
+                np.savez(out, examples=of, **weights)
+            beside.replace(file)
+        except OSError as error:
+            raise InputError(f'the extractor cannot be written to {file} ({error.strerror}): name another file by --extractor') from error
     params = unflatten_dict(weights, sep='/')
     apply = lambda params, x: module.apply({'params': params}, x)
     return Extractor(f'a classifier trained on {examples.name}', _hash(weights), lambda images: _over(apply, params, as_float(images))[1],
@@ -111,30 +108,25 @@ def _read(file):
     try:
         with np.load(file, allow_pickle=False) as pack:
             return {name: pack[name] for name in pack.files}
-    except (zipfile.BadZipFile, ValueError, EOFError, OSError) as error:
+    except (zipfile.BadZipFile, zlib.error, ValueError, TypeError, EOFError, OSError) as error:
         raise InputError(f'{file} cannot be read as .npz ({error}): it may be missing or damaged') from error
 
 
 def _over(apply, params, images, batch_size=256):
-    """apply(params, images) in batches over all local devices, as numpy; `apply` returns a pytree of arrays [n, ...]."""
-    split, whole, n = devices.batch_placement()
-    batch_size = min(batch_size, len(images))
-    batch_size += -batch_size % n
-    compiled, params, parts = jax.jit(apply), jax.device_put(params, whole), []
-    for begin in tqdm(range(0, len(images), batch_size), desc='features', unit='batch', delay=2, leave=False):
-        some = images[begin:begin + batch_size]
-        padded = np.concatenate([some, np.repeat(some[-1:], batch_size - len(some), 0)])
-        parts.append(jax.tree.map(lambda leaf, k=len(some): np.asarray(leaf)[:k], compiled(params, jax.device_put(padded, split))))
-    return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+    """apply(params, images) in batches, as numpy."""
+    compiled = jax.jit(lambda params, begin, x: apply(params, x))
+    return devices.in_batches(compiled, params, [images], batch_size=batch_size, description='features')
 
 
 def of_inception(file):
     """The 2,048 pool features of the FID Inception network, with weights from the user's disk (see `inception`): true FID.
 
+    Images are rounded to 256 grey levels first, as the images of a file are.
     Raises: InputError when the file is missing, damaged, or lacks an array.
     """
     from ebm_jax.evaluate import inception
     weights = _read(file)
     inception.check(weights, file)
     return Extractor(f'FID Inception ({pathlib.Path(file).name})', _hash(weights),
-                     lambda images: _over(inception.features, weights, as_float(images), batch_size=32), None)
+                     lambda images: _over(inception.features, weights, np.round((as_float(images) + 1) * 127.5) / np.float32(127.5) - 1,
+                                          batch_size=32), None)

@@ -40,7 +40,8 @@ def features(weights, x):
     """
     def conv(x, name, stride=1, padding='VALID'):
         kernel, gain, bias, mean, var = (weights[f'{name}.{part}'] for part in PARTS)
-        x = lax.conv_general_dilated(x, kernel, (stride, stride), padding, dimension_numbers=('NHWC', 'OIHW', 'NHWC'))
+        x = lax.conv_general_dilated(x, kernel, (stride, stride), padding, dimension_numbers=('NHWC', 'OIHW', 'NHWC'),
+                                     precision=lax.Precision.HIGHEST)
         return jax.nn.relu((x - mean) * (gain * lax.rsqrt(var + EPSILON)) + bias)
 
     def tower(x, block, *layers):

@@ -1,8 +1,6 @@
 """What a model says of examples, over whole data sets: logits, and scores by which familiar ones are told from others."""
 import jax
 import jax.numpy as jnp
-import numpy as np
-from tqdm import tqdm
 
 from ebm_jax import devices
 from ebm_jax.objectives import marginal_energy
@@ -46,15 +44,5 @@ def over(predict, params, examples, *, seed=0, batch_size=256, description='pred
     Args: predict: from `predictor`. params: on any devices. examples: data.Examples. batch_size: rounded up to a multiple of the
       number of devices.
     """
-    split, whole, n = devices.batch_placement()
-    batch_size += -batch_size % n
-    params = jax.device_put(params, whole)
-    parts = []
-    starts = range(0, len(examples.x), batch_size)
-    for start in tqdm(starts, desc=f'{description} {examples.name}', unit='batch', delay=2, leave=False):
-        x = examples.x[start:start + batch_size]
-        padded = np.concatenate([x, np.repeat(x[-1:], batch_size - len(x), 0)])
-        key = jax.random.fold_in(jax.random.key(seed), start)
-        found = jax.device_get(predict(params, key, jax.device_put(padded, split)))
-        parts.append(jax.tree.map(lambda leaf, n=len(x): leaf[:n], found))
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    one_batch = lambda params, begin, x: predict(params, jax.random.fold_in(jax.random.key(seed), begin), x)
+    return devices.in_batches(one_batch, params, [examples.x], batch_size=batch_size, description=f'{description} {examples.name}')

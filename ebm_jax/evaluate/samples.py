@@ -6,12 +6,17 @@ from sklearn.pipeline import make_pipeline
 from sklearn.svm import SVC
 
 
-def as_pixels(images):
-    """uint8 images, or floats in [-1, 1] (clipped to it) -> float64 [N, D] in [-1, 1]."""
+def as_float(images):
+    """uint8 images, or floats in [-1, 1] (clipped to it) -> float32 in [-1, 1], of the same shape. Raises: ValueError for NaN."""
     images = np.asarray(images)
-    if images.dtype == np.uint8:
-        images = images / 127.5 - 1
-    return np.clip(images.reshape(len(images), -1).astype(np.float64), -1, 1)
+    if np.isnan(images).any():
+        raise ValueError(f'{np.isnan(images).reshape(len(images), -1).any(1).sum()} of {len(images)} images hold NaN')
+    return images.astype(np.float32) / np.float32(127.5) - 1 if images.dtype == np.uint8 else np.clip(images, -1, 1).astype(np.float32)
+
+
+def as_pixels(images):
+    """As `as_float`, as float64 [N, D]."""
+    return as_float(images).reshape(len(images), -1).astype(np.float64)
 
 
 def as_unit(images):

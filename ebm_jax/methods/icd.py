@@ -9,6 +9,8 @@ Source: Du, Li, Tenenbaum & Mordatch 2021, arXiv 2012.01316, with the constants 
 Plain contrastive divergence is `kl_weight=0, l2_weight=0, from_data=True` with `replay.fresh`; persistent contrastive divergence the same
 with `replay.persistent` and from_data=False.
 """
+import math
+
 import jax
 import jax.numpy as jnp
 from flax import struct
@@ -16,7 +18,7 @@ from jax.lax import stop_gradient
 
 from ebm_jax import devices
 from ebm_jax import objectives as obj
-from ebm_jax.mcmc import advance
+from ebm_jax.mcmc import HamiltonianState, advance
 from ebm_jax.replay import pools
 from ebm_jax.types import UNLABELLED, Array, Method, PyTree
 
@@ -70,16 +72,21 @@ def icd(network, kernel, buffer, *, num_negatives, num_steps=40, transition=None
       l2_weight: of the squared energies ([code]: 1.0).
       weights: rule (e_pos [N], e_neg [M]) -> Weights of the contrast; `uniform` in the paper.
       conditional: the network takes a label; chains follow labels drawn from those of the batch.
-      from_data: chains start at the batch, which then must hold M examples, and not at the buffer.
+      from_data: chains start at the batch (and its labels), which then must hold M examples, and not at the buffer.
       shards: number of independent buffers; a multiple of the number of devices.
     Returns: Method. Its addends: 'contrast' and, where their weights are not 0, 'kl' and 'energy_square'.
     Raises: ValueError when a number is out of range, does not divide, or the buffer can never hold `population_after` samples.
     """
     kl_chains = num_negatives if kl_chains is None else kl_chains
     with_entropy = kl_weight != 0 and entropy_weight != 0
-    for name, number in (('num_negatives', num_negatives), ('kl_chains', kl_chains), ('population', population)):
+    used = {'num_negatives': num_negatives} | ({'kl_chains': kl_chains} if kl_weight else {}) | (
+        {'population': population} if with_entropy else {})
+    for name, number in used.items():
         if shards < 1 or number < 1 or number % shards:
             raise ValueError(f'{name} must be a positive multiple of shards, got {number} and {shards} shards')
+    for name, weight in (('kl_weight', kl_weight), ('entropy_weight', entropy_weight), ('l2_weight', l2_weight)):
+        if not 0 <= weight < math.inf:
+            raise ValueError(f'{name} must be finite and at least 0, got {weight}')
     if kl_chains > num_negatives:
         raise ValueError(f'kl_chains cannot exceed num_negatives, got {kl_chains} of {num_negatives}')
     if not 1 <= kl_steps <= num_steps:
@@ -93,9 +100,13 @@ def icd(network, kernel, buffer, *, num_negatives, num_steps=40, transition=None
     def many(params, x, label):
         return jax.vmap(energies, (None, 0, 0))(params, x, label)
 
+    def energy(params, label):
+        """x -> scalar, the sum of scales."""
+        return lambda x: jnp.sum(energies(params, x, label))
+
     def steps(params, first, count):
-        """(key, state, label) -> state, `count` steps of a chain on the sum of scales."""
-        return lambda key, state, label: advance(key, kernel, lambda u: jnp.sum(energies(params, u, label)), state, count, first=first)[0]
+        """(key, state, label) -> state, `count` steps of a chain."""
+        return lambda key, state, label: advance(key, kernel, energy(params, label), state, count, first=first)[0]
 
     def init(key, batch):
         network_key, buffer_key = jax.random.split(key)
@@ -112,6 +123,8 @@ def icd(network, kernel, buffer, *, num_negatives, num_steps=40, transition=None
     def wanted_labels(keys, batch):
         if not conditional:
             return jnp.full((len(keys), per_shard), UNLABELLED)
+        if from_data:
+            return batch['y'].reshape(len(keys), per_shard)
         of_batch = devices.gather(batch['y']).astype(jnp.int32)
         return of_batch[jax.vmap(lambda key: jax.random.randint(key, (per_shard,), 0, len(of_batch)))(keys)]
 
@@ -128,13 +141,16 @@ def icd(network, kernel, buffer, *, num_negatives, num_steps=40, transition=None
         here = len(chains.buffer.seen)
         keys = jax.vmap(lambda key: jax.random.split(key, 7))(devices.keys(key, here))
         each = lambda column: jax.vmap(lambda key: jax.random.split(key, per_shard))(keys[:, column]).reshape(-1)
+        if from_data and len(batch['x']) != here * per_shard:
+            raise ValueError(f'chains that start at the data need as many negatives as the batch has examples, got {num_negatives} '
+                             f'for {len(batch["x"]) * devices.count()}')
         draw = pool.draw(keys[:, 0], chains.buffer, wanted_labels(keys[:, 1], batch))
         if from_data:
-            if len(batch['x']) != len(draw.age):
-                raise ValueError(f'chains that start at the data need as many negatives as the batch has examples, got {num_negatives} '
-                                 f'for {len(batch["x"]) * devices.count()}')
-            draw = draw._replace(position=batch['x'], label=batch['y'] if conditional else draw.label, age=jnp.zeros_like(draw.age))
-        start = jax.vmap(lambda x: kernel.init(x, None))(moved(each(2), draw.position))
+            draw = draw._replace(position=batch['x'], age=jnp.zeros_like(draw.age))
+        start = jax.vmap(lambda x, label: kernel.init(x, energy(params, label)))(moved(each(2), draw.position), draw.label)
+        if kl_weight and isinstance(start, HamiltonianState):
+            raise ValueError('the KL term needs a gradient through the kernel, which a Metropolis test does not have: take '
+                             'mcmc.langevin, or kl_weight=0')
         chain_keys = each(3)
         before = jax.vmap(steps(params, 0, num_steps - kl_steps))(chain_keys, start, draw.label)
         x = jax.vmap(steps(params, num_steps - kl_steps, kl_steps))(chain_keys, before, draw.label).position
@@ -148,11 +164,12 @@ def icd(network, kernel, buffer, *, num_negatives, num_steps=40, transition=None
         """(value, metrics): E_sg at the end of chains whose last m steps are live, and their entropy."""
         tail = samples.tail
         x = jax.vmap(steps(params, num_steps - kl_steps, kl_steps))(tail.key, tail.state, tail.label).position
-        energy = jnp.mean(many(stop_gradient(params), x, tail.label))
+        end = jnp.mean(many(stop_gradient(params), x, tail.label))
         if not with_entropy:
-            return energy, {'kl_energy': energy}
+            return end, {'kl_energy': end}
         spread = jnp.where(samples.ready, entropy(x, samples.population, samples.present), 0.0)
-        return energy - entropy_weight * spread, {'kl_energy': energy, 'kl_entropy': spread}
+        return end - entropy_weight * spread, {'kl_energy': end, 'kl_entropy': spread,
+                                               'kl_entropy_counts': samples.ready.astype(jnp.float32)}
 
     def loss(params, key, batch, samples):
         del key
