@@ -4,6 +4,8 @@ import shutil
 import tempfile
 
 os.environ['JAX_PLATFORMS'] = 'cpu'   # eight fake devices, also on a machine with an accelerator
+# Tests compile much and compute little: LLVM's optimiser would take half of their time.
+os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} --xla_backend_optimization_level=0'
 
 # One cache of compiled programs for this run of the suite, its workers and the commands that it starts: half the time goes to compilation.
 if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
