@@ -149,7 +149,8 @@ def check(config):
     c = config.compose
     for name, fine, must in (('compose.num', c.num >= 1, 'at least 1'),
                              ('compose.not_weight', 0 <= c.not_weight < math.inf, 'at least 0'),
-                             ('compose.sharpness', c.sharpness > 0, 'above 0'), ('icd.loss.conditional', config.icd.loss.conditional, 'true'),
+                             ('compose.sharpness', c.sharpness > 0, 'above 0'),
+                             ('icd.loss.conditional', config.icd.loss.conditional, 'true'),
                              ('icd.data.leave_out', not config.icd.data.leave_out, '(): the questions name all ten classes')):
         if not fine:
             raise InputError(f'--config.{name} must be {must}, got {launch.flatten(config)[name]}')
