@@ -16,6 +16,7 @@ def get_config():
     config.sampler.update(dict(step_size=2.0, noise=0.02, num_steps=20))
     config.fresh.update(dict(step_size=2.0, noise=0.01))
     config.buffer.update(dict(capacity=2048, restart=0.02))
+    config.transition.affine = 0.5
     config.loss.kl_chains = 16
     config.network.update(dict(width=16, stages=(2, 4), scales=2, plain=False))
     return config

@@ -7,12 +7,13 @@ build = image_icd
 
 def get_config():
     config = icd_config()
-    config.steps = config.optimizer.decay_steps = 1000
+    config.steps = config.optimizer.decay_steps = 600
     config.data.source = 'npz:data/mnist.npz'
     config.optimizer.update(dict(learning_rate=1e-3, decay_to=0.05))
     config.sampler.update(dict(step_size=50.0, noise=0.02, num_steps=20))
     config.fresh.update(dict(step_size=50.0, noise=0.02))
     config.buffer.update(dict(capacity=4096, restart=0.01))
+    config.transition.affine = 0.5
     config.loss.kl_chains = 16
     config.network.update(dict(width=16, stages=(2, 4, 8), scales=2, plain=False, stem_stride=2))
     return config
