@@ -37,6 +37,7 @@ def get_config():
     config = ConfigDict()
     config.icd = digits_icd.get_config()
     config.icd.loss.conditional = True
+    config.icd.transition.affine = 0.0   # it would change the slant that a chain was asked for
     config.compose = ConfigDict(dict(num=200, not_weight=0.5, sharpness=1.0))
     return config
 

@@ -32,6 +32,7 @@ def get_config():
     config = ConfigDict()
     config.icd = digits_icd.get_config()
     config.icd.sampler.num_steps = 10
+    config.icd.transition.affine = 0.0
     config.icd.loss.update(dict(num_negatives=32, kl_chains=32))
     config.icd.batch_size = 32
     config.icd.network.width = 8
