@@ -2,6 +2,11 @@
 
     python -m experiments.digits_icd --workdir=runs/digits_icd
     python -m experiments.evaluate --workdir=runs/digits_icd
+
+Two scales of F = 16 (56 thousand parameters), chains that pass an affine transition (our reading: the paper has none on digits).
+--config.loss.conditional=true trains one energy for each class, --config.data.label=stroke or slant for each level of an attribute.
+Time: 5 minutes on one CPU core that had other work too, 1.5 minutes of evaluation. Expected: fresh samples at Frechet distance 4.1 (test
+images 0.5, shifted 29, noise 77), class coverage .96, AUROC of -E 1.00 against rotated, inverted and noise images, .86 against mixtures.
 """
 from experiments import launch
 from experiments.parts_icd import icd_config, image_icd
