@@ -110,13 +110,13 @@ def run(values):
         if c[name] < 1:
             raise InputError(f'--config.study.{name} must be at least 1, got {c[name]}')
     launch.use_all_cores(config.icd)
-    workdir.mkdir(parents=True, exist_ok=True)
     for variant in VARIANTS:
         for kl in (True, False):
             names = [f'{variant}/{"with" if kl else "without"}/{seed}' for seed in range(c.seeds)]
             if all(name in there['runs'] for name in names):
                 continue
             parts = launch.build(digits_icd, settings_of(config, variant, kl))
+            workdir.mkdir(parents=True, exist_ok=True)
             train_step = make_train_step(*(parts.fit[name] for name in ('method', 'optimizer', 'prepare')), ema=parts.fit['ema'],
                                          limits=parts.fit['limits'])
             for seed, name in enumerate(names):

@@ -152,7 +152,7 @@ def test_digits_compose_trains_measures_and_continues(tmp_path, monkeypatch, cap
                  '--config.icd.picture_every=9', '--config.compose.num=8']
     first = in_process(monkeypatch, capsys, *arguments)
     found = json.loads((tmp_path / 'compose' / 'composition.json').read_text())
-    assert set(found['and']) == {'class', 'slant', 'class AND slant'}
+    assert set(found['and']) == {'real images', 'class', 'slant', 'class AND slant'}
     assert set(found['or']) == {'3 OR 8', '0 OR 1', '4 OR 7'} and set(found['not']) == {'NOT left', 'NOT right'}
     assert all(0 <= share <= 1 for part in found.values() for row in part.values() for share in row.values())
     again = in_process(monkeypatch, capsys, *arguments)

@@ -149,7 +149,7 @@ def test_a_step_that_is_not_finite_stops_the_run_with_an_account(tmp_path):
 
 def test_a_loss_beyond_the_limit_stops_the_run(tmp_path):
     method, batch_at = line()
-    with pytest.raises(Diverged, match='beyond the limit'):
+    with pytest.raises(Diverged, match='beyond its limit of 5'):
         fit(method, batch_at, workdir=tmp_path, steps=200, devices=jax.devices()[:2], limits={'loss': 5.0},
             **{**COMMON, 'optimizer': optax.sgd(1.0), 'prepare': lambda key, x: x, 'ema': 0.0})
 
