@@ -3,8 +3,8 @@
     python -m experiments.mnist_icd --workdir=runs/mnist_icd --config.data.source=npz:data/mnist.npz
     python -m experiments.evaluate --workdir=runs/mnist_icd --ood=fashion=npz:data/fashion_mnist_test.npz
 
-F = 16, two scales and a first convolution of stride 2, where the card has F = 64, one scale and stride 1 (--config.network.width=64
---config.network.scales=1 --config.network.stem_stride=1 on a GPU); chains pass an affine transition (our reading: the paper has none on MNIST).
+F = 16, two scales and a first convolution of stride 2, where the release has F = 64, one scale and stride 1 (--config.network.width=64
+--config.network.scales=1 --config.network.stem_stride=1, for a GPU). Chains pass an affine transition (our reading: the paper has none).
 Expected: MNIST_EXPECTED
 """
 from experiments import launch
