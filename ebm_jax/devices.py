@@ -2,6 +2,8 @@
 
 Inside the train step the axis `AXIS` is bound and these functions work across devices; outside of it there is one device.
 """
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -49,6 +51,19 @@ def positions(n):
 def keys(key, n):
     """One key for each of this device's n examples, the same whatever the number of devices: [n]."""
     return jax.vmap(jax.random.fold_in, (None, 0))(key, positions(n))
+
+
+def for_each(one, params, key, inputs, *, batch_size=256, description):
+    """A function of one example, (params, key, *inputs of it) -> anything, compiled and mapped over data by `in_batches`.
+
+    Returns: as numpy arrays [N, ...]. The keys depend on `batch_size`, not on the number of devices that divide it.
+    """
+    @jax.jit
+    def run(params, begin, *inputs):
+        keys = jax.random.split(jax.random.fold_in(key, begin), len(inputs[0]))
+        return jax.vmap(partial(one, params))(keys, *inputs)
+
+    return in_batches(run, params, inputs, batch_size=batch_size, description=description)
 
 
 def in_batches(fn, params, inputs, *, batch_size=256, description):

@@ -13,7 +13,7 @@ from ebm_jax import cost
 from ebm_jax.checkpoint import Checkpoints
 from ebm_jax.errors import Diverged, InputError
 from ebm_jax.record import Recorder, update_summary, write_json
-from ebm_jax.train import LIMITS, init_state, make_local_step, make_train_step, shard_batch, shard_state, unshard_state
+from ebm_jax.train import LIMITS, init_state, make_local_step, make_train_step, num_shards, shard_batch, shard_state, unshard_state
 
 EFFICIENCY = 0.4   # share of the measured matrix rate that a train step is assumed to reach, in the forecast only
 LAG = 2            # steps that may be under way on an accelerator before their figures are checked
@@ -90,8 +90,8 @@ def fit(method, batch_at, optimizer, prepare, *, workdir, steps, settings=None, 
                 update_summary(workdir, {'diverged': True, 'finished': False, 'step': error.step, 'account': error.account})
                 raise
     update_summary(workdir, {'finished': True, 'diverged': False, 'account': None, 'step': steps,
-                             'steps_per_second': run.rate(), 'parameters': cost.num_parameters(state.params),
-                             'devices': _describe(devices)})
+                             'steps_per_second': run.rate(), 'seconds_per_step': run.seconds_per_step(),
+                             'parameters': cost.num_parameters(state.params), 'devices': _describe(devices)})
     return unshard_state(state)
 
 
@@ -139,11 +139,15 @@ class _Run:
         self.check_all()
         self.mark = None
 
-    def rate(self):
-        """Steps per second: the reciprocal of the median step on the CPU, the mean rate where steps overlap."""
+    def seconds_per_step(self):
+        """The median on the CPU, the mean where steps overlap; None before any was timed."""
         if not self.seconds:
-            return 0.0
-        return 1 / (statistics.median(self.seconds) if self.lag == 0 else statistics.fmean(self.seconds))
+            return None
+        return statistics.median(self.seconds) if self.lag == 0 else statistics.fmean(self.seconds)
+
+    def rate(self):
+        """Steps per second; 0 before any was timed."""
+        return 1 / self.seconds_per_step() if self.seconds else 0.0
 
     def _stop(self, step, metrics):
         bad = [f'{name} = {float(value)}' for name, value in sorted(metrics.items()) if not np.isfinite(value)]
@@ -169,10 +173,9 @@ def _check(method, batch, prepare, optimizer, devices, limits):
         jax.eval_shape(make_local_step(method, optimizer, prepare, limits=limits), shapes, batch)
     except ValueError as error:
         raise InputError(f'the parts of this run do not fit together: {str(error).splitlines()[0]}') from error
-    shards = jax.tree.leaves(shapes.chains)[0].shape[0]
     size, n = len(batch['x']), len(devices)
-    for what, number in (('a batch of', size), ('chains in shards of', shards)):
-        if number % n:
+    for what, number in (('a batch of', size), ('chains in shards of', num_shards(shapes))):
+        if number is not None and number % n:
             raise InputError(f'{what} {number} cannot be split over {n} devices: choose a number divisible by {n}, or fewer devices')
 
 

@@ -140,6 +140,35 @@ def effective_sample_size(weights):
     return 1 / (devices.mean(own) * devices.count())
 
 
+def gaussian_nll(value, mean, log_variance):
+    """-log N(value; mean, diag exp(log_variance)) in nats. All [D] -> scalar."""
+    return 0.5 * jnp.sum(jnp.square(value - mean) * jnp.exp(-log_variance) + log_variance + jnp.log(2 * jnp.pi))
+
+
+def gaussian_kl(mean, log_variance):
+    """KL(N(mean, diag exp(log_variance)) || N(0, I)) in nats. [D], [D] -> scalar."""
+    return 0.5 * jnp.sum(jnp.exp(log_variance) + jnp.square(mean) - 1 - log_variance)
+
+
+def reparametrised(noise, mean, log_variance):
+    """mean + exp(log_variance / 2) noise: a sample of N(mean, diag exp(log_variance)) where noise is one of N(0, I). All [D] -> [D]."""
+    return mean + jnp.exp(0.5 * log_variance) * noise
+
+
+def misfit(x, mean, sigma, mask=1.0):
+    """-log N(x; mean, sigma^2 I) up to a constant: |mask (x - mean)|^2 / (2 sigma^2), over the pixels where mask is 1. [...] -> scalar."""
+    return jnp.sum(mask * jnp.square(x - mean)) / (2 * sigma ** 2)
+
+
+def latent_energy(z, x, mean, sigma, mask=1.0):
+    """-log p(z|x) up to a constant, for p(z) = N(0, I) and p(x|z) = N(mean, sigma^2 I): |z|^2 / 2 + misfit.
+
+    Args: z [D]; x and mean, a generator's g(z), of one shape; sigma > 0; mask: of that shape, 1 where x is known and 0 where not.
+    Source: Han et al. 2017; Cui & Han 2023, section 3.2.
+    """
+    return 0.5 * jnp.sum(jnp.square(z)) + misfit(x, mean, sigma, mask)
+
+
 def energy_square(e_pos, e_neg):
     """mean E(x+)^2 + mean E(x-)^2, over whatever axes: keeps energies, known only up to a shift, near zero. Du & Mordatch 2019."""
     return jnp.mean(jnp.square(e_pos)) + jnp.mean(jnp.square(e_neg))

@@ -10,7 +10,7 @@ from flax import struct
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from ebm_jax import devices as across
-from ebm_jax.types import Array, PyTree
+from ebm_jax.types import Array, PyTree, Round
 
 
 @struct.dataclass
@@ -53,6 +53,8 @@ def make_local_step(method, optimizer, prepare, *, ema=0.0, limits=LIMITS, watch
 
         samples <- chains on E_theta;  theta <- optimiser(theta, mean over devices of grad L);  ema <- ema ema + (1 - ema) theta
 
+    A method of several rounds does the first two for each in turn.
+
     Args:
       prepare: (key, x) -> x of one example, on the device. ema: in [0, 1), 0 keeps none.
       watch_every: at every so manieth step the gradient norm of each addend is computed too ('grad_norm/NAME'; -1 at other steps).
@@ -62,32 +64,62 @@ def make_local_step(method, optimizer, prepare, *, ema=0.0, limits=LIMITS, watch
     def local_step(state, batch):
         prepare_key, sample_key, loss_key = jax.random.split(jax.random.fold_in(state.key, state.step), 3)
         batch = prepare_batch(prepare, prepare_key, batch)
-        samples, chains = method.sample(sample_key, state.params, state.chains, batch)
-        samples = jax.lax.stop_gradient(samples)
+        params, opt_state, chains = state.params, state.opt_state, state.chains
+        losses, all_grads, metrics, watched = {}, [], {}, {}
+        for part in (Round(method.sample, method.loss, method.teaches), *method.then):
+            samples, chains = part.sample(sample_key, params, chains, batch)
+            addends_of, taught = _lesson(part, params, loss_key, batch, jax.lax.stop_gradient(samples))
 
-        def addends_of(params):
-            return method.loss(params, loss_key, batch, samples)
+            def total(taught, addends_of=addends_of):
+                addends, metrics = addends_of(taught)
+                return sum(addends.values()), (addends, metrics)
 
-        def total(params):
-            addends, metrics = addends_of(params)
-            return sum(addends.values()), (addends, metrics)
-
-        (loss, (addends, metrics)), grads = jax.value_and_grad(total, has_aux=True)(state.params)
-        grads = across.mean(grads)
-        metrics = {'loss': loss, **{f'loss/{name}': value for name, value in addends.items()}, **metrics}
-        metrics = across.mean(metrics)
-        metrics['grad_norm'] = optax.tree.norm(grads)
-        finite = jnp.all(jnp.isfinite(jnp.stack([jnp.asarray(m, jnp.float32) for m in metrics.values()])))
-        within = [jnp.abs(metrics[name]) <= limit for name, limit in limits.items()]
-        metrics['healthy'] = finite & jnp.all(jnp.stack(within))
-        if watch_every:
-            metrics.update(_watch((state.step + 1) % watch_every == 0, addends_of, state.params, tuple(addends)))
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
+            grads, (addends, found) = jax.grad(total, has_aux=True)(taught)
+            grads = across.mean(grads)
+            if watch_every:
+                watched |= _watch((state.step + 1) % watch_every == 0, addends_of, taught, tuple(addends))
+            updates, opt_state = optimizer.update(grads, opt_state, taught)
+            taught = optax.apply_updates(taught, updates)
+            params = taught if part.teaches is None else {**params, **taught}
+            losses, metrics, all_grads = losses | addends, metrics | found, [*all_grads, grads]
+        metrics = across.mean({'loss': sum(losses.values()), **{f'loss/{name}': value for name, value in losses.items()}, **metrics})
+        metrics['grad_norm'] = optax.tree.norm(all_grads)
+        healthy = jnp.all(jnp.isfinite(jnp.stack([jnp.asarray(m, jnp.float32) for m in metrics.values()])))
+        for name, limit in limits.items():
+            healthy &= jnp.abs(metrics[name]) <= limit
+        metrics['healthy'] = healthy
         ema_params = optax.incremental_update(params, state.ema_params, 1 - ema) if ema else ()
-        return TrainState(state.step + 1, params, opt_state, ema_params, chains, state.key), metrics
+        return TrainState(state.step + 1, params, opt_state, ema_params, chains, state.key), metrics | watched
 
     return local_step
+
+
+def _lesson(part, params, key, batch, samples):
+    """(taught parameters -> (addends, metrics), the parameters that this Round teaches)."""
+    if part.teaches is None:
+        return lambda taught: part.loss(taught, key, batch, samples), params
+    return (lambda taught: part.loss({**params, **taught}, key, batch, samples)), {name: params[name] for name in part.teaches}
+
+
+def per_network(optimizers):
+    """An optimiser for params = {name: parameters of one network}: each network has its own.
+
+    Networks that get no gradient (those that a Round does not teach) keep their parameters and their optimiser's state. optax.partition,
+    otherwise the same, takes a gradient for every network only.
+
+    Args: optimizers: {name: optax optimiser}. Returns: optax.GradientTransformation. Raises: ValueError for a network without an optimiser.
+    """
+    def init(params):
+        if set(params) != set(optimizers):
+            raise ValueError(f'there must be one optimiser for each network, got {sorted(optimizers)} for {sorted(params)}')
+        return {name: optimizers[name].init(params[name]) for name in params}
+
+    def update(grads, state, params=None):
+        of = lambda name: optimizers[name].update(grads[name], state[name], None if params is None else params[name])
+        found = {name: of(name) for name in grads}
+        return {name: updates for name, (updates, _) in found.items()}, state | {name: new for name, (_, new) in found.items()}
+
+    return optax.GradientTransformation(init, update)
 
 
 def _watch(now, addends_of, params, names):
@@ -117,15 +149,20 @@ def shard_state(state, devices):
 
     Raises: ValueError when the shards cannot be split evenly.
     """
-    n = len(devices)
-    shards = jax.tree.leaves(state.chains)[0].shape[0]
-    if shards % n:
+    n, shards = len(devices), num_shards(state)
+    if shards is not None and shards % n:
         raise ValueError(f'{shards} shards of chains cannot be split over {n} devices: choose shards divisible by {n}')
     mesh = Mesh(devices, (across.AXIS,), axis_types=(AxisType.Auto,))
     split, whole = NamedSharding(mesh, PartitionSpec(across.AXIS)), NamedSharding(mesh, PartitionSpec())
     chains = jax.tree.map(lambda leaf: jax.device_put(leaf.reshape(n, shards // n, *leaf.shape[1:]), split), state.chains)
     rest = jax.device_put(state.replace(chains=()), whole)
     return rest.replace(chains=chains)
+
+
+def num_shards(state):
+    """The shards of a state's chains, None where it has no chains."""
+    leaves = jax.tree.leaves(state.chains)
+    return leaves[0].shape[0] if leaves else None
 
 
 def unshard_state(state):

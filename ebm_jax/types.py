@@ -53,13 +53,24 @@ class ReplayBuffer(NamedTuple):
     peek: Callable[[Key, PyTree, int], tuple[PyTree, Array]]     # (key, state, n) -> (past samples [n, ...], which of them are there [n])
 
 
+class Round(NamedTuple):
+    """One round of sampling and learning within a training step; fields as in `Method`."""
+    sample: Callable
+    loss: Callable
+    teaches: tuple[str, ...] | None = None
+
+
 class Method(NamedTuple):
     """A way to train: how chains are run, and what their samples teach.
 
-    init(key, batch) -> (params, chains); every leaf of `chains` has a leading axis of shards, split over devices.
+    init(key, batch) -> (params, chains); every leaf of `chains` has a leading axis of shards, split over devices; () where no chain
+      outlives its step.
     sample(key, params, chains, batch) -> (samples, chains); the MCMC half. No gradient flows out of it.
     loss(params, key, batch, samples) -> (addends, metrics); the learning half. `addends` is a dict of scalars whose SUM is
       the loss (so that the gradient of each can be watched); `metrics` a dict of scalars.
+    teaches: the top-level keys of params that the loss is differentiated by and that are updated; None: all of params.
+    then: further rounds of the same training step on the same batch, under the same keys, each with the parameters as the rounds before
+      have left them.
     Inside a train step `batch` and `chains` are one device's share; scalars are then averaged over the devices.
     """
     init: Callable
@@ -67,3 +78,5 @@ class Method(NamedTuple):
     loss: Callable
     gradients_per_step: int = 0   # gradients of the energy along the chains in one training step, over all devices
     chain_steps: int = 1          # steps of each chain in one training step; both are for the forecast
+    teaches: tuple[str, ...] | None = None
+    then: tuple[Round, ...] = ()

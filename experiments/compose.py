@@ -76,6 +76,8 @@ def parse(kind, text):
 
 def check(term, parts, first):
     classes = parts.train.num_classes
+    if parts.energy_fn is None:
+        raise InputError(f'{term.workdir} has no energy: it cannot be composed')
     if term.label == UNLABELLED and not parts.unlabelled:
         raise InputError(f'{term.workdir} has one energy for each of its {classes} classes: name one, as {term.workdir}:0')
     if term.label != UNLABELLED and not (parts.by_class and term.label < classes):
@@ -109,7 +111,8 @@ def draw(key, composition, params, labels, parts, steps=None):
     Args: params: of each term. labels: [N, T].
     """
     kernel = compose.divided(composition, parts.kernel_at, parts.fresh.step_size)
-    return sample(key, composition.energy_fn, params, kernel, parts.start, labels, steps or parts.fresh.num_steps, **parts.plan(),
+    start = lambda params, key, labels: parts.start(params[0], key, labels[0])
+    return sample(key, composition.energy_fn, params, kernel, start, labels, parts.steps(steps), **parts.plan(),
                   description='composed samples')
 
 

@@ -22,7 +22,7 @@ from ebm_jax.evaluate import calibration, distance, extractor, inception, ood, p
 from ebm_jax.record import image_grid, save_grid, update_summary, write_json
 from ebm_jax.types import UNLABELLED
 from experiments import launch
-from experiments.parts import averaged, buffer_picture, outsiders
+from experiments.parts import averaged, outsiders
 
 CURVES = [['s_positives', 's_negatives'], ['grad_norm/positives', 'grad_norm/negatives', 'grad_norm/contrast', 'grad_norm/kl'],
           ['effective_sample_size', 'kl_entropy'], ['accuracy', 'test_accuracy']]
@@ -69,11 +69,14 @@ def summary_of(found):
     """The main figures, under the names that stay."""
     plain = (int, float, type(None))
     summary = {key: value for key, value in found.items() if isinstance(value, plain) and key not in ('step', 'judge_accuracy')}
+    summary |= {key: found[key] for key in ('reconstruction_mse',) if key in found}
     summary['ood_auroc'] = {name: {score: figures['auroc'] for score, figures in scores.items()} for name, scores in found['ood'].items()}
     for name in ('sample_distance', 'fid'):
         if name in found:
             of = found[name]
-            summary[name] = {key: of['fresh'][key]['value'] for key in distance.DISTANCES} | {'n': of['n'], 'extractor': of['extractor']}
+            values = lambda row, of=of: {key: of[row][key]['value'] for key in distance.DISTANCES}
+            stages = {row: values(row) for row in found['stages']} | ({'refined': values('fresh')} if found['stages'] else {})
+            summary[name] = values('fresh') | {'n': of['n'], 'extractor': of['extractor']} | stages
     return summary
 
 
@@ -106,8 +109,9 @@ def detection(workdir, parts, state, inside, outside, values):
              f'AUROC with its 95 % bootstrap interval ({values.resamples} resamples of both sets), AUPR, FPR at 95 % TPR.',
              *(f'  {score}: {meaning}' for score, meaning in parts.scores.items()),
              f'{"set":<16}{"examples":>9}  {"score":<10}{"AUROC":>7}  {"interval":<16}{"AUPR":>6}{"FPR95":>7}']
-    found, main = {}, next(iter(parts.scores))
-    of_main = {}
+    if not parts.scores:
+        return {'ood': {}}, []
+    found, of_main, main = {}, {}, next(iter(parts.scores))
     for name, examples in outside.items():
         examples = data.some(examples, values.limit)
         scores = predict.over(parts.predict, averaged(state), examples, seed=1)
@@ -129,6 +133,7 @@ class Fresh(NamedTuple):
     conditional: np.ndarray | None     # [classes * num, ...]
     labels: np.ndarray                 # theirs
     unconditional: np.ndarray | None
+    stages: dict                       # {name: as `main`, after as many steps as that stage of the chain has}
 
     @property
     def main(self):
@@ -140,17 +145,20 @@ def fresh_samples(parts, state, num):
     classes = parts.train.num_classes
     labels = np.repeat(np.arange(classes), num) if parts.by_class else np.zeros(0, int)
     free = 0 if not parts.unlabelled else 100 if parts.by_class else classes * num
-    drawn = parts.draw(jax.random.key(1), averaged(state), np.concatenate([labels, np.full(free, UNLABELLED)]))
-    return Fresh(drawn[:len(labels)] if parts.by_class else None, labels, drawn[len(labels):] if free else None)
+    asked = np.concatenate([labels, np.full(free, UNLABELLED)])
+    split = lambda drawn: (drawn[:len(labels)] if parts.by_class else None, labels, drawn[len(labels):] if free else None)
+    draw = lambda steps: parts.draw(jax.random.key(1), averaged(state), asked, steps)
+    return Fresh(*split(draw(None)), {name: Fresh(*split(draw(steps)), {}).main for name, steps in parts.stages.items()})
 
 
 def samples_of(workdir, parts, state, fresh):
     """Fresh and buffer samples as grids; the conditional ones judged by an independent classifier."""
     classes, c = parts.train.num_classes, parts.fresh
-    grids = {'buffer': buffer_picture(state, classes if parts.by_class else 0), 'data': (data.some(parts.train, 100).x / 127.5 - 1, 10)}
+    grids = parts.fit['pictures'](state) | {'data': (data.some(parts.train, 100).x / 127.5 - 1, 10)}
     moved = f', augmentation every {c.every} steps but in the last {c.plain}' if parts.transition else ''
-    lines = [f'Fresh chains: {c.num_steps} Langevin steps of size {c.step_size:g} from the start distribution, '
-             f'{"temperature" if c.noise_is_temperature else "noise"} {c.noise:g}{moved}.']
+    lines = [f'Fresh chains: {parts.steps()} Langevin steps of size {c.step_size:g} from the '
+             f'{"generator" if parts.model else "start distribution"}, {"temperature" if c.noise_is_temperature else "noise"} '
+             f'{c.noise:g}{moved}.']
     figures = {}
     if fresh.unconditional is not None:
         grids['fresh_unconditional'] = fresh.unconditional[:100], 10
@@ -188,7 +196,7 @@ def extractors_of(workdir, parts, values):
 
 def distances_of(parts, fresh, extractors, resamples):
     """How far fresh samples are from the data, beside known cases; class coverage and confidence."""
-    images = {'fresh': fresh.main}
+    images = fresh.stages | {'fresh': fresh.main}
     reference, cases = distance.reference_and_known_cases(parts.train, parts.test, len(fresh.main))
     found, lines = {}, []
     for by in extractors:
@@ -209,7 +217,7 @@ def distances_of(parts, fresh, extractors, resamples):
     free = fresh.main if fresh.unconditional is None else fresh.unconditional
     given, real = (extractors[0].confidence(x) for x in (free, cases['test']))
     covered, sure = distance.coverage(given, parts.train.y), float(given.max(1).mean())
-    found |= {'class_coverage': covered, 'sample_confidence': sure}
+    found |= {'class_coverage': covered, 'sample_confidence': sure, 'stages': list(fresh.stages)}
     asked = ', asked for in equal numbers,' if fresh.unconditional is None else ''
     return found, [*lines, f'class coverage of {len(free)} fresh samples{asked} {covered:.3f}   classes given by the classifier above, '
                    f'exp(entropy) over that of the data; its mean confidence {sure:.3f} (test images: {real.max(1).mean():.3f})']

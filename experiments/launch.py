@@ -88,12 +88,13 @@ def build(module, config):
 def use_all_cores(*configs):
     """Several CPU devices use the cores better than one, with the same result; must come before JAX's first computation.
 
-    Takes the largest number of devices, up to the cores, that divides every batch and the shards of chains. Has no effect where
+    Takes the largest number of devices, up to the cores, that divides every batch, the chains and their shards. Has no effect where
     an accelerator does the work, or where the user chose (XLA_FLAGS, JAX_NUM_CPU_DEVICES).
     """
     chosen = 'xla_force_host_platform_device_count' in os.environ.get('XLA_FLAGS', '') or 'JAX_NUM_CPU_DEVICES' in os.environ
     if not chosen:
-        common = math.gcd(*(number for config in configs for number in (config.batch_size, config.shards))) or 1
+        common = math.gcd(*(number for config in configs
+                            for number in (config.batch_size, config.get('shards', 0), config.loss.num_negatives))) or 1
         cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
         jax.config.update('jax_num_cpu_devices', max(n for n in range(1, max(cores, 1) + 1) if n == 1 or common % n == 0))
 

@@ -3,15 +3,18 @@ these, see parts_jem.py and parts_icd.py.
 """
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from ml_collections import ConfigDict
 
 from ebm_jax import augment, data, mcmc
 from ebm_jax.apply.sample import sample
+from ebm_jax.compose import any_of
 from ebm_jax.errors import InputError
 from ebm_jax.train import init_state
 from ebm_jax.types import UNLABELLED
@@ -20,13 +23,13 @@ from ebm_jax.types import UNLABELLED
 class Parts(NamedTuple):
     """An experiment, built: what `fit` takes, and what evaluation and sampling need."""
     fit: dict              # keyword arguments of fit, all but workdir
-    network: Any
+    network: Any           # the Network, or {name: Network}
     predict: Callable      # (params, key, raw examples) -> {name: values}, see evaluate.predict
     scores: dict           # {name of a score in that: its meaning}; the first is the energy's
     train: data.Examples
     test: data.Examples
-    energy_fn: Callable    # (params, x, label) -> scalar
-    start: Callable        # (key, label) -> x: where chains begin
+    energy_fn: Callable | None   # (params, x, label) -> scalar
+    start: Callable        # (params, key, label) -> x: where chains begin
     kernel_at: Callable    # step size -> Kernel of fresh chains
     fresh: ConfigDict      # settings of fresh chains
     by_class: bool         # energy_fn takes classes
@@ -34,6 +37,8 @@ class Parts(NamedTuple):
     transition: Any = None           # of fresh chains, see apply.sample
     held_out: Any = None             # data.Examples of the classes that the run never saw
     own_figures: tuple = ()          # functions (workdir, config, parts, state) -> (figures, lines), run by evaluate
+    model: Any = None                # apply.latent.LatentModel of runs with a generator
+    stages: dict = {}                # {name: steps}: fresh samples after fewer steps, which evaluate measures too
 
     def state_shapes(self):
         """The shapes of the run's TrainState."""
@@ -41,10 +46,18 @@ class Parts(NamedTuple):
         return jax.eval_shape(lambda: init_state(jax.random.key(0), *(self.fit[k] for k in keys), self.fit['batch_at'](0),
                                                  ema=self.fit['ema']))
 
-    def draw(self, key, params, labels, steps=None):
+    def draw(self, key, params, labels, steps=None, **options):
         """Fresh samples, one for each label: `apply.sample` with the experiment's settings."""
-        return sample(key, self.energy_fn, params, self.kernel_at(self.fresh.step_size), self.start, labels, steps or self.fresh.num_steps,
-                      **self.plan(), description='fresh samples')
+        steps = self.steps(steps)
+        energy_fn = self.energy_fn or (lambda params, x, label: jnp.zeros(()))   # of runs without, whose chains have no steps
+        return sample(key, energy_fn, params, self.kernel_at(self.fresh.step_size), self.start, labels, steps, **self.plan(), **options,
+                      description='fresh samples')
+
+    def steps(self, wanted=None):
+        """How many steps fresh chains take: as wanted or as configured; none without an energy."""
+        if self.energy_fn is None:
+            return 0
+        return self.fresh.num_steps if wanted is None else wanted
 
     def plan(self):
         """When fresh chains pass the transition: keyword arguments of `apply.sample`."""
@@ -117,9 +130,9 @@ def require(config, requirements):
     o = config.optimizer
     requirements = {
         'seed': (config.seed >= 0, 'at least 0'), 'batch_size': (config.batch_size >= 1, 'at least 1'),
-        'shards': (config.shards >= 1, 'at least 1'), 'evaluate_every': (config.evaluate_every >= 0, 'at least 0 (0: never)'),
+        'shards': (config.get('shards', 1) >= 1, 'at least 1'), 'evaluate_every': (config.evaluate_every >= 0, 'at least 0 (0: never)'),
         'data.crop': (config.data.crop >= 0, 'at least 0'), 'fresh.num_steps': (config.fresh.num_steps >= 1, 'at least 1'),
-        'optimizer.learning_rate': (0 < o.learning_rate < math.inf, 'finite and above 0'),
+        'optimizer.learning_rate': (0 < o.get('learning_rate', 1) < math.inf, 'finite and above 0'),
         'optimizer.warmup': (o.warmup >= 0, 'at least 0'),
         'optimizer.decay_steps': (bool(o.milestones) or o.decay_steps > o.warmup, 'above optimizer.warmup'),
         'optimizer.ema': (0 <= o.ema < 1, 'in [0, 1)'), **requirements}
@@ -130,20 +143,24 @@ def require(config, requirements):
             raise InputError(f'--config.{name} must be {must}, got {(values[group] if group else values)[key]}')
 
 
-def learning_rate_of(config):
-    """step -> learning rate."""
+def learning_rate_of(config, rate=None):
+    """step -> learning rate, the largest being `rate` (default: the configured one)."""
     c = config.optimizer
+    rate = rate or c.learning_rate
     if c.milestones:
-        after = optax.piecewise_constant_schedule(c.learning_rate, {int(step) - c.warmup: c.drop for step in c.milestones})
-        return optax.join_schedules([optax.linear_schedule(0.0, c.learning_rate, c.warmup), after], [c.warmup])
-    return optax.warmup_cosine_decay_schedule(0.0, c.learning_rate, c.warmup, c.decay_steps, c.learning_rate * c.decay_to)
+        after = optax.piecewise_constant_schedule(rate, {int(step) - c.warmup: c.drop for step in c.milestones})
+        return optax.join_schedules([optax.linear_schedule(0.0, rate, c.warmup), after], [c.warmup])
+    return optax.warmup_cosine_decay_schedule(0.0, rate, c.warmup, c.decay_steps, rate * c.decay_to)
 
 
-def optimizer_of(config):
-    """Adam at that rate; the norm of the gradient is clipped where clip_norm > 0."""
+def optimizer_of(config, learning_rate=None, weight_decay=0.0):
+    """Adam at that rate; the norm of the gradient is clipped where clip_norm > 0. Weight decay is added to the gradient, as PyTorch's Adam
+    has it.
+    """
     c = config.optimizer
-    clip = [optax.clip_by_global_norm(c.clip_norm)] if c.clip_norm > 0 else []
-    return optax.chain(*clip, optax.adam(learning_rate_of(config), c.b1, c.b2))
+    first = [optax.clip_by_global_norm(c.clip_norm)] if c.clip_norm > 0 else []
+    first += [optax.add_decayed_weights(weight_decay)] if weight_decay > 0 else []
+    return optax.chain(*first, optax.adam(learning_rate_of(config, learning_rate), c.b1, c.b2))
 
 
 def prepare_of(config, training):
@@ -156,9 +173,9 @@ def prepare_of(config, training):
     return augment.chain(*steps, augment.gaussian_noise(config.data.noise))
 
 
-def shared_fit(config, train, pictures):
+def shared_fit(config, train, pictures, optimizer=None):
     """The arguments of `fit` that every experiment on images gives in the same way."""
-    return dict(optimizer=optimizer_of(config), seed=config.seed, steps=config.steps, ema=config.optimizer.ema,
+    return dict(optimizer=optimizer or optimizer_of(config), seed=config.seed, steps=config.steps, ema=config.optimizer.ema,
                 batch_at=lambda step: data.batch_at(train, step, config.batch_size, config.seed), log_every=config.log_every,
                 checkpoint_every=config.checkpoint_every, picture_every=config.picture_every, evaluate_every=config.evaluate_every,
                 pictures=pictures)
@@ -172,6 +189,13 @@ def kernel_of(c, step_size=None, **options):
 def shard_capacity(config):
     """Entries of one shard's buffer, so that all together hold at least config.buffer.capacity."""
     return -(-config.buffer.capacity // config.shards)
+
+
+def marginal_of(energy_fn, classes):
+    """(params, x) -> -log sum_c exp(-E(x|c)), classes alike in weight and constant (our reading: ICD's OR)."""
+    def marginal(params, x):
+        return any_of(*(partial(energy_fn, params, label=label) for label in range(classes)))(x)
+    return marginal
 
 
 def averaged(state):

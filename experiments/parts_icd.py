@@ -10,7 +10,6 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from ebm_jax import augment, data, objectives, replay
-from ebm_jax.compose import any_of
 from ebm_jax.errors import InputError
 from ebm_jax.evaluate import predict
 from ebm_jax.evaluate.attributes import ATTRIBUTES, relabelled, thirds
@@ -23,6 +22,7 @@ from experiments.parts import (
     base_config,
     buffer_picture,
     kernel_of,
+    marginal_of,
     prepare_of,
     require,
     shard_capacity,
@@ -89,8 +89,8 @@ def image_icd(config):
                show=('loss', 's_gap', 'loss/kl', 'grad_norm'))
     view = predict.energy_view(marginal_of(energy_fn, classes) if by_class else lambda params, x: energy_fn(params, x, UNLABELLED))
     return Parts(fit, network, predict.predictor(view, prepare_of(config, training=False)), predict.ENERGY_SCORES, train, test, energy_fn,
-                 start, partial(kernel_of, config.fresh, bounds=BOUNDS, noise_first=True), config.fresh, by_class, not by_class, transition,
-                 held_out, (kl_gradient_ratio, partial(kl_cost, build=image_icd)))
+                 lambda params, key, label: start(key, label), partial(kernel_of, config.fresh, bounds=BOUNDS, noise_first=True),
+                 config.fresh, by_class, not by_class, transition, held_out, (kl_gradient_ratio, partial(kl_cost, build=image_icd)))
 
 
 def labelled_splits(config):
@@ -141,13 +141,6 @@ def energy_of(network, by_class):
     if by_class:
         return lambda params, x, label: network.apply(params, x, label).sum()
     return lambda params, x, label: network.apply(params, x).sum()
-
-
-def marginal_of(energy_fn, classes):
-    """(params, x) -> -log sum_c exp(-E(x|c)), classes alike in weight and constant (our reading: the paper's OR)."""
-    def marginal(params, x):
-        return any_of(*(partial(energy_fn, params, label=label) for label in range(classes)))(x)
-    return marginal
 
 
 def transition_of(c, shape):

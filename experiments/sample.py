@@ -19,7 +19,9 @@ def define(values):
     flags.DEFINE_string('workdir', None, 'Folder of the run.', flag_values=values)
     flags.DEFINE_integer('label', None, 'Class to draw from p(x|y); all of p(x) where left out.', flag_values=values)
     flags.DEFINE_integer('num', 100, 'How many samples.', 1, flag_values=values)
-    flags.DEFINE_integer('steps', None, 'Steps of each chain; default as configured.', 1, flag_values=values)
+    flags.DEFINE_integer('steps', None, 'Steps of each chain; default as configured. 0: where chains begin.', 0, flag_values=values)
+    flags.DEFINE_integer('trajectory', 0, 'Into how many parts to cut the chain; each row of the grid then shows one chain.', 0,
+                         flag_values=values)
     flags.DEFINE_integer('seed', 0, 'Seed of the chains.', flag_values=values)
     flags.DEFINE_string('out', None, 'File name without ending; default WORKDIR/samples/drawn.', flag_values=values)
     flags.mark_flag_as_required('workdir', values)
@@ -33,10 +35,11 @@ def run(values):
                          f'--label={label} cannot be drawn: this run has one energy for all classes, leave --label out')
     anything = np.full(values.num, UNLABELLED) if parts.unlabelled else np.arange(values.num) % classes
     labels = anything if label is None else np.full(values.num, label, np.int32)
-    images = parts.draw(jax.random.key(values.seed), averaged(state), labels, values.steps)
+    drawn = parts.draw(jax.random.key(values.seed), averaged(state), labels, values.steps, trajectory=values.trajectory)
+    images, frames = drawn if values.trajectory else (drawn, None)
     out = pathlib.Path(values.out or pathlib.Path(values.workdir) / 'samples' / 'drawn')
-    save_grid(out.with_suffix('.png'), image_grid(images))
-    np.savez(out.with_suffix('.npz'), x=images, y=labels)
+    save_grid(out.with_suffix('.png'), image_grid(images) if frames is None else image_grid(np.concatenate(frames), frames.shape[1]))
+    np.savez(out.with_suffix('.npz'), x=images, y=labels, **({} if frames is None else {'trajectory': frames}))
     print(f'{values.num} samples: {out.with_suffix(".png")} and {out.with_suffix(".npz")}')
 
 

@@ -68,7 +68,7 @@ def test_xlas_own_gradient_would_be_found_slow(monkeypatch):
     """The check above can fail: with XLA's rule in place of ours it does."""
     import flax.linen as nn
 
-    from ebm_jax import networks
-    monkeypatch.setattr(networks, 'Conv', nn.Conv)
+    from ebm_jax.networks import classifiers
+    monkeypatch.setattr(classifiers, 'Conv', nn.Conv)
     slow, layouts = slow_layouts(ConvNet(10), (8, 8, 1))
     assert slow and layouts

@@ -6,41 +6,49 @@ import jax.numpy as jnp
 import numpy as np
 
 from ebm_jax import devices
-from ebm_jax.mcmc import run_chains
+from ebm_jax.mcmc import advance, run_chain
 
 
-def sample(key, energy_fn, params, kernel, start, labels, num_steps, *, transition=None, every=20, plain=0, batch_size=256,
+def sample(key, energy_fn, params, kernel, start, labels, num_steps, *, transition=None, every=20, plain=0, trajectory=0, batch_size=256,
            description='sampling'):
     """Run fresh chains, one per label, from their starts.
 
     Args:
-      energy_fn: (params, x, label) -> scalar. kernel: Kernel. start: (key, label) -> x. num_steps: int >= 0.
+      energy_fn: (params, x, label) -> scalar. kernel: Kernel. start: (params, key, label) -> x. num_steps: int >= 0.
       labels: int [N], UNLABELLED for p(x); or [N, ...], whatever energy_fn takes. batch_size: chains at once.
       transition: None, or (key, x) -> x before each block of `every` steps, except in the last `plain` steps or more, which have none
         (Du et al. 2021 [code]: augmentation every 20 steps, none in the last rounds).
-    Returns: numpy [N, ...], in the network's units.
-    Raises: ValueError for every < 1 or plain < 0.
+      trajectory: 0, or into how many parts to cut the steps without transition; then the start and the end of each block and part are kept.
+    Returns: numpy [N, ...], in the network's units; with a trajectory (that, [N, frames, ...]).
+    Raises: ValueError for every < 1, plain < 0 or trajectory < 0.
     """
-    if every < 1 or plain < 0:
-        raise ValueError(f'every must be at least 1 and plain at least 0, got {every} and {plain}')
+    if every < 1 or plain < 0 or trajectory < 0:
+        raise ValueError(f'every must be at least 1, plain and trajectory at least 0, got {every}, {plain} and {trajectory}')
     blocks = max(num_steps - plain, 0) // every if transition else 0
-    schedule = blocks, every, num_steps - blocks * every
-    run = jax.jit(partial(_chains, energy_fn, kernel, start, transition, schedule, key))
-    return devices.in_batches(run, params, [np.asarray(labels, np.int32)], batch_size=batch_size, description=description)
+    last = num_steps - blocks * every
+    ends = [last * part // trajectory for part in range(1, trajectory + 1)] if trajectory else [last]
+    one = partial(_chain, energy_fn, kernel, start, transition, (blocks, every, ends), bool(trajectory))
+    return devices.for_each(one, params, key, [np.asarray(labels, np.int32)], batch_size=batch_size, description=description)
 
 
-def _chains(energy_fn, kernel, start, transition, schedule, key, params, begin, labels):
-    blocks, every, last = schedule
-    keys = jax.random.split(jax.random.fold_in(key, begin), len(labels))
-    start_keys, chain_keys = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
-    run = lambda keys, x, steps: run_chains(keys, kernel, partial(energy_fn, params), x, steps, labels)[0]
+def _chain(energy_fn, kernel, start, transition, schedule, keep, params, key, label):
+    blocks, every, ends = schedule
+    start_key, chain_key = jax.random.split(key)
+    energy = lambda x: energy_fn(params, x, label)
 
     def block(x, i):
-        move_keys, keys = jnp.moveaxis(jax.vmap(lambda key: jax.random.split(jax.random.fold_in(key, i)))(chain_keys), 1, 0)
-        return run(keys, jax.vmap(transition)(move_keys, x), every), None
+        move_key, key = jax.random.split(jax.random.fold_in(chain_key, i))
+        x, _ = run_chain(key, kernel, energy, transition(move_key, x), every)
+        return x, x if keep else None
 
-    x = jax.vmap(start)(start_keys, labels)
+    x = start(params, start_key, label)
+    frames = [x[None]]
     if blocks:
-        x, _ = jax.lax.scan(block, x, jnp.arange(blocks))
-        chain_keys = jax.vmap(lambda key: jax.random.fold_in(key, blocks))(chain_keys)   # beyond those of the blocks
-    return run(chain_keys, x, last)
+        x, after = jax.lax.scan(block, x, jnp.arange(blocks))
+        frames.append(after)
+        chain_key = jax.random.fold_in(chain_key, blocks)   # beyond those of the blocks
+    state = kernel.init(x, energy)
+    for begin, end in zip([0, *ends], ends):
+        state, _ = advance(chain_key, kernel, energy, state, end - begin, first=begin)
+        frames.append(state.position[None])
+    return (state.position, jnp.concatenate(frames)) if keep else state.position

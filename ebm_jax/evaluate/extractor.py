@@ -20,7 +20,7 @@ from tqdm import tqdm
 from ebm_jax import data, devices
 from ebm_jax.errors import InputError
 from ebm_jax.evaluate.samples import as_float
-from ebm_jax.networks import Conv
+from ebm_jax.networks.base import Conv
 
 STEPS, BATCH, RATE = 1500, 128, 2e-3
 

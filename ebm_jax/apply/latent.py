@@ -1,0 +1,89 @@
+"""What a generator is good for beside its samples: reconstruct, interpolate, in-paint, score. All of ONE example."""
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from ebm_jax import objectives as obj
+from ebm_jax.apply.refine import refine
+from ebm_jax.mcmc import run_chain
+from ebm_jax.types import Kernel, Network
+
+
+class LatentModel(NamedTuple):
+    """A generator, what else its run has, and the chain in z at test time; params = {'generator': ..., 'inference': ...}."""
+    generator: Network           # (z, *label) -> x
+    inference: Network | None    # (x, *label) -> (mean, log variance); None: z-chains start at p(z)
+    energy_fn: Callable | None   # (params, x, *label) -> scalar
+    z_kernel: Kernel
+    sigma: float                 # of p(x|z) = N(g(z), sigma^2 I)
+    latent: int                  # D
+
+
+def decode(model, params, z, *label):
+    """g(z)."""
+    return model.generator.apply(params['generator'], z, *label)
+
+
+def infer(model, params, key, x, *label, steps, known=True):
+    """z given x: the mean of q(z|x) (or a draw of p(z)), then `steps` of the chain on p(z|x).
+
+        U(z) = |z|^2 / 2 + |known (x - g(z))|^2 / (2 sigma^2)
+
+    Args: x: what is not known may hold anything finite; q sees it. known: bool, broadcast to x. Returns: z [D].
+    """
+    start_key, chain_key = jax.random.split(key)
+    if model.inference is None:
+        z = jax.random.normal(start_key, (model.latent,))
+    else:
+        z, _ = model.inference.apply(params['inference'], x, *label)
+    target = lambda z: obj.latent_energy(z, x, decode(model, params, z, *label), model.sigma, jnp.where(known, 1.0, 0.0))
+    return run_chain(chain_key, model.z_kernel, target, z, steps)[0]
+
+
+def reconstruct(model, params, key, x, *label, steps):
+    """g(z), z by `infer`; steps = 0 is the inference model alone."""
+    return decode(model, params, infer(model, params, key, x, *label, steps=steps), *label)
+
+
+def between(z_a, z_b, num):
+    """num points from z_a to z_b at equal angles, their length going evenly from |z_a| to |z_b|: [D], [D] -> [num, D].
+
+    Spherical, since nearly all of N(0, I) lies near a sphere; straight where the two are (anti-)parallel.
+    """
+    length_a, length_b = jnp.linalg.norm(z_a), jnp.linalg.norm(z_b)
+    cosine = jnp.clip(z_a @ z_b / jnp.maximum(length_a * length_b, 1e-12), -1, 1)
+    angle, t = jnp.arccos(cosine), jnp.linspace(0, 1, num)[:, None]
+    straight = jnp.sin(angle) < 1e-4
+    sine = jnp.where(straight, 1.0, jnp.sin(angle))
+    unit = (jnp.sin((1 - t) * angle) * z_a / jnp.maximum(length_a, 1e-12) + jnp.sin(t * angle) * z_b / jnp.maximum(length_b, 1e-12)) / sine
+    return jnp.where(straight, (1 - t) * z_a + t * z_b, unit * ((1 - t) * length_a + t * length_b))
+
+
+def interpolate(model, params, key, x_a, x_b, *label, num, steps):
+    """Images from x_a to x_b: num decoded points between their latents (`infer`). Returns: [num, ...]."""
+    keys = jax.random.split(key)
+    ends = (infer(model, params, k, x, *label, steps=steps) for k, x in zip(keys, (x_a, x_b)))
+    return jax.vmap(lambda z: decode(model, params, z, *label))(between(*ends, num))
+
+
+def inpaint(model, params, key, x, known, *label, z_steps, x_kernel, x_steps):
+    """Fill in what is not known: g(z) with z from what is (`infer`), then a chain of the energy on the hidden entries (`refine`).
+
+    Args: known: bool of x's shape. x_steps: 0 leaves the energy out. Returns: an array like x, its known entries the same to the last bit.
+    Raises: ValueError for x_steps > 0 without an energy. Source: [paper] names the mask in the z-likelihood; the chain in x is our reading.
+    """
+    if x_steps and model.energy_fn is None:
+        raise ValueError('this model has no energy: take x_steps=0')
+    z_key, x_key = jax.random.split(key)
+    filled = jnp.where(known, x, decode(model, params, infer(model, params, z_key, x, *label, steps=z_steps, known=known), *label))
+    if not x_steps:
+        return filled
+    return refine(x_key, lambda u: model.energy_fn(params, u, *label), x_kernel, filled, x_steps, known)
+
+
+def joint_score(model, params, x, *label):
+    """log p(x, z) up to a constant, at z = the mean of q(z|x): minus `latent_energy`. Higher means more familiar."""
+    z, _ = model.inference.apply(params['inference'], x, *label)
+    return -obj.latent_energy(z, x, decode(model, params, z, *label), model.sigma)

@@ -1,0 +1,27 @@
+"""Dual-MCMC teaching on the built-in 8x8 digits.
+
+    python -m experiments.digits_dual_mcmc --workdir=runs/digits_dual_mcmc
+    python -m experiments.evaluate --workdir=runs/digits_dual_mcmc
+"""
+from experiments import launch
+from experiments.parts_dual_mcmc import dual_mcmc_config, image_dual_mcmc
+
+build = image_dual_mcmc
+
+
+def get_config():
+    config = dual_mcmc_config()
+    config.steps = config.optimizer.decay_steps = 2000
+    config.latent = 16
+    config.x_chain.update(dict(step_size=1.0, num_steps=20))
+    config.fresh.update(dict(step_size=1.0, num_steps=20))
+    config.network.update(dict(energy_widths=(32, 64), energy_down=(True, True), generator_widths=(64, 32), inference_widths=(32, 64),
+                               inference_strides=(1, 2)))
+    for name, rate in (('energy', 5e-4), ('generator', 1e-3), ('inference', 1e-3)):
+        config.optimizer[name].update(dict(learning_rate=rate, weight_decay=0.0))
+    config.optimizer.b1 = 0.5
+    return config
+
+
+if __name__ == '__main__':
+    launch.train(__spec__.name)
