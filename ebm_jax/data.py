@@ -4,6 +4,7 @@ A batch is a function of the step (`batch_at`), so a resumed run sees what an un
 augmentation happen on the device, in `augment`.
 """
 import functools
+import operator
 import pathlib
 import zipfile
 import zlib
@@ -106,10 +107,13 @@ def _images(place):
     return [file for file in sorted(place.glob('*/*')) if file.suffix.lower() in ('.png', '.jpg', '.jpeg', '.bmp')]
 
 
-def tfds(name, split, data_dir=None):
+def tfds(name, split, data_dir=None, *, size=None, label='label'):
     """A prepared TensorFlow-Datasets image set, read through `tfds.data_source` (no TensorFlow): decoded once, into memory.
 
-    The set must lie prepared as array_record in data_dir (default: TFDS's own folder); see the README for how to prepare one.
+    Args:
+      data_dir: where the set lies prepared as array_record (default: TFDS's own folder); see the README for how to prepare one.
+      size: None, or the side to which the largest square in the middle of each image is brought (our reading of "64x64" for CelebA).
+      label: where the label stands in an example, dots between levels: 'label', 'attributes.Male'.
     """
     import tensorflow_datasets
     _check_split(split)
@@ -120,12 +124,25 @@ def tfds(name, split, data_dir=None):
         raise InputError(f'TFDS set {name!r} ({split}) cannot be opened in {data_dir or "the default folder"} ({message}): '
                          'prepare it first with file_format="array_record", see the README') from error
     try:
-        rows = [source[i] for i in tqdm(range(len(source)), desc=f'decoding {name} {split}', unit='image', delay=2)]
-        x, y = np.stack([row['image'] for row in rows]), np.array([row['label'] for row in rows])
-    except (KeyError, ValueError) as error:
-        raise InputError(f"TFDS set {name!r} does not hold an 'image' of one size and a 'label' per example ({error}): choose another, or "
-                         'bring it to one size as .npz') from error
-    return _examples(name, x, y)
+        rows = (source[i] for i in tqdm(range(len(source)), desc=f'decoding {name} {split}', unit='image', delay=2))
+        pairs = [(row['image'] if size is None else middle(row['image'], size), functools.reduce(operator.getitem, label.split('.'), row))
+                 for row in rows]
+        x, y = np.stack([image for image, _ in pairs]), np.array([of for _, of in pairs])
+    except (KeyError, TypeError, IndexError, ValueError) as error:
+        raise InputError(f"TFDS set {name!r} does not hold an 'image' of one size and a {label!r} per example ({error}): choose another, a "
+                         'size or a label, or bring it to one size as .npz') from error
+    return _examples(name, x, y.astype(np.int32) if y.dtype == bool else y)
+
+
+def middle(image, size):
+    """The largest square in the middle of an image, brought to size x size (Pillow's cubic filter, which averages). uint8 [H, W, C]."""
+    from PIL import Image
+    height, width = image.shape[:2]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    square = image[top:top + side, left:left + side]
+    return np.asarray(Image.fromarray(square.squeeze(-1) if square.shape[-1] == 1 else square).resize((size, size), Image.BICUBIC)).reshape(
+        size, size, -1)
 
 
 @functools.lru_cache(maxsize=4)

@@ -15,6 +15,7 @@ def get_config():
     config.latent = 16
     config.x_chain.update(dict(step_size=1.0, num_steps=20))
     config.fresh.update(dict(step_size=1.0, num_steps=20))
+    config.test_z.step_size = 0.01
     config.network.update(dict(energy_widths=(32, 64), energy_down=(True, True), generator_widths=(64, 32), inference_widths=(32, 64),
                                inference_strides=(1, 2)))
     for name, rate in (('energy', 5e-4), ('generator', 1e-3), ('inference', 1e-3)):

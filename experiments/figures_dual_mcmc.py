@@ -23,7 +23,7 @@ def inputs_of(parts, n=EXAMPLES):
 def reconstruction(workdir, config, parts, state):
     """Mean squared error of test images, by the inference model alone and after the chain in z."""
     x, _, of = inputs_of(parts)
-    params, steps = averaged(state), config.test.z_steps
+    params, steps = averaged(state), config.test_z.num_steps
     begins = 'q' if parts.model.inference else 'p(z)'
     again = {name: devices.for_each(partial(latent.reconstruct, parts.model, steps=n), params, jax.random.key(2), [x, *of],
                                     description='reconstructions') for name, n in (('q', 0), ('q_refined', steps))}
@@ -41,7 +41,7 @@ def inpainting(workdir, config, parts, state):
     known = np.broadcast_to(np.arange(x.shape[2])[:, None] < x.shape[2] // 2, x.shape)
     mean = samples.as_float(parts.train.x).mean(0)
     seen = np.where(known, x, mean)   # what is hidden is hidden
-    fill = partial(latent.inpaint, parts.model, z_steps=config.test.inpaint_z_steps, x_kernel=parts.kernel_at(config.fresh.step_size),
+    fill = partial(latent.inpaint, parts.model, z_steps=config.test_z.inpaint_steps, x_kernel=parts.kernel_at(config.fresh.step_size),
                    x_steps=parts.steps())
     filled = {'model': devices.for_each(fill, averaged(state), jax.random.key(3), [seen, known, *of], description='in-painting'),
               'mean image': seen, 'nearest neighbour': nearest(parts.train, x, known)}
@@ -50,7 +50,7 @@ def inpainting(workdir, config, parts, state):
     right = {name: samples.agreement(judge, z, y) for name, z in (filled | {'whole image': x}).items()}
     rows = [row for begin in (0, 10) for part in (np.where(known, x, 0), filled['model'], x) for row in part[begin:begin + 10]]
     save_grid(workdir / 'samples' / 'inpainted.png', image_grid(np.stack(rows), 10))
-    lines = [f'in-painting: right half of {len(x)} test images hidden, {config.test.inpaint_z_steps} steps in z and then '
+    lines = [f'in-painting: right half of {len(x)} test images hidden, {config.test_z.inpaint_steps} steps in z and then '
              f'{parts.steps()} in x; mean squared error of hidden pixels on [-1, 1]; class recovered, by the support vector machine; '
              'samples/inpainted.png (seen, filled in, image)']
     lines += [f'  {name:<18} error {error[name]:.4f}   class {100 * right[name]:5.1f} %' for name in error]

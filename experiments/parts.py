@@ -65,7 +65,7 @@ class Parts(NamedTuple):
 
 
 def load(spec, split):
-    """Examples by name: 'digits', 'npz:FILE', 'folder:FOLDER', 'tfds:NAME' or 'tfds:NAME@FOLDER'."""
+    """Examples by name: 'digits', 'npz:FILE', 'folder:FOLDER', 'tfds:NAME[@FOLDER][?size=64&label=attributes.Male]'."""
     kind, _, where = spec.partition(':')
     if kind == 'digits' and not where:
         return data.digits(split)
@@ -74,9 +74,19 @@ def load(spec, split):
     if kind == 'folder' and where:
         return data.folder(where, split)
     if kind == 'tfds' and where:
-        name, _, folder = where.partition('@')
-        return data.tfds(name, split, folder or None)
+        place, _, query = where.partition('?')
+        name, _, folder = place.partition('@')
+        return data.tfds(name, split, folder or None, **tfds_options(spec, query))
     raise InputError(f'unknown data {spec!r}: give digits, npz:FILE, folder:FOLDER, tfds:NAME or tfds:NAME@FOLDER')
+
+
+def tfds_options(spec, query):
+    """'size=64&label=attributes.Male' -> keyword arguments of data.tfds."""
+    options = dict(part.partition('=')[::2] for part in query.split('&') if part)
+    size = options.pop('size', None)
+    if set(options) - {'label'} or '' in options.values() or not (size is None or size.isdecimal() and int(size) > 0):
+        raise InputError(f'{spec!r}: what follows ? must look like size=64&label=attributes.Male, either or both')
+    return {**options, 'size': size and int(size)}
 
 
 def splits(config):

@@ -34,9 +34,10 @@ def dual_mcmc_config():
     # Both chains: noise of its own scale, or a temperature, see mcmc.langevin. s = .5 of the release is a step size of s^2 / 2.
     config.x_chain = ConfigDict(dict(step_size=0.125, noise=0.001, noise_is_temperature=False, num_steps=30))
     config.z_chain = ConfigDict(dict(step_size=0.005, noise=0.1, noise_is_temperature=False, num_steps=10))
-    # At test time: the chain in x of fresh samples; steps of the chain in z, for reconstruction and for in-painting.
+    # At test time: the chain in x of fresh samples, and the chain in z, without noise (our reading: the likeliest z), num_steps of it to
+    # reconstruct, inpaint_steps to fill in.
     config.fresh = ConfigDict(dict(step_size=0.08, noise=0.001, noise_is_temperature=False, num_steps=70))
-    config.test = ConfigDict(dict(z_steps=10, inpaint_z_steps=200))
+    config.test_z = ConfigDict(dict(step_size=0.005, noise=0.0, noise_is_temperature=False, num_steps=10, inpaint_steps=200))
     # Fields of methods.dual_mcmc.Settings; None: as the preset has it. Steps are those of x_chain and z_chain, where the preset has them.
     config.teaching = ConfigDict({name: config_dict.placeholder(type(default)) for name, default in method.PAPER._asdict().items()
                                   if name not in ('x_steps', 'z_steps')})
@@ -59,7 +60,8 @@ def check(config):
         'x_chain.num_steps': (config.x_chain.num_steps >= 0, 'at least 0'),
         'z_chain.num_steps': (config.z_chain.num_steps >= 0, 'at least 0'),
         'fresh.num_steps': (config.fresh.num_steps >= 0, 'at least 0'), 'fresh.step_size': (config.fresh.step_size > 0, 'above 0'),
-        'test.z_steps': (config.test.z_steps >= 0, 'at least 0'), 'test.inpaint_z_steps': (config.test.inpaint_z_steps >= 0, 'at least 0'),
+        'test_z.num_steps': (config.test_z.num_steps >= 0, 'at least 0'),
+        'test_z.inpaint_steps': (config.test_z.inpaint_steps >= 0, 'at least 0'),
         'loss.gap_limit': (config.loss.gap_limit > 0, 'above 0'), 'loss.num_negatives': (config.loss.num_negatives >= 1, 'at least 1')})
     for name in NETWORKS:
         rate, decay = config.optimizer[name].learning_rate, config.optimizer[name].weight_decay
@@ -121,7 +123,7 @@ def functions_of(config, networks, settings, noise):
 
     model = None
     if generator:
-        model = latent.LatentModel(generator, networks['inference'], energy_fn, kernel_of(config.z_chain), settings.sigma, config.latent)
+        model = latent.LatentModel(generator, networks['inference'], energy_fn, kernel_of(config.test_z), settings.sigma, config.latent)
     return energy_fn, start, model
 
 

@@ -6,9 +6,10 @@ import jax
 
 from ebm_jax import adapt, mcmc, replay
 from ebm_jax import objectives as obj
+from ebm_jax.methods import dual_mcmc
 from ebm_jax.methods.icd import icd
 from ebm_jax.methods.jem import jem
-from ebm_jax.networks import ConvNet, per_example
+from ebm_jax.networks import ConvNet, Generator, Inference, SpectralEnergy, per_example
 from ebm_jax.types import Network
 
 CLASSES, SHAPE = 4, (8, 8, 1)
@@ -35,6 +36,20 @@ def make_icd(network=SCALES, kernel=NOISE_FIRST, buffer=None, **options):
                                            'shards': 4, **options})
 
 
+ENERGY = per_example(SpectralEnergy((4, 8), (True, True)))
+GENERATOR = per_example(Generator(SHAPE, (8, 4)))
+INFERENCE = per_example(Inference(3, (4, 8), (2, 2)))
+
+
+def make_dual(settings=dual_mcmc.PAPER._replace(x_steps=3, z_steps=3), **options):
+    used = dual_mcmc.uses(settings)[2]
+    networks = [network if used[name] else None for name, network in
+                (('energy', ENERGY), ('generator', GENERATOR), ('inference', INFERENCE))]
+    return dual_mcmc.dual_mcmc(*networks, settings, **{
+        'x_kernel': KERNEL, 'z_kernel': mcmc.langevin(0.005, noise_scale=0.1), 'latent': 3, 'num_negatives': 16,
+        'x_start': None if settings.from_generator else START, **options})
+
+
 METHODS = {
     'jem': make_jem(conditional=0.0),
     'st_jem': make_jem(weights=obj.balanced),
@@ -45,6 +60,10 @@ METHODS = {
                                        buffer=replay.class_conditional(START, 16, CLASSES, unlabelled=0.0)),
     'cd': make_icd(kl_weight=0.0, l2_weight=0.0, from_data=True),
     'pcd': make_icd(kl_weight=0.0, l2_weight=0.0, buffer=replay.persistent(START, 8)),
+    'dual_mcmc': make_dual(),
+    'dual_mcmc_sequential': make_dual(dual_mcmc.RELEASE._replace(x_steps=3, z_steps=3)),
+    'divergence_triangle': make_dual(dual_mcmc.DIVERGENCE_TRIANGLE),
+    'short_run': make_dual(dual_mcmc.SHORT_RUN._replace(x_steps=3)),
     'st_jem_adaptive': make_jem(weights=obj.balanced, sampler=adapt.adaptive(calls=3), extra_step_every=2),
 }
 
@@ -62,4 +81,6 @@ def prepared(method):
 
 
 def total(method, batch=BATCH):
-    return lambda params, samples: sum(method.loss(params, jax.random.key(2), batch, samples)[0].values())
+    """(params, samples) -> the loss of all rounds, on the samples of the first, which for the methods here are what each takes."""
+    rounds = (method, *method.then)
+    return lambda params, samples: sum(value for part in rounds for value in part.loss(params, jax.random.key(2), batch, samples)[0].values())

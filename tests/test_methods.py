@@ -12,6 +12,8 @@ def test_chains_keep_their_structure_and_move(name):
     method = METHODS[name]
     _, chains, _, after = prepared(method)
     chex.assert_trees_all_equal_shapes_and_dtypes(chains, after)
+    if chains == ():   # no chain outlives its step
+        return
     assert len({leaf.shape[0] for leaf in jax.tree.leaves(chains)}) == 1   # one axis of shards, everywhere
     assert not np.array_equal(chains.buffer.position, after.buffer.position)
 
@@ -23,7 +25,9 @@ def test_every_parameter_learns(name):
     grads = jax.jit(jax.grad(total(method)))(params, samples)
     for path, leaf in jax.tree_util.tree_leaves_with_path(grads):
         assert np.isfinite(leaf).all(), jax.tree_util.keystr(path)
-        only_shifts = name in ('cd', 'pcd') and jax.tree_util.keystr(path) == "['Dense_0']['bias']"   # an energy's constant is not learned
+        # A contrast does not learn an energy's constant.
+        only_shifts = (name in ('cd', 'pcd') and jax.tree_util.keystr(path) == "['Dense_0']['bias']"
+                       or jax.tree_util.keystr(path) == "['energy']['head_bias']")
         assert np.any(np.asarray(leaf) != 0) != only_shifts, jax.tree_util.keystr(path)
 
 

@@ -1,0 +1,184 @@
+"""Put a trained run to use: python -m experiments.apply --workdir=DIR --task=TASK
+
+  reconstruct  images by the generator: from the inference model alone, and after the chain in z
+  interpolate  from image to image, or with --samples from sample to sample, through the latent space
+  inpaint      fill in what is hidden (--hide): the chain in z on what is seen, then the chain of the energy on what is hidden
+  refine       a chain of the energy from the images (--data=npz:MINE.npz, for instance disturbed ones)
+  scores       every score of every image, to tell familiar from unfamiliar
+
+refine, scores and inpaint work on runs of every method (inpaint without a generator starts from noise), the others on those with a
+generator. Images are the run's test images, or --data. Writes a grid (PNG) and numbers (.npz, in [-1, 1]) to OUT.
+"""
+import pathlib
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+from PIL import Image, UnidentifiedImageError
+
+from ebm_jax import data, devices
+from ebm_jax.apply import latent
+from ebm_jax.apply.refine import refine
+from ebm_jax.errors import InputError
+from ebm_jax.evaluate import predict, samples
+from ebm_jax.record import image_grid, save_grid
+from ebm_jax.types import UNLABELLED
+from experiments import launch
+from experiments.parts import averaged, load
+
+HALVES = {'left': (slice(None), slice(None, 0.5)), 'right': (slice(None), slice(0.5, None)), 'top': (slice(None, 0.5), slice(None)),
+          'bottom': (slice(0.5, None), slice(None)), 'centre': (slice(0.25, 0.75), slice(0.25, 0.75))}
+
+
+def define(values):
+    flags.DEFINE_string('workdir', None, 'Folder of the run.', flag_values=values)
+    flags.DEFINE_enum('task', None, list(TASKS), 'What to do.', flag_values=values)
+    flags.DEFINE_string('data', None, 'Images, as in --config.data.source; default the test images of the run.', flag_values=values)
+    flags.DEFINE_integer('num', 20, 'How many images (interpolate: pairs).', 1, flag_values=values)
+    flags.DEFINE_string('hide', 'right', f'inpaint: {", ".join(HALVES)}, or an image file, black where hidden.', flag_values=values)
+    flags.DEFINE_boolean('samples', False, 'interpolate: between samples.', flag_values=values)
+    flags.DEFINE_integer('frames', 10, 'interpolate: images from end to end.', 2, flag_values=values)
+    flags.DEFINE_integer('z_steps', None, 'Steps of the chain in z; default as configured.', 0, flag_values=values)
+    flags.DEFINE_integer('steps', None, 'Steps of the chain in x; default as configured.', 0, flag_values=values)
+    flags.DEFINE_integer('seed', 0, 'Seed of chains and choices.', 0, flag_values=values)
+    flags.DEFINE_string('out', None, 'File name without ending; default WORKDIR/samples/TASK.', flag_values=values)
+    flags.mark_flag_as_required('workdir', values)
+    flags.mark_flag_as_required('task', values)
+
+
+def run(values):
+    config, parts, state = launch.restore(values.workdir)
+    examples = data.some(load(values.data, 'test') if values.data else parts.test, values.num * (2 if values.task == 'interpolate' else 1),
+                         seed=values.seed)
+    if examples.x.shape[1:] != parts.train.x.shape[1:]:
+        raise InputError(f'--data={values.data} has images of {list(examples.x.shape[1:])}, but the run was trained on '
+                         f'{list(parts.train.x.shape[1:])}: bring them to that size first')
+    if parts.by_class and not parts.unlabelled and examples.num_classes > parts.train.num_classes:
+        raise InputError(f'--data={values.data} has labels up to {examples.num_classes - 1}, but this run has one network for each of '
+                         f'{parts.train.num_classes} classes')
+    out = pathlib.Path(values.out or pathlib.Path(values.workdir) / 'samples' / values.task)
+    rows, numbers, said = TASKS[values.task](values, config, parts, averaged(state), examples)
+    if rows:   # of equally many images each; the pictures of one image stand below each other
+        images, columns = stacked(rows) if values.task != 'interpolate' else (np.concatenate(rows), values.frames)
+        save_grid(out.with_suffix('.png'), image_grid(images, columns))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    np.savez(out.with_suffix('.npz'), **numbers)
+    print(f'{said}: {" and ".join(str(out.with_suffix(ending)) for ending in ((".png", ".npz") if rows else (".npz",)))}')
+
+
+def stacked(rows, columns=10):
+    """(images, columns): for each `columns` images, a row of each kind."""
+    columns = min(columns, len(rows[0]))
+    full = len(rows[0]) // columns * columns
+    return np.concatenate([row[begin:begin + columns] for begin in range(0, full, columns) for row in rows]), columns
+
+
+def given(parts, examples):
+    """(images in [-1, 1], labels for the energy, what conditional networks of a LatentModel take)."""
+    asked = examples.y if parts.by_class and not parts.unlabelled else np.full(len(examples.x), UNLABELLED, np.int32)
+    return samples.as_float(examples.x), asked, [examples.y] if parts.by_class else []
+
+
+def with_generator(parts, task):
+    if parts.model is None:
+        raise InputError(f'--task={task} needs a generator, which this run has not: give the workdir of a run that trained one')
+
+
+def with_energy(parts, task):
+    if parts.energy_fn is None:
+        raise InputError(f'--task={task} needs an energy, which this run has not: give the workdir of a run that trained one')
+
+
+def reconstruct(values, config, parts, params, examples):
+    with_generator(parts, values.task)
+    x, _, of = given(parts, examples)
+    steps = config.test_z.num_steps if values.z_steps is None else values.z_steps
+    again = [devices.for_each(partial(latent.reconstruct, parts.model, steps=n), params, jax.random.key(values.seed), [x, *of],
+                              description='reconstructions') for n in (0, steps)]
+    error = [float(np.mean(np.square(y - x))) for y in again]
+    return [x, *again], dict(x=x, q=again[0], refined=again[1]), (
+        f'{len(x)} images, their reconstructions without (error {error[0]:.4f}) and with {steps} steps in z (error {error[1]:.4f})')
+
+
+def interpolate(values, config, parts, params, examples):
+    with_generator(parts, values.task)
+    steps = config.test_z.num_steps if values.z_steps is None else values.z_steps
+    x, _, of = given(parts, examples)
+    pairs = len(x) // 2
+    if values.samples:
+        def one(params, key, pair, *label):
+            ends = jax.random.normal(key, (2, parts.model.latent))
+            return jax.vmap(lambda z: latent.decode(parts.model, params, z, *label))(latent.between(*ends, values.frames))
+    else:
+        def one(params, key, pair, *label):
+            return latent.interpolate(parts.model, params, key, *pair, *label, num=values.frames, steps=steps)
+    frames = devices.for_each(one, params, jax.random.key(values.seed), [np.stack([x[:pairs], x[pairs:2 * pairs]], 1),
+                                                                         *(y[:pairs] for y in of)], description='interpolations')
+    return list(frames), dict(frames=frames), f'{pairs} paths of {values.frames} images, a row each'
+
+
+def inpaint(values, config, parts, params, examples):
+    x, labels, of = given(parts, examples)
+    known = np.broadcast_to(known_part(values.hide, x.shape[1:]), x.shape)
+    seen = np.where(known, x, samples.as_float(parts.train.x).mean(0))
+    steps, kernel = parts.steps(values.steps), parts.kernel_at(parts.fresh.step_size)
+    if parts.model:
+        one = partial(latent.inpaint, parts.model, x_kernel=kernel, x_steps=steps,
+                      z_steps=config.test_z.inpaint_steps if values.z_steps is None else values.z_steps)
+        inputs = [seen, known, *of]
+    else:
+        def one(params, key, x, known, label):
+            start_key, chain_key = jax.random.split(key)
+            begin = jnp.where(known, x, parts.start(params, start_key, label))
+            return refine(chain_key, lambda u: parts.energy_fn(params, u, label), kernel, begin, steps, known)
+        inputs = [seen, known, labels]
+    filled = devices.for_each(one, params, jax.random.key(values.seed), inputs, description='in-painting')
+    error = float(np.mean(np.square(filled - x)[~known]))
+    return [np.where(known, x, 0), filled, x], dict(x=x, known=known[0], filled=filled), (
+        f'{len(x)} images seen, filled in and whole, mean squared error of what was hidden {error:.4f}')
+
+
+def refine_images(values, config, parts, params, examples):
+    with_energy(parts, values.task)
+    x, labels, _ = given(parts, examples)
+    steps, kernel = parts.steps(values.steps), parts.kernel_at(parts.fresh.step_size)
+    one = lambda params, key, x, label: refine(key, lambda u: parts.energy_fn(params, u, label), kernel, x, steps)
+    refined = devices.for_each(one, params, jax.random.key(values.seed), [x, labels], description='refining')
+    return [x, refined], dict(x=x, refined=refined), f'{len(x)} images before and after {steps} steps of size {parts.fresh.step_size:g}'
+
+
+def scores(values, config, parts, params, examples):
+    if not parts.scores:
+        raise InputError('--task=scores needs an energy or an inference model, which this run has not')
+    found = predict.over(parts.predict, params, examples, seed=values.seed)
+    means = ', '.join(f'{name} {np.mean(found[name]):.4g}' for name in parts.scores)
+    return [], {name: found[name] for name in parts.scores}, f'scores of {len(examples.x)} images of {examples.name} (means: {means})'
+
+
+TASKS = {'reconstruct': reconstruct, 'interpolate': interpolate, 'inpaint': inpaint, 'refine': refine_images, 'scores': scores}
+
+
+def known_part(hide, shape):
+    """bool [H, W, 1]: what is not hidden."""
+    height, width = shape[:2]
+    if hide in HALVES:
+        known = np.ones((height, width, 1), bool)
+        cut = lambda part, n: slice(*(None if edge is None else round(edge * n) for edge in (part.start, part.stop)))
+        known[cut(HALVES[hide][0], height), cut(HALVES[hide][1], width)] = False
+        return known
+    try:
+        with Image.open(hide) as image:
+            known = np.asarray(image.convert('L'))[..., None] > 127
+    except (UnidentifiedImageError, OSError) as error:
+        raise InputError(f'--hide={hide} is none of {", ".join(HALVES)} and no image file that can be read') from error
+    if known.shape[:2] != (height, width):
+        raise InputError(f'the mask {hide} is {known.shape[0]}x{known.shape[1]}, but images are {height}x{width}')
+    if known.all() or not known.any():
+        raise InputError(f'the mask {hide} hides {"nothing" if known.all() else "everything"}: draw what is hidden black, the rest white')
+    return known
+
+
+if __name__ == '__main__':
+    launch.main(run, define, __doc__)

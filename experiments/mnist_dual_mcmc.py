@@ -1,0 +1,28 @@
+"""Dual-MCMC teaching on MNIST, for two CPU cores.
+
+    python -m experiments.mnist_dual_mcmc --workdir=runs/mnist_dual_mcmc --config.data.source=npz:data/mnist.npz
+    python -m experiments.evaluate --workdir=runs/mnist_dual_mcmc --ood=fashion=npz:data/fashion_mnist_test.npz
+"""
+from experiments import launch
+from experiments.parts_dual_mcmc import dual_mcmc_config, image_dual_mcmc
+
+build = image_dual_mcmc
+
+
+def get_config():
+    config = dual_mcmc_config()
+    config.steps = config.optimizer.decay_steps = 1500
+    config.data.source = 'npz:data/mnist.npz'
+    config.latent = 32
+    config.x_chain.update(dict(step_size=4.0, num_steps=20))
+    config.fresh.update(dict(step_size=4.0, num_steps=20))
+    config.network.update(dict(energy_widths=(16, 32, 64), energy_down=(True, True, False), generator_widths=(64, 32, 16),
+                               inference_widths=(16, 32, 64), inference_strides=(2, 2, 2)))
+    for name, rate in (('energy', 5e-4), ('generator', 1e-3), ('inference', 1e-3)):
+        config.optimizer[name].update(dict(learning_rate=rate, weight_decay=0.0))
+    config.optimizer.b1 = 0.5
+    return config
+
+
+if __name__ == '__main__':
+    launch.train(__spec__.name)
