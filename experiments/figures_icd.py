@@ -2,13 +2,11 @@
 import json
 import math
 import statistics
-import time
 
 import jax
-import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from ebm_jax.train import make_train_step, shard_batch, shard_state
+from experiments.timing import timed_steps
 
 
 def kl_gradient_ratio(workdir, config, parts, state):
@@ -38,19 +36,9 @@ def kl_cost(workdir, config, parts, state, *, build, rounds=7):
     without.loss.kl_weight = 0.0
     local, common = jax.local_devices(), math.gcd(config.batch_size, config.shards)
     devices = local[:max(n for n in range(1, len(local) + 1) if common % n == 0)]
-    batch = shard_batch(parts.fit['batch_at'](0), devices)
-    steps = [make_train_step(*(p.fit[part] for part in ('method', 'optimizer', 'prepare')), ema=p.fit['ema'], devices=devices)
-             for p in (parts, build(without))]
-    states = [shard_state(jax.tree.map(jnp.copy, state), devices) for _ in steps]   # each step gives its own away
-    seconds = [[], []]
-    for _ in range(rounds + 1):   # the first one compiles
-        for i, step in enumerate(steps):
-            start = time.perf_counter()
-            states[i], metrics = step(states[i], batch)
-            jax.block_until_ready(metrics)
-            seconds[i].append(time.perf_counter() - start)
-    ratio = statistics.median(a / b for a, b in zip(seconds[0][1:], seconds[1][1:]))
+    seconds = timed_steps([parts, build(without)], [state, state], rounds=rounds, devices=devices)
+    ratio = statistics.median(a / b for a, b in zip(*seconds))
     return {'kl_cost_percent': 100 * (ratio - 1)}, [
         f'cost of the KL term  {100 * (ratio - 1):.1f} % of a step   median of {rounds} pairs of steps with and without it, '
-        f'{statistics.median(seconds[0][1:]):.3f} s and {statistics.median(seconds[1][1:]):.3f} s, {len(devices)} {devices[0].device_kind} '
+        f'{statistics.median(seconds[0]):.3f} s and {statistics.median(seconds[1]):.3f} s, {len(devices)} {devices[0].device_kind} '
         'device(s)']

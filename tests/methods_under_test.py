@@ -81,6 +81,6 @@ def prepared(method):
 
 
 def total(method, batch=BATCH):
-    """(params, samples) -> the loss of all rounds, on the samples of the first, which for the methods here are what each takes."""
-    rounds = (method, *method.then)
-    return lambda params, samples: sum(value for part in rounds for value in part.loss(params, jax.random.key(2), batch, samples)[0].values())
+    """(params, samples) -> the loss of all rounds, on the samples of the first."""
+    addends = lambda part, params, samples: part.loss(params, jax.random.key(2), batch, samples)[0].values()
+    return lambda params, samples: sum(value for part in (method, *method.then) for value in addends(part, params, samples))

@@ -92,7 +92,8 @@ def square_generator():
 @pytest.mark.parametrize('kernel, steps, variance', [
     (mcmc.mala(0.3), 20, lambda k: 1 / 1.5),
     # ULA with step a on precision k: v <- (1 - a k)^2 v + 2 a, from 1 / k
-    (mcmc.langevin(0.2, temperature=1.0), 5, lambda k: (1 - 0.2 * k) ** 10 / k + 0.4 * (1 - (1 - 0.2 * k) ** 10) / (1 - (1 - 0.2 * k) ** 2)),
+    (mcmc.langevin(0.2, temperature=1.0), 5,
+     lambda k: (1 - 0.2 * k) ** 10 / k + 0.4 * (1 - (1 - 0.2 * k) ** 10) / (1 - (1 - 0.2 * k) ** 2)),
 ], ids=['mala', 'ula'])
 def test_the_chain_in_x_leaves_a_perfect_generators_density_where_it_is(kernel, steps, variance):
     generator = square_generator()
@@ -145,14 +146,13 @@ def bound(params, mean_x, cov_x):
     """E over x ~ (mean_x, cov_x) of the negative evidence bound of the linear model, in closed form up to constants."""
     g, q = params['generator'], params['inference']
     second = jnp.outer(mean_x, mean_x) + cov_x
-    m = q['a'] @ mean_x + q['c']
     m_square = jnp.trace(q['a'] @ second @ q['a'].T) + 2 * q['c'] @ q['a'] @ mean_x + q['c'] @ q['c']
     kl = 0.5 * (jnp.sum(jnp.exp(q['v']) - q['v']) + m_square)
     shift = g['w'] @ q['c'] + g['b']
     residual = jnp.eye(X) - g['w'] @ q['a']   # x - g(mean(x)) = residual x - shift
     mean_residual = residual @ mean_x - shift
-    square = mean_residual @ mean_residual + jnp.trace(residual @ cov_x @ residual.T) + jnp.trace(g['w'] @ jnp.diag(jnp.exp(q['v'])) @ g['w'].T)
-    del m
+    square = mean_residual @ mean_residual + jnp.trace(residual @ cov_x @ residual.T)
+    square += jnp.trace(g['w'] @ jnp.diag(jnp.exp(q['v'])) @ g['w'].T)
     return kl + square / (2 * SIGMA ** 2)
 
 
@@ -247,7 +247,7 @@ def test_the_energy_learns_from_the_generator_of_before_or_after_its_update(sequ
                                atol=1e-5)
     assert np.abs(after.params['generator']['w'] - state.params['generator']['w']).max() > 1e-3
     assert np.abs(after.params['inference']['a'] - state.params['inference']['a']).max() > 1e-3
-    assert set(metrics) >= {f'loss/{name}' for name in ('contrast', 'generator_data', 'generator_chain', 'inference_data', 'inference_chain')}
+    assert set(metrics) >= {f'loss/{name}' for name in dm.ADDENDS[:5]}
     np.testing.assert_allclose(metrics['loss'], sum(value for name, value in metrics.items() if name.startswith('loss/')), rtol=1e-5)
 
 
