@@ -11,12 +11,13 @@ build = image_dual_mcmc
 
 def get_config():
     config = dual_mcmc_config()
-    config.steps = config.optimizer.decay_steps = 1800
+    config.steps = config.optimizer.decay_steps = 1500
     config.batch_size = config.loss.num_negatives = 32
     config.data.source = 'npz:data/mnist.npz'
+    config.loss.gap_limit = 1.0   # chains that overshoot end above the data, and stay there
     config.latent = 32
-    config.x_chain.update(dict(step_size=10.0, num_steps=20))
-    config.fresh.update(dict(step_size=10.0, num_steps=20))
+    config.x_chain.update(dict(step_size=4.0, num_steps=20))
+    config.fresh.update(dict(step_size=4.0, num_steps=20))
     config.network.update(dict(energy_widths=(8, 16, 32), energy_down=(True, True, False), generator_widths=(64, 32, 8),
                                inference_widths=(16, 32, 64), inference_strides=(2, 2, 2)))
     for name, rate in (('energy', 5e-4), ('generator', 1e-3), ('inference', 1e-3)):

@@ -6,7 +6,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from methods_under_test import make_dual
 
 from ebm_jax import mcmc
 from ebm_jax import objectives as obj
@@ -110,11 +109,9 @@ def test_the_chain_in_x_leaves_a_perfect_generators_density_where_it_is(kernel, 
     ('inference_chain', {'inference'}), ('elbo_data', {'generator', 'inference'}), ('elbo_chain', {'generator', 'inference'}),
     ('adversarial', {'generator'})])
 def test_each_addend_moves_its_own_network_only(name, taught):
-    whole = make_dual(dm.Settings(3, 3, **dict.fromkeys(dm.ADDENDS, 1.0)))
-    batch = {'x': jax.random.uniform(jax.random.key(8), (16, 8, 8, 1)), 'y': jnp.zeros(16, jnp.int32)}
-    params, _ = whole.init(jax.random.key(0), batch)
-    samples, _ = whole.sample(jax.random.key(1), params, (), batch)
-    grads = jax.grad(lambda params: whole.loss(params, jax.random.key(2), batch, samples)[0][name])(params)
+    method, batch = linear(dm.Settings(3, 3, **dict.fromkeys(dm.ADDENDS, 1.0)), num_negatives=2), {'x': DATA, 'y': jnp.zeros(2, jnp.int32)}
+    samples, _ = method.sample(jax.random.key(1), PARAMS, (), batch)
+    grads = jax.grad(lambda params: method.loss(params, jax.random.key(2), batch, samples)[0][name])(PARAMS)
     moved = {network for network, of in grads.items() if any(np.any(np.asarray(leaf) != 0) for leaf in jax.tree.leaves(of))}
     assert moved == taught
 

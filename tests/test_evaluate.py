@@ -88,10 +88,24 @@ def test_every_sample_is_its_own_chain_under_its_label(num, batch_size):
     def energy(params, x, label):
         return params * 0.5 * jnp.sum((x - jnp.where(label == UNLABELLED, 9.0, label)) ** 2)
     labels = np.array([0, 1, 2, UNLABELLED, 3, 2, 1])[:num]
+    start = lambda params, key, label: replay.uniform_start((2,))(key, label)
     kernel = mcmc.langevin(0.5, noise_scale=1e-3)
-    x = sample(jax.random.key(0), energy, 1.0, kernel, replay.uniform_start((2,)), labels, 60, batch_size=batch_size)
+    x = sample(jax.random.key(0), energy, 1.0, kernel, start, labels, 60, batch_size=batch_size)
     np.testing.assert_allclose(x, np.where(labels == UNLABELLED, 9, labels)[:, None] * np.ones(2), atol=0.01)
     assert len(np.unique(x[:, 0])) == num
+
+
+@pytest.mark.parametrize('transition, frames', [(None, [8, 4, 2, 1]), (lambda key, x: x + 8, [8, 8, 4, 2, 1])])
+def test_a_trajectory_shows_where_the_chain_stood(transition, frames):
+    """Six steps that halve x every two: in three parts from 8; or two steps with a jump of 8 before them, then four in two parts... of 16 - 8."""
+    energy = lambda params, x, label: 0.5 * jnp.sum(x ** 2)
+    kernel, start = mcmc.langevin(1 - 0.5 ** 0.5, noise_scale=0.0), lambda params, key, label: jnp.array([8.0])
+    num_steps = 6 if transition is None else 8
+    x, path = sample(jax.random.key(0), energy, (), kernel, start, [0], num_steps, transition=transition, every=2, plain=6, trajectory=3)
+    np.testing.assert_allclose(path[0, :, 0], frames, rtol=1e-5)
+    np.testing.assert_array_equal(x, path[:, -1])
+    plain = sample(jax.random.key(0), energy, (), kernel, start, [0], num_steps, transition=transition, every=2, plain=6)
+    np.testing.assert_allclose(x, plain, rtol=1e-6)
 
 
 # --- distances between sets of images ---

@@ -7,9 +7,12 @@ import pytest
 from ebm_jax.cost import count_flops, num_parameters
 from ebm_jax.networks import (
     ConvNet,
+    Generator,
+    Inference,
     MultiScaleEnergy,
     ResidualEnergy,
     SelfAttention,
+    SpectralEnergy,
     WideResNet,
     halved,
     per_example,
@@ -174,3 +177,53 @@ def test_halved_is_the_average_pool(n):
 def test_residual_energies_that_cannot_be_are_refused(module, says):
     with pytest.raises(ValueError, match=says):
         jax.eval_shape(lambda: per_example(module).init(jax.random.key(0), jnp.zeros((4, 4, 1))))
+
+
+@pytest.mark.parametrize('module, x, millions', [
+    (Generator((32, 32, 3)), (128,), 16.0), (SpectralEnergy(), (32, 32, 3), 16.8), (Inference(), (32, 32, 3), 15.2),
+    (Generator((64, 64, 3), (1024, 512, 256, 128, 64)), (128,), 12.2),
+    (SpectralEnergy((64, 128, 256, 512, 1024), (True,) * 5), (64, 64, 3), 19.5), (Inference(strides=(2, 2, 2, 2)), (64, 64, 3), 15.2)])
+def test_the_networks_of_dual_mcmc_have_the_releases_sizes(module, x, millions):
+    network = per_example(module)
+    shapes = jax.eval_shape(lambda: network.init(jax.random.key(0), jnp.zeros(x)))
+    assert round(num_parameters(shapes) / 1e6, 1) == millions
+
+
+@pytest.mark.parametrize('shape, widths', [((8, 8, 1), (8, 4)), ((28, 28, 1), (8, 8, 4)), ((64, 64, 3), (4, 4, 4, 4, 4))])
+def test_generators_make_images_of_their_size_in_range(shape, widths):
+    network = per_example(Generator(shape, widths, num_classes=3))
+    params = network.init(jax.random.key(0), jnp.zeros(5), 0)
+    images = jax.vmap(lambda z: network.apply(jax.tree.map(lambda leaf: 5 * leaf, params), z, 1))(jax.random.normal(jax.random.key(1), (3, 5)))
+    assert images.shape == (3, *shape) and np.abs(images).max() <= 1 and np.abs(images[0] - images[1]).max() > 0.01
+    assert np.abs(network.apply(params, jnp.ones(5), 0) - network.apply(params, jnp.ones(5), 2)).max() > 1e-4   # the label counts
+
+
+def test_the_inference_model_gives_mean_and_log_variance_of_one_example():
+    network = per_example(Inference(6, (4, 8), (1, 2), num_classes=2))
+    x = jax.random.uniform(jax.random.key(0), (8, 8, 1))
+    params = network.init(jax.random.key(0), x, 0)
+    mean, log_variance = network.apply(params, x, 0)
+    assert mean.shape == log_variance.shape == (6,) and np.abs(mean - log_variance).max() > 1e-3
+    assert np.abs(mean - network.apply(params, x, 1)[0]).max() > 1e-4
+
+
+def test_the_spectral_energy_is_as_smooth_as_its_blocks_allow():
+    """Every kernel has norm 1 as a matrix; scaling any of them changes nothing, and the label picks its own energy."""
+    network = per_example(SpectralEnergy((4, 8), (True, False), num_classes=3))
+    x = jax.random.uniform(jax.random.key(0), (8, 8, 1))
+    params = network.init(jax.random.key(0), x, 0)
+    energies = np.array([network.apply(params, x, label) for label in range(3)])
+    assert len(set(energies.round(6))) == 3
+    scaled = jax.tree_util.tree_map_with_path(lambda path, leaf: leaf if 'bias' in jax.tree_util.keystr(path) else 7 * leaf, params)
+    np.testing.assert_allclose([network.apply(scaled, x, label) for label in range(3)], energies, rtol=1e-4)
+
+
+@pytest.mark.parametrize('module, inputs, message', [
+    (Generator((10, 8, 1), (4, 4, 4)), (np.zeros(3),), 'multiples of 4'), (Inference(3, (4,), (1, 2)), (np.zeros((8, 8, 1)),), 'equally many'),
+    (SpectralEnergy((4,), (True, False)), (np.zeros((8, 8, 1)),), 'equally many'),
+    (SpectralEnergy((4, 4), (True, True)), (np.zeros((6, 6, 1)),), 'cannot be halved'),
+    (SpectralEnergy((4,), (True,), 3), (np.zeros((8, 8, 1)),), 'call it with a label'),
+    (Generator((8, 8, 1), (4, 4), 3), (np.zeros(3),), 'call it with a label')])
+def test_networks_that_do_not_fit_their_input(module, inputs, message):
+    with pytest.raises(ValueError, match=message):
+        per_example(module).init(jax.random.key(0), *inputs)

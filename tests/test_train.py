@@ -7,13 +7,15 @@ import numpy as np
 import optax
 import pytest
 from jax.sharding import AxisType, Mesh, PartitionSpec
+from methods_under_test import make_dual
 
 from ebm_jax import adapt, augment, devices, mcmc, replay
 from ebm_jax import objectives as obj
+from ebm_jax.methods import dual_mcmc
 from ebm_jax.methods.icd import icd
 from ebm_jax.methods.jem import jem
 from ebm_jax.networks import ConvNet, per_example
-from ebm_jax.train import TrainState, init_state, make_local_step, make_train_step, shard_batch, shard_state, unshard_state
+from ebm_jax.train import TrainState, init_state, make_local_step, make_train_step, per_network, shard_batch, shard_state, unshard_state
 from ebm_jax.types import Method
 
 SHAPE = (8, 8, 1)
@@ -38,8 +40,8 @@ ICD = icd(per_example(ConvNet(2, (8, 8), (2, 2))), mcmc.langevin(0.1, noise_scal
           population_after=10, transition=augment.random_flip, shards=8)
 
 
-def run(train_step, devs, steps=3, method=METHOD):
-    state = shard_state(init_state(jax.random.key(0), method, OPTIMIZER, PREPARE, BATCHES[0], ema=0.9), devs)
+def run(train_step, devs, steps=3, method=METHOD, optimizer=OPTIMIZER):
+    state = shard_state(init_state(jax.random.key(0), method, optimizer, PREPARE, BATCHES[0], ema=0.9), devs)
     seen = []
     for batch in BATCHES[:steps]:
         state, metrics = train_step(state, shard_batch(batch, devs))
@@ -76,6 +78,29 @@ def test_one_device_equals_four_with_a_population_of_past_samples():
     one, four = (run(step(devs), devs, method=ICD) for devs in (jax.devices()[:1], jax.devices()[:4]))
     assert_equal_runs(four, one)
     assert [metrics['kl_entropy'] != 0 for metrics in one[1]] == [False, True, True]   # 16 past samples after the first step
+
+
+@pytest.mark.parametrize('sequential', [False, True])
+def test_one_device_equals_four_with_three_networks(sequential):
+    method = make_dual(dual_mcmc.PAPER._replace(x_steps=2, z_steps=2, elbo_data=0.1, sequential=sequential))
+    optimizer = per_network({name: optax.sgd(1e-3) for name in ('energy', 'generator', 'inference')})
+    step = lambda devs: make_train_step(method, optimizer, PREPARE, devices=devs, ema=0.9, watch_every=2)
+    one, four = (run(step(devs), devs, method=method, optimizer=optimizer) for devs in (jax.devices()[:1], jax.devices()[:4]))
+    assert_equal_runs(four, one)
+    assert one[1][1]['grad_norm/contrast'] > 0 and one[1][1]['grad_norm/inference_chain'] > 0
+
+
+def test_networks_that_a_round_does_not_teach_stay_as_they_are():
+    """Adam with momentum would move them without a gradient."""
+    optimizer = per_network({'a': optax.adam(0.1), 'b': optax.sgd(1.0)})
+    params = {'a': jnp.ones(2), 'b': jnp.ones(3)}
+    state = optimizer.init(params)
+    _, state = optimizer.update({'a': jnp.ones(2), 'b': jnp.ones(3)}, state, params)
+    updates, after = optimizer.update({'b': jnp.full(3, 2.0)}, state, params)
+    assert set(updates) == {'b'} and np.all(updates['b'] == -2)
+    jax.tree.map(np.testing.assert_array_equal, after['a'], state['a'])
+    with pytest.raises(ValueError, match='one optimiser for each network'):
+        optimizer.init({'a': jnp.ones(2)})
 
 
 def test_pmap_equals_shard_map(on_one_device):

@@ -8,6 +8,7 @@ Samples are constants, so that each addend teaches one network and one gradient 
 section 3 [paper], and the constants of the authors' release [code]. CoopNets and others are settings of the same method, below.
 """
 import math
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -19,7 +20,7 @@ from jax.lax import stop_gradient
 from ebm_jax import devices
 from ebm_jax import objectives as obj
 from ebm_jax.mcmc import run_chain
-from ebm_jax.types import UNLABELLED, Method, PyTree, Round
+from ebm_jax.types import UNLABELLED, Kernel, Method, PyTree, Round
 
 
 class Settings(NamedTuple):
@@ -109,124 +110,149 @@ def dual_mcmc(energy, generator, inference, settings=PAPER, *, x_kernel, z_kerne
     _check(settings, latent, num_negatives)
     if x_end and (x_start is None) != settings.from_generator:
         raise ValueError('x_start is where x-chains begin with from_generator=False: give it then, and only then')
-    networks = {name: network for name, network in given.items() if used[name]}
+    models = _Models({name: network for name, network in given.items() if used[name]}, settings, x_kernel, z_kernel, latent, x_start,
+                     conditional)
 
     def init(key, batch):
-        of = [batch['y'][0]] if conditional else []
         first = {'energy': batch['x'][0], 'generator': jnp.zeros(latent), 'inference': batch['x'][0]}
         keys = dict(zip(given, jax.random.split(key, len(given))))
-        return {name: network.init(keys[name], first[name], *of) for name, network in networks.items()}, ()
-
-    def conditions(labels):
-        return [labels] if conditional else []
-
-    def apply(name, params, x, *label):
-        return networks[name].apply(params[name], x, *label)
-
-    def one_x(params, key, *label):
-        """(z, x') of one chain in x."""
-        z_key, start_key, chain_key = jax.random.split(key, 3)
-        z = jax.random.normal(z_key, (latent,))
-        x = apply('generator', params, z, *label) if settings.from_generator else x_start(start_key, *label or [UNLABELLED])
-        if settings.x_steps:
-            x, _ = run_chain(chain_key, x_kernel, lambda x: apply('energy', params, x, *label), x, settings.x_steps)
-        return z, x
-
-    def one_z(params, key, x, *label):
-        """z' of one chain in z."""
-        start_key, chain_key = jax.random.split(key)
-        z = jax.random.normal(start_key, (latent,))
-        if settings.from_inference:
-            z = obj.reparametrised(z, *apply('inference', params, x, *label))
-        if settings.z_steps:
-            target = lambda z: obj.latent_energy(z, x, apply('generator', params, z, *label), settings.sigma)
-            z, _ = run_chain(chain_key, z_kernel, target, z, settings.z_steps)
-        return z
-
-    def in_turn(labels, here):
-        """Labels of this device's `here` draws of the prior: those of the whole batch, in turn."""
-        labels = devices.gather(labels)
-        return labels[devices.positions(here) % len(labels)]
-
-    def round_of(settings):
-        """The (sample, loss) of one round: the chains that its addends take, and the addends with weight."""
-        x_end, z_end, _ = uses(settings)
-        weights = {name: getattr(settings, name) for name in ADDENDS if getattr(settings, name)}
-
-        def sample(key, params, chains, batch):
-            x_key, z_key = jax.random.split(key)
-            z, x, label, end = (), (), (), ()
-            if x_end:
-                here, rest = divmod(num_negatives, devices.count())
-                if rest:
-                    raise ValueError(f'num_negatives must be divisible by the number of devices, got {num_negatives} and {devices.count()}')
-                label = in_turn(batch['y'], here) if conditional else ()
-                z, x = jax.vmap(partial(one_x, params))(devices.keys(x_key, here), *conditions(label))
-            if z_end:
-                keys = devices.keys(z_key, len(batch['x']))
-                end = jax.vmap(partial(one_z, params))(keys, batch['x'], *conditions(batch['y']))
-            return stop_gradient(Samples(z, x, label, end)), chains
-
-        def loss(params, key, batch, samples):
-            values = {name: addend() for name, addend in addends_of(params, key, batch, samples).items() if name in weights}
-            metrics = {}
-            if 'contrast' in weights:
-                e_pos, e_neg = energies(params, batch, samples)
-                metrics |= {'s_positives': -jnp.mean(e_pos), 's_negatives': -jnp.mean(e_neg), 's_gap': jnp.mean(e_neg) - jnp.mean(e_pos)}
-            to_mse = 2 * settings.sigma ** 2 / batch['x'][0].size
-            for metric, name in (('mse/data', 'generator_data'), ('mse/chain', 'generator_chain')):
-                metrics |= {metric: to_mse * values[name]} if name in weights else {}
-            return {name: weights[name] * value for name, value in values.items()}, metrics
-
-        return sample, loss
-
-    def energies(params, batch, samples):
-        """(E(x) [N], E(x') [M])."""
-        of = jax.vmap(partial(apply, 'energy', params))
-        return of(batch['x'], *conditions(batch['y'])), of(samples.x, *conditions(samples.label))
-
-    def addends_of(params, key, batch, samples):
-        """{name in Settings: () -> its value, without its weight}."""
-        fixed, of_batch, of_samples = stop_gradient(params), conditions(batch['y']), conditions(samples.label)
-        mean = lambda one, *of: jnp.mean(jax.vmap(one)(*of))
-
-        def misfit(x, z, *label):
-            return obj.misfit(x, apply('generator', params, z, *label), settings.sigma)
-
-        def surprise(params, z, x, *label):
-            return obj.gaussian_nll(z, *apply('inference', params, x, *label))
-
-        def bound(key, x, *label):
-            q = apply('inference', params, x, *label)
-            return obj.gaussian_kl(*q) + misfit(x, obj.reparametrised(jax.random.normal(key, (latent,)), *q), *label)
-
-        def fooled(z, *label):
-            x = apply('generator', params, z, *label)
-            return apply('energy', fixed, x, *label) + surprise(fixed, z, x, *label)
-
-        def contrast():
-            e_pos, e_neg = energies(params, batch, samples)
-            return sum(obj.contrast(e_pos, e_neg, obj.uniform(e_pos, e_neg)))
-
-        data_keys, chain_keys = (partial(devices.keys, key) for key in jax.random.split(key))
-        return {
-            'contrast': contrast,
-            'generator_data': lambda: mean(misfit, batch['x'], samples.z_end, *of_batch),
-            'generator_chain': lambda: mean(misfit, samples.x, samples.z, *of_samples),
-            'inference_data': lambda: mean(partial(surprise, params), samples.z_end, batch['x'], *of_batch),
-            'inference_chain': lambda: mean(partial(surprise, params), samples.z, samples.x, *of_samples),
-            'elbo_data': lambda: mean(bound, data_keys(len(batch['x'])), batch['x'], *of_batch),
-            'elbo_chain': lambda: mean(bound, chain_keys(len(samples.x)), samples.x, *of_samples),
-            'adversarial': lambda: mean(fooled, samples.z, *of_samples)}
+        return {name: network.init(keys[name], first[name], *models.conditions(batch['y'][0]))
+                for name, network in models.networks.items()}, ()
 
     plan = [(settings, None)]
-    if settings.sequential and settings.contrast and len(networks) > 1:
-        plan = [(settings._replace(contrast=0.0), tuple(name for name in networks if name != 'energy')),
+    if settings.sequential and settings.contrast and len(models.networks) > 1:
+        plan = [(settings._replace(contrast=0.0), tuple(name for name in models.networks if name != 'energy')),
                 (settings._replace(**dict.fromkeys(set(ADDENDS) - {'contrast'}, 0.0)), ('energy',))]
-    rounds = [Round(*round_of(of), teaches) for of, teaches in plan]
+    rounds = [Round(_sampler(models, of, num_negatives), _loss(models, of), teaches) for of, teaches in plan]
     gradients = num_negatives * settings.x_steps * sum(uses(of)[0] for of, _ in plan)
     return Method(init, rounds[0].sample, rounds[0].loss, gradients, max(settings.x_steps, settings.z_steps, 1), rounds[0].teaches,
                   tuple(rounds[1:]))
+
+
+class _Models(NamedTuple):
+    """The networks in use and the two chains; functions of one example, `label` empty or one label."""
+    networks: dict
+    settings: Settings
+    x_kernel: Kernel
+    z_kernel: Kernel
+    latent: int
+    x_start: Callable | None
+    conditional: bool
+
+    def conditions(self, labels):
+        """What conditional networks take besides their input: [labels], else nothing."""
+        return [labels] if self.conditional else []
+
+    def apply(self, name, params, x, *label):
+        return self.networks[name].apply(params[name], x, *label)
+
+    def end_in_x(self, params, key, *label):
+        """(z, x') of a chain in x."""
+        z_key, start_key, chain_key = jax.random.split(key, 3)
+        z = jax.random.normal(z_key, (self.latent,))
+        x = self.apply('generator', params, z, *label) if self.settings.from_generator else self.x_start(start_key, *label or [UNLABELLED])
+        if self.settings.x_steps:
+            x, _ = run_chain(chain_key, self.x_kernel, lambda x: self.apply('energy', params, x, *label), x, self.settings.x_steps)
+        return z, x
+
+    def end_in_z(self, params, key, x, *label):
+        """z' of a chain in z."""
+        start_key, chain_key = jax.random.split(key)
+        z = jax.random.normal(start_key, (self.latent,))
+        if self.settings.from_inference:
+            z = obj.reparametrised(z, *self.apply('inference', params, x, *label))
+        if self.settings.z_steps:
+            target = lambda z: obj.latent_energy(z, x, self.apply('generator', params, z, *label), self.settings.sigma)
+            z, _ = run_chain(chain_key, self.z_kernel, target, z, self.settings.z_steps)
+        return z
+
+    def energies(self, params, batch, samples):
+        """(E(x) [N], E(x') [M])."""
+        of = jax.vmap(partial(self.apply, 'energy', params))
+        return of(batch['x'], *self.conditions(batch['y'])), of(samples.x, *self.conditions(samples.label))
+
+    def misfit(self, params, x, z, *label):
+        return obj.misfit(x, self.apply('generator', params, z, *label), self.settings.sigma)
+
+    def surprise(self, params, z, x, *label):
+        """-log q(z|x)."""
+        return obj.gaussian_nll(z, *self.apply('inference', params, x, *label))
+
+    def bound(self, params, key, x, *label):
+        """Negative evidence bound of x."""
+        q = self.apply('inference', params, x, *label)
+        return obj.gaussian_kl(*q) + self.misfit(params, x, obj.reparametrised(jax.random.normal(key, (self.latent,)), *q), *label)
+
+    def fooled(self, params, z, *label):
+        """E(g(z)) - log q(z|g(z)), to teach g alone."""
+        x, fixed = self.apply('generator', params, z, *label), stop_gradient(params)
+        return self.apply('energy', fixed, x, *label) + self.surprise(fixed, z, x, *label)
+
+
+def _sampler(models, settings, num_negatives):
+    """Method.sample for a round: the chains whose ends its addends take."""
+    x_end, z_end, _ = uses(settings)
+
+    def sample(key, params, chains, batch):
+        x_key, z_key = jax.random.split(key)
+        z, x, label, end = (), (), (), ()
+        if x_end:
+            here, rest = divmod(num_negatives, devices.count())
+            if rest:
+                raise ValueError(f'num_negatives must be divisible by the number of devices, got {num_negatives} and {devices.count()}')
+            label = _in_turn(batch['y'], here) if models.conditional else ()
+            z, x = jax.vmap(partial(models.end_in_x, params))(devices.keys(x_key, here), *models.conditions(label))
+        if z_end:
+            keys = devices.keys(z_key, len(batch['x']))
+            end = jax.vmap(partial(models.end_in_z, params))(keys, batch['x'], *models.conditions(batch['y']))
+        return stop_gradient(Samples(z, x, label, end)), chains
+
+    return sample
+
+
+def _in_turn(labels, here):
+    """Labels of this device's `here` draws of the prior: those of the whole batch, in turn."""
+    labels = devices.gather(labels)
+    return labels[devices.positions(here) % len(labels)]
+
+
+def _loss(models, settings):
+    """Method.loss for a round: the addends with weight."""
+    weights = {name: getattr(settings, name) for name in ADDENDS if getattr(settings, name)}
+
+    def loss(params, key, batch, samples):
+        values = {name: addend() for name, addend in _addends(models, params, key, batch, samples).items() if name in weights}
+        metrics = {}
+        if 'contrast' in weights:
+            e_pos, e_neg = models.energies(params, batch, samples)
+            metrics |= {'s_positives': -jnp.mean(e_pos), 's_negatives': -jnp.mean(e_neg), 's_gap': jnp.mean(e_neg) - jnp.mean(e_pos)}
+        to_mse = 2 * settings.sigma ** 2 / batch['x'][0].size
+        for metric, name in (('mse/data', 'generator_data'), ('mse/chain', 'generator_chain')):
+            metrics |= {metric: to_mse * values[name]} if name in weights else {}
+        return {name: weights[name] * value for name, value in values.items()}, metrics
+
+    return loss
+
+
+def _addends(models, params, key, batch, samples):
+    """{name in Settings: () -> its value, without its weight}."""
+    of_batch, of_samples = models.conditions(batch['y']), models.conditions(samples.label)
+    data_keys, chain_keys = (partial(devices.keys, key) for key in jax.random.split(key))
+    mean = lambda one, *of: jnp.mean(jax.vmap(partial(one, params))(*of))
+
+    def contrast():
+        e_pos, e_neg = models.energies(params, batch, samples)
+        return sum(obj.contrast(e_pos, e_neg, obj.uniform(e_pos, e_neg)))
+
+    return {
+        'contrast': contrast,
+        'generator_data': lambda: mean(models.misfit, batch['x'], samples.z_end, *of_batch),
+        'generator_chain': lambda: mean(models.misfit, samples.x, samples.z, *of_samples),
+        'inference_data': lambda: mean(models.surprise, samples.z_end, batch['x'], *of_batch),
+        'inference_chain': lambda: mean(models.surprise, samples.z, samples.x, *of_samples),
+        'elbo_data': lambda: mean(models.bound, data_keys(len(batch['x'])), batch['x'], *of_batch),
+        'elbo_chain': lambda: mean(models.bound, chain_keys(len(samples.x)), samples.x, *of_samples),
+        'adversarial': lambda: mean(models.fooled, samples.z, *of_samples)}
 
 
 def _check(settings, latent, num_negatives):
