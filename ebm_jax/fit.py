@@ -13,7 +13,17 @@ from ebm_jax import cost
 from ebm_jax.checkpoint import Checkpoints
 from ebm_jax.errors import Diverged, InputError
 from ebm_jax.record import Recorder, update_summary, write_json
-from ebm_jax.train import LIMITS, init_state, make_local_step, make_train_step, num_shards, shard_batch, shard_state, unshard_state
+from ebm_jax.train import (
+    LIMITS,
+    init_state,
+    make_local_step,
+    make_train_step,
+    num_shards,
+    shard_batch,
+    shard_state,
+    trace_step,
+    unshard_state,
+)
 
 EFFICIENCY = 0.4   # share of the measured matrix rate that a train step is assumed to reach, in the forecast only
 LAG = 2            # steps that may be under way on an accelerator before their figures are checked
@@ -168,15 +178,19 @@ def _computed(metrics):
 
 def _check(method, batch, prepare, optimizer, devices, limits):
     """Refuse, before anything long begins, what does not split over the devices or does not fit together."""
+    fits = 'the parts of this run do not fit together'
+    n = len(devices)
     try:
         shapes = jax.eval_shape(lambda: init_state(jax.random.key(0), method, optimizer, prepare, batch))
-        jax.eval_shape(make_local_step(method, optimizer, prepare, limits=limits), shapes, batch)
     except ValueError as error:
-        raise InputError(f'the parts of this run do not fit together: {str(error).splitlines()[0]}') from error
-    size, n = len(batch['x']), len(devices)
-    for what, number in (('a batch of', size), ('chains in shards of', num_shards(shapes))):
+        raise InputError(f'{fits}: {str(error).splitlines()[0]}') from error
+    for what, number in (('a batch of', len(batch['x'])), ('chains in shards of', num_shards(shapes))):
         if number is not None and number % n:
             raise InputError(f'{what} {number} cannot be split over {n} devices: choose a number divisible by {n}, or fewer devices')
+    try:
+        trace_step(make_local_step(method, optimizer, prepare, limits=limits), shapes, batch, n)
+    except ValueError as error:
+        raise InputError(f'{fits}: {str(error).splitlines()[0]}') from error
 
 
 def forecast(method, local_step, state, batch, devices, steps):

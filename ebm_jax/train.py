@@ -24,6 +24,9 @@ class TrainState:
     key: Array
 
 
+AXES = TrainState(step=None, params=None, opt_state=None, ema_params=None, chains=0, key=None)   # of devices, in a state from `shard_state`
+
+
 def init_state(key, method, optimizer, prepare, batch, *, ema=0.0):
     """The state before the first step.
 
@@ -138,10 +141,15 @@ def make_train_step(method, optimizer, prepare, *, devices=None, ema=0.0, limits
 
     Takes a state from `shard_state` and a batch with leaves [devices, N / devices, ...]. Returns the new state and metrics.
     """
-    axes = TrainState(step=None, params=None, opt_state=None, ema_params=None, chains=0, key=None)
     local_step = make_local_step(method, optimizer, prepare, ema=ema, limits=limits, watch_every=watch_every)
-    return jax.pmap(local_step, axis_name=across.AXIS, in_axes=(axes, 0), out_axes=(axes, None), devices=devices,
+    return jax.pmap(local_step, axis_name=across.AXIS, in_axes=(AXES, 0), out_axes=(AXES, None), devices=devices,
                     donate_argnums=0)
+
+
+def trace_step(local_step, state, batch, n):
+    """Trace a local step as one of n devices', without compiling it, to find early what does not fit. state: shapes, as of one device."""
+    split = lambda tree: jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((n, leaf.shape[0] // n, *leaf.shape[1:]), leaf.dtype), tree)
+    jax.eval_shape(jax.vmap(local_step, in_axes=(AXES, 0), axis_name=across.AXIS), state.replace(chains=split(state.chains)), split(batch))
 
 
 def shard_state(state, devices):

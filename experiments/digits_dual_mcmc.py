@@ -12,7 +12,7 @@ build = image_dual_mcmc
 def get_config():
     config = dual_mcmc_config()
     config.steps = config.optimizer.decay_steps = 2000
-    config.loss.gap_limit = 1.0   # chains that overshoot end above the data, and stay there
+    config.loss.gap_limit = 5.0   # chains that overshoot end above the data, and stay there
     config.latent = 16
     config.x_chain.update(dict(step_size=1.0, num_steps=20))
     config.fresh.update(dict(step_size=1.0, num_steps=20))

@@ -24,8 +24,8 @@ from ebm_jax.types import UNLABELLED
 from experiments import launch
 from experiments.parts import averaged, outsiders
 
-CURVES = [['s_positives', 's_negatives'], ['grad_norm/positives', 'grad_norm/negatives', 'grad_norm/contrast', 'grad_norm/kl'],
-          ['effective_sample_size', 'kl_entropy'], ['accuracy', 'test_accuracy']]
+CURVES = [['loss'], ['s_positives', 's_negatives'], ['grad_norm/positives', 'grad_norm/negatives', 'grad_norm/contrast', 'grad_norm/kl'],
+          ['effective_sample_size', 'kl_entropy'], ['mse/data', 'mse/chain'], ['accuracy', 'test_accuracy']]
 
 
 def define(values):

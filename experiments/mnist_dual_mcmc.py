@@ -14,7 +14,7 @@ def get_config():
     config.steps = config.optimizer.decay_steps = 1500
     config.batch_size = config.loss.num_negatives = 32
     config.data.source = 'npz:data/mnist.npz'
-    config.loss.gap_limit = 1.0   # chains that overshoot end above the data, and stay there
+    config.loss.gap_limit = 5.0   # chains that overshoot end above the data, and stay there
     config.latent = 32
     config.x_chain.update(dict(step_size=4.0, num_steps=20))
     config.fresh.update(dict(step_size=4.0, num_steps=20))

@@ -1,15 +1,17 @@
 """Small methods of every kind, and what the tests of methods do with them."""
 import functools
+import math
 from functools import partial
 
 import jax
+import jax.numpy as jnp
 
 from ebm_jax import adapt, mcmc, replay
 from ebm_jax import objectives as obj
 from ebm_jax.methods import dual_mcmc
 from ebm_jax.methods.icd import icd
 from ebm_jax.methods.jem import jem
-from ebm_jax.networks import ConvNet, Generator, Inference, SpectralEnergy, per_example
+from ebm_jax.networks import ConvNet, per_example
 from ebm_jax.types import Network
 
 CLASSES, SHAPE = 4, (8, 8, 1)
@@ -36,9 +38,20 @@ def make_icd(network=SCALES, kernel=NOISE_FIRST, buffer=None, **options):
                                            'shards': 4, **options})
 
 
-ENERGY = per_example(SpectralEnergy((4, 8), (True, True)))
-GENERATOR = per_example(Generator(SHAPE, (8, 4)))
-INFERENCE = per_example(Inference(3, (4, 8), (2, 2)))
+LATENT = 3
+PIXELS = math.prod(SHAPE)
+
+
+def dense(inputs, outputs, then):
+    """then(W x + b): networks that compile at once."""
+    start = lambda key: {'w': 0.3 * jax.random.normal(key, (outputs, inputs)) / inputs ** 0.5, 'b': jnp.full(outputs, 0.1)}
+    return Network(lambda key, x, *label: start(key),
+                   lambda params, x, *label: then(params['w'] @ x.reshape(-1) + params['b']))
+
+
+ENERGY = dense(PIXELS, 8, lambda h: jnp.sum(jnp.tanh(h)))
+GENERATOR = dense(LATENT, PIXELS, lambda h: jnp.tanh(h).reshape(SHAPE))
+INFERENCE = dense(PIXELS, 2 * LATENT, lambda h: (h[:LATENT], h[LATENT:]))
 
 
 def make_dual(settings=dual_mcmc.PAPER._replace(x_steps=3, z_steps=3), **options):
@@ -46,7 +59,7 @@ def make_dual(settings=dual_mcmc.PAPER._replace(x_steps=3, z_steps=3), **options
     networks = [network if used[name] else None for name, network in
                 (('energy', ENERGY), ('generator', GENERATOR), ('inference', INFERENCE))]
     return dual_mcmc.dual_mcmc(*networks, settings, **{
-        'x_kernel': KERNEL, 'z_kernel': mcmc.langevin(0.005, noise_scale=0.1), 'latent': 3, 'num_negatives': 16,
+        'x_kernel': KERNEL, 'z_kernel': mcmc.langevin(0.005, noise_scale=0.1), 'latent': LATENT, 'num_negatives': 16,
         'x_start': None if settings.from_generator else START, **options})
 
 

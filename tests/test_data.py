@@ -2,12 +2,16 @@
 import io
 import itertools
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 
 from ebm_jax import data
 from ebm_jax.errors import InputError
+from ebm_jax.train import make_local_step
+from experiments import celeba64_dual_mcmc
+from experiments.parts import load
 
 X = np.random.default_rng(0).integers(0, 256, (6, 5, 4, 3), dtype=np.uint8)
 Y = np.array([0, 1, 2, 0, 1, 2])
@@ -93,6 +97,49 @@ def test_tfds_without_tensorflow(tmp_path):
     assert sorted(image.tobytes() for image in found.x) == sorted(by_image)
     assert all(by_image[image.tobytes()] == label for image, label in zip(found.x, found.y))
     assert len(data.tfds('made:1.0.0', 'test', str(tmp_path)).x) == 2
+
+
+def test_celeba_is_read_as_squares_with_an_attribute_for_a_label(tmp_path):
+    """Images of CelebA's shape, prepared by TFDS itself; then the experiment is built on them and its step fits together."""
+    import tensorflow_datasets as tfds
+    image = np.zeros((218, 178, 3), np.uint8)
+    image[20:198, :89], image[:20], image[198:] = (200, 100, 50), 255, 255   # the middle square is half orange, half black
+    features = tfds.features.FeaturesDict({'image': tfds.features.Image(shape=(218, 178, 3)),
+                                           'attributes': {'Male': np.bool_, 'Young': np.bool_}})
+    stream = io.BytesIO()
+    Image.fromarray(image).save(stream, 'PNG')
+
+    class Faces(tfds.core.GeneratorBasedBuilder):
+        VERSION = tfds.core.Version('1.0.0')
+
+        def _info(self):
+            return tfds.core.DatasetInfo(builder=self, features=features)
+
+        def _split_generators(self, dl_manager):
+            return {split: self._generate_examples(n) for split, n in (('train', 8), ('test', 4))}
+
+        def _generate_examples(self, n):
+            for i in range(n):
+                yield i, {'image': stream.getvalue(), 'attributes': {'Male': i % 4 == 0, 'Young': True}}
+
+    Faces(data_dir=str(tmp_path), file_format='array_record').download_and_prepare()
+    found = load(f'tfds:faces:1.0.0@{tmp_path}?size=64&label=attributes.Male', 'train')
+    assert found.x.shape == (8, 64, 64, 3) and sorted(found.y) == [0] * 6 + [1] * 2
+    np.testing.assert_array_equal(found.x[0, :, :28], np.broadcast_to([200, 100, 50], (64, 28, 3)))
+    np.testing.assert_array_equal(found.x[0, :, 36:], 0)
+    with pytest.raises(InputError, match='attributes.Smiling'):
+        load(f'tfds:faces:1.0.0@{tmp_path}?size=64&label=attributes.Smiling', 'train')
+    with pytest.raises(InputError, match='size=64'):
+        load('tfds:celeb_a?size=big', 'train')
+    config = celeba64_dual_mcmc.get_config()
+    config.data.source = config.data.source.replace('celeb_a', f'faces:1.0.0@{tmp_path}')
+    config.batch_size = config.loss.num_negatives = 8
+    config.network.update(dict(energy_widths=(4,) * 5, generator_widths=(4,) * 5, inference_widths=(4,) * 4))
+    built = celeba64_dual_mcmc.build(config)
+    fit = built.fit
+    step = make_local_step(fit['method'], fit['optimizer'], fit['prepare'], limits=fit['limits'])
+    _, metrics = jax.eval_shape(step, built.state_shapes(), fit['batch_at'](0))
+    assert 'loss/contrast' in metrics and 'loss/inference_chain' in metrics
 
 
 def make_bad(tmp_path, kind):

@@ -97,7 +97,7 @@ def test_every_sample_is_its_own_chain_under_its_label(num, batch_size):
 
 @pytest.mark.parametrize('transition, frames', [(None, [8, 4, 2, 1]), (lambda key, x: x + 8, [8, 8, 4, 2, 1])])
 def test_a_trajectory_shows_where_the_chain_stood(transition, frames):
-    """Six steps that halve x every two: in three parts from 8; or two steps with a jump of 8 before them, then four in two parts... of 16 - 8."""
+    """Every two steps halve x: six in three parts, from 8; or a jump by 8 and two steps, then the six."""
     energy = lambda params, x, label: 0.5 * jnp.sum(x ** 2)
     kernel, start = mcmc.langevin(1 - 0.5 ** 0.5, noise_scale=0.0), lambda params, key, label: jnp.array([8.0])
     num_steps = 6 if transition is None else 8
@@ -281,7 +281,7 @@ def test_energy_scores_are_what_they_are_called():
 def test_fresh_chains_pass_the_transition_between_blocks_and_not_at_the_end():
     """Steps of pure descent on a slope subtract 1 each, the transition adds 100: 45 steps in blocks of 10, none in the last 12 or more."""
     run = lambda **plan: sample(jax.random.key(0), lambda params, x, label: jnp.sum(x), 0.0, mcmc.langevin(1.0, noise_scale=0.0),
-                                lambda key, label: jnp.zeros(1), np.zeros(3), 45, transition=lambda key, x: x + 100, **plan)
+                                lambda params, key, label: jnp.zeros(1), np.zeros(3), 45, transition=lambda key, x: x + 100, **plan)
     np.testing.assert_allclose(run(every=10, plain=12), 300 - 45)
     np.testing.assert_allclose(run(every=10, plain=0), 400 - 45)
     np.testing.assert_allclose(run(every=50), -45)

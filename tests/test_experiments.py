@@ -2,12 +2,12 @@
 import importlib
 import json
 import os
-import pathlib
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+from commands import ROOT, assert_one_sentence, command, in_process
 
 from ebm_jax import data
 from ebm_jax.evaluate import extractor
@@ -15,9 +15,9 @@ from ebm_jax.types import UNLABELLED
 from experiments import compose as compose_runs
 from experiments import digits_compose, icd_stability, launch, parts
 
-ROOT = pathlib.Path(__file__).parent.parent
 SHARED = ROOT.parent / 'shared' / 'data'
-NAMES = ['digits_jem', 'digits_st_jem', 'mnist_st_jem', 'cifar10_jem', 'cifar10_st_jem', 'digits_icd', 'mnist_icd', 'cifar10_icd']
+NAMES = ['digits_jem', 'digits_st_jem', 'mnist_st_jem', 'cifar10_jem', 'cifar10_st_jem', 'digits_icd', 'mnist_icd', 'cifar10_icd',
+         'digits_dual_mcmc', 'mnist_dual_mcmc', 'cifar10_dual_mcmc', 'celeba64_dual_mcmc']
 SMALL = ['--config.steps=4', '--config.batch_size=16', '--config.log_every=2', '--config.checkpoint_every=2',
          '--config.loss.num_negatives=8', '--config.sampler.num_steps=2', '--config.buffer.capacity=800', '--config.fresh.num_steps=3',
          '--config.network.widths=(4,4,4)']
@@ -28,11 +28,6 @@ SMALL_ICD = ['--config.steps=4', '--config.batch_size=16', '--config.log_every=2
              '--config.loss.kl_chains=8', '--config.loss.population=8', '--config.loss.population_after=10', '--config.sampler.num_steps=2',
              '--config.buffer.capacity=640', '--config.fresh.num_steps=5', '--config.fresh.every=2', '--config.fresh.plain=1',
              '--config.network.width=4', '--config.network.stages=(1,)', '--config.network.scales=1', '--config.network.norm=false']
-
-
-def command(*arguments, devices=None):
-    environment = {**os.environ, **({'JAX_NUM_CPU_DEVICES': devices} if devices else {})}
-    return subprocess.run([sys.executable, '-m', *arguments], cwd=ROOT, capture_output=True, text=True, timeout=400, env=environment)
 
 
 @pytest.fixture(scope='module')
@@ -78,15 +73,6 @@ def test_evaluate_writes_every_figure_under_its_stable_name(trained):
     for name in ('reliability.png', 'scores.png', 'curves.png', 'samples/fresh_conditional.png', 'samples/fresh_unconditional.png',
                  'samples/buffer.png', 'samples/data.png'):
         assert (workdir / name).stat().st_size > 500, name
-
-
-def in_process(monkeypatch, capsys, name, *arguments):
-    """The command run here, on the devices that are there already, and what it printed."""
-    module = importlib.import_module(name)
-    monkeypatch.setenv('JAX_NUM_CPU_DEVICES', '8')   # as conftest has it; the launcher then leaves devices alone
-    monkeypatch.setattr(sys, 'argv', [name, *arguments])
-    launch.main(module.run, module.define, '') if hasattr(module, 'define') else launch.train(name)
-    return capsys.readouterr().out
 
 
 @pytest.fixture(scope='module')
@@ -176,6 +162,22 @@ def test_the_stability_study_tells_collapse_and_continues(tmp_path, monkeypatch,
     assert icd_stability.collapsed({'gap': [0], 'healthy': False}, limit)
 
 
+def test_apply_works_on_runs_without_a_generator(trained, trained_icd, tmp_path, monkeypatch, capsys):
+    for workdir in (trained[0], trained_icd):
+        for task in ('inpaint', 'refine', 'scores'):
+            said = in_process(monkeypatch, capsys, 'experiments.apply', f'--workdir={workdir}', f'--task={task}', '--num=8', '--steps=2',
+                              '--hide=top', f'--out={tmp_path}/{task}')
+            assert said.startswith(('8 images', 'scores of 8 images'))
+        with np.load(tmp_path / 'inpaint.npz') as found:
+            known = np.broadcast_to(found['known'], found['x'].shape)
+            np.testing.assert_array_equal(found['filled'][known], found['x'][known])
+            assert not found['known'][:4].any() and found['known'][4:].all() and np.all(found['filled'][~known] != found['x'][~known])
+        with np.load(tmp_path / 'refine.npz') as found:
+            assert np.abs(found['refined'] - found['x']).max() > 0 and np.isfinite(found['refined']).all()
+    with np.load(tmp_path / 'scores.npz') as found:
+        assert set(found) == {'energy', 'grad_norm'} and found['energy'].shape == (8,)
+
+
 def test_sample_draws_what_was_asked_for(trained, tmp_path):
     done = command('experiments.sample', f'--workdir={trained[0]}', '--label=3', '--num=6', f'--out={tmp_path}/threes')
     assert done.returncode == 0, done.stderr
@@ -233,6 +235,9 @@ def mistakes(workdir, tmp_path):
         'no study': ('experiments.icd_stability', [new, '--config.study.seeds=0'], 'study.seeds'),
         'study that cannot be': ('experiments.icd_stability', [new, '--config.icd.loss.kl_chains=12'], 'kl_chains'),
         'extractor of other data': (evaluate, [f'--workdir={workdir}', f'--extractor={tmp_path}/big.npz'], 'no extractor'),
+        'no generator': ('experiments.apply', [f'--workdir={workdir}', '--task=reconstruct'], 'needs a generator'),
+        'no such mask': ('experiments.apply', [f'--workdir={workdir}', '--task=inpaint', '--hide=half'], 'left, right'),
+        'no such task': ('experiments.apply', [f'--workdir={workdir}', '--task=colour'], 'reconstruct'),
         'no such label': ('experiments.sample', [f'--workdir={workdir}', '--label=11'], '0 to 9'),
     }
 
@@ -245,11 +250,7 @@ def test_a_mistake_gets_one_sentence_and_exit_code_2(mistake, trained, tmp_path,
     np.savez(tmp_path / 'big.npz', x=images[16], y=labels)
     np.savez(tmp_path / 'uneven.npz', x_train=images[8], y_train=labels, x_test=images[16], y_test=labels)
     name, arguments, says = mistakes(trained[0], tmp_path)[mistake]
-    with pytest.raises(SystemExit) as caught:
-        in_process(monkeypatch, capsys, name, *arguments)
-    message = capsys.readouterr().err.strip().splitlines()
-    assert caught.value.code == 2
-    assert len(message) == 1 and message[0].startswith('error: ') and says in message[0], message
+    assert_one_sentence(monkeypatch, capsys, says, name, *arguments)
     assert not (tmp_path / 'new').exists() and list((tmp_path / 'empty').iterdir()) == []   # the corrected command starts clean
 
 

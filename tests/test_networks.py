@@ -189,11 +189,12 @@ def test_the_networks_of_dual_mcmc_have_the_releases_sizes(module, x, millions):
     assert round(num_parameters(shapes) / 1e6, 1) == millions
 
 
-@pytest.mark.parametrize('shape, widths', [((8, 8, 1), (8, 4)), ((28, 28, 1), (8, 8, 4)), ((64, 64, 3), (4, 4, 4, 4, 4))])
+@pytest.mark.parametrize('shape, widths', [((8, 8, 1), (8, 4)), ((64, 64, 3), (4, 4, 4, 4, 4))])
 def test_generators_make_images_of_their_size_in_range(shape, widths):
     network = per_example(Generator(shape, widths, num_classes=3))
     params = network.init(jax.random.key(0), jnp.zeros(5), 0)
-    images = jax.vmap(lambda z: network.apply(jax.tree.map(lambda leaf: 5 * leaf, params), z, 1))(jax.random.normal(jax.random.key(1), (3, 5)))
+    large = jax.tree.map(lambda leaf: 5 * leaf, params)
+    images = jax.vmap(lambda z: network.apply(large, z, 1))(jax.random.normal(jax.random.key(1), (3, 5)))
     assert images.shape == (3, *shape) and np.abs(images).max() <= 1 and np.abs(images[0] - images[1]).max() > 0.01
     assert np.abs(network.apply(params, jnp.ones(5), 0) - network.apply(params, jnp.ones(5), 2)).max() > 1e-4   # the label counts
 
@@ -219,7 +220,8 @@ def test_the_spectral_energy_is_as_smooth_as_its_blocks_allow():
 
 
 @pytest.mark.parametrize('module, inputs, message', [
-    (Generator((10, 8, 1), (4, 4, 4)), (np.zeros(3),), 'multiples of 4'), (Inference(3, (4,), (1, 2)), (np.zeros((8, 8, 1)),), 'equally many'),
+    (Generator((10, 8, 1), (4, 4, 4)), (np.zeros(3),), 'multiples of 4'),
+    (Inference(3, (4,), (1, 2)), (np.zeros((8, 8, 1)),), 'equally many'),
     (SpectralEnergy((4,), (True, False)), (np.zeros((8, 8, 1)),), 'equally many'),
     (SpectralEnergy((4, 4), (True, True)), (np.zeros((6, 6, 1)),), 'cannot be halved'),
     (SpectralEnergy((4,), (True,), 3), (np.zeros((8, 8, 1)),), 'call it with a label'),

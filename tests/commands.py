@@ -1,0 +1,36 @@
+"""Commands as a user types them: in a process of their own, or here on the devices that are there already."""
+import importlib
+import os
+import pathlib
+import subprocess
+import sys
+
+from experiments import launch
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+def command(*arguments, devices=None):
+    environment = {**os.environ, **({'JAX_NUM_CPU_DEVICES': devices} if devices else {})}
+    return subprocess.run([sys.executable, '-m', *arguments], cwd=ROOT, capture_output=True, text=True, timeout=400, env=environment)
+
+
+def in_process(monkeypatch, capsys, name, *arguments):
+    """The command run here, on the devices that are there already, and what it printed."""
+    module = importlib.import_module(name)
+    monkeypatch.setenv('JAX_NUM_CPU_DEVICES', '8')   # as conftest has it; the launcher then leaves devices alone
+    monkeypatch.setattr(sys, 'argv', [name, *arguments])
+    launch.main(module.run, module.define, '') if hasattr(module, 'define') else launch.train(name)
+    return capsys.readouterr().out
+
+
+def assert_one_sentence(monkeypatch, capsys, says, name, *arguments):
+    """The command ends with exit code 2 and one line that says so."""
+    try:
+        in_process(monkeypatch, capsys, name, *arguments)
+    except SystemExit as end:
+        assert end.code == 2
+    else:
+        raise AssertionError(f'{name} {arguments} was not refused')
+    message = capsys.readouterr().err.strip().splitlines()
+    assert len(message) == 1 and message[0].startswith('error: ') and says in message[0], message
