@@ -192,9 +192,8 @@ def test_a_checkpoint_of_other_networks_is_refused(trained, tmp_path, monkeypatc
     assert_one_sentence(monkeypatch, capsys, 'checkpoint', 'experiments.sample', f'--workdir={tmp_path}/copy')
 
 
-def test_chains_that_overshoot_end_the_run(tmp_path, monkeypatch, capsys):
+def test_a_gap_beyond_its_limit_ends_the_run(tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit) as caught:
-        in_process(monkeypatch, capsys, NAME, f'--workdir={tmp_path}/run', *SMALL, '--config.x_chain.step_size=1e6',
-                   '--config.loss.gap_limit=1.0')
+        in_process(monkeypatch, capsys, NAME, f'--workdir={tmp_path}/run', *SMALL, '--config.loss.gap_limit=1e-7')
     assert caught.value.code == 1 and 's_gap' in capsys.readouterr().err
     assert json.loads((tmp_path / 'run' / 'summary.json').read_text())['diverged'] is True
