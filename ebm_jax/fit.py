@@ -168,7 +168,7 @@ class _Run:
         kept = 'no checkpoint was written before it' if kept is None else f'the checkpoint of step {kept} is kept'
         self.recorder.scalars(step, _computed(metrics))
         raise Diverged(step, f'Training diverged at step {step}: {bad}. Nothing was saved after that; {kept}. '
-                             'Try a lower learning rate, more chain steps (K), a smaller step size, or balanced weights.')
+                             'Try a lower learning rate, more chain steps (K), or a smaller step size.')
 
 
 def _computed(metrics):

@@ -19,7 +19,7 @@ UNLABELLED = -1   # the label of a chain that follows p(x) and no p(x|y)
 class Network(NamedTuple):
     """A parametrised function of one example."""
     init: Callable[..., PyTree]    # (key, x, *conditions) -> params
-    apply: Callable[..., Array]    # (params, x, *conditions) -> y; a condition is a label, for networks that take one
+    apply: Callable[..., PyTree]   # (params, x, *conditions) -> y; a condition is a label, for networks that take one
 
 
 class Info(NamedTuple):

@@ -7,10 +7,10 @@
   scores       every score of every image, to tell familiar from unfamiliar
 
 refine, scores and inpaint work on runs of every method (inpaint without a generator starts from noise), the others on those with a
-generator. Images are the run's test images, or --data. Writes a grid (PNG) and numbers (.npz, in [-1, 1]) to OUT.
+generator. Images are the run's test images, or --data. Conditional networks get the labels of the data (an .npz without labels counts as
+class 0), or --label. Writes a grid (PNG) and numbers (.npz, where [-1, 1] is black to white) to OUT.
 """
 import pathlib
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +26,7 @@ from ebm_jax.evaluate import predict, samples
 from ebm_jax.record import image_grid, save_grid
 from ebm_jax.types import UNLABELLED
 from experiments import launch
+from experiments.figures_dual_mcmc import filled, reconstructed
 from experiments.parts import averaged, load
 
 HALVES = {'left': (slice(None), slice(None, 0.5)), 'right': (slice(None), slice(0.5, None)), 'top': (slice(None, 0.5), slice(None)),
@@ -36,6 +37,8 @@ def define(values):
     flags.DEFINE_string('workdir', None, 'Folder of the run.', flag_values=values)
     flags.DEFINE_enum('task', None, list(TASKS), 'What to do.', flag_values=values)
     flags.DEFINE_string('data', None, 'Images, as in --config.data.source; default the test images of the run.', flag_values=values)
+    flags.DEFINE_integer('label', None, 'Class that a conditional energy or generator is to take; default those of the data.', 0,
+                         flag_values=values)
     flags.DEFINE_integer('num', 20, 'How many images (interpolate: pairs).', 1, flag_values=values)
     flags.DEFINE_string('hide', 'right', f'inpaint: {", ".join(HALVES)}, or an image file, black where hidden.', flag_values=values)
     flags.DEFINE_boolean('samples', False, 'interpolate: between samples.', flag_values=values)
@@ -55,9 +58,13 @@ def run(values):
     if examples.x.shape[1:] != parts.train.x.shape[1:]:
         raise InputError(f'--data={values.data} has images of {list(examples.x.shape[1:])}, but the run was trained on '
                          f'{list(parts.train.x.shape[1:])}: bring them to that size first')
-    if parts.by_class and not parts.unlabelled and examples.num_classes > parts.train.num_classes:
+    classes = parts.train.num_classes
+    if values.label is not None and not (parts.by_class and values.label < classes):
+        raise InputError(f'--label={values.label} must lie in 0 to {classes - 1}' if parts.by_class else
+                         f'--label={values.label} cannot be used: this run knows no classes')
+    if parts.by_class and not parts.unlabelled and examples.num_classes > classes:
         raise InputError(f'--data={values.data} has labels up to {examples.num_classes - 1}, but this run has one network for each of '
-                         f'{parts.train.num_classes} classes')
+                         f'{classes} classes')
     out = pathlib.Path(values.out or pathlib.Path(values.workdir) / 'samples' / values.task)
     rows, numbers, said = TASKS[values.task](values, config, parts, averaged(state), examples)
     if rows:   # of equally many images each; the pictures of one image stand below each other
@@ -69,16 +76,17 @@ def run(values):
 
 
 def stacked(rows, columns=10):
-    """(images, columns): for each `columns` images, a row of each kind."""
+    """(images, columns): for each `columns` images, a row of each kind; the last ones filled up with grey."""
     columns = min(columns, len(rows[0]))
-    full = len(rows[0]) // columns * columns
-    return np.concatenate([row[begin:begin + columns] for begin in range(0, full, columns) for row in rows]), columns
+    rows = [np.concatenate([row, np.zeros((-len(row) % columns, *row.shape[1:]), row.dtype)]) for row in rows]
+    return np.concatenate([row[begin:begin + columns] for begin in range(0, len(rows[0]), columns) for row in rows]), columns
 
 
-def given(parts, examples):
+def given(values, parts, examples):
     """(images in [-1, 1], labels for the energy, what conditional networks of a LatentModel take)."""
-    asked = examples.y if parts.by_class and not parts.unlabelled else np.full(len(examples.x), UNLABELLED, np.int32)
-    return samples.as_float(examples.x), asked, [examples.y] if parts.by_class else []
+    labels = examples.y if values.label is None else np.full(len(examples.x), values.label, np.int32)
+    asked = labels if parts.by_class and not (parts.unlabelled and values.label is None) else np.full_like(labels, UNLABELLED)
+    return samples.as_float(examples.x), asked, [labels] if parts.by_class else []
 
 
 def with_generator(parts, task):
@@ -93,10 +101,9 @@ def with_energy(parts, task):
 
 def reconstruct(values, config, parts, params, examples):
     with_generator(parts, values.task)
-    x, _, of = given(parts, examples)
+    x, _, of = given(values, parts, examples)
     steps = config.test_z.num_steps if values.z_steps is None else values.z_steps
-    again = [devices.for_each(partial(latent.reconstruct, parts.model, steps=n), params, jax.random.key(values.seed), [x, *of],
-                              description='reconstructions') for n in (0, steps)]
+    again = [reconstructed(parts, params, jax.random.key(values.seed), x, of, n) for n in (0, steps)]
     error = [float(np.mean(np.square(y - x))) for y in again]
     return [x, *again], dict(x=x, q=again[0], refined=again[1]), (
         f'{len(x)} images, their reconstructions without (error {error[0]:.4f}) and with {steps} steps in z (error {error[1]:.4f})')
@@ -105,44 +112,48 @@ def reconstruct(values, config, parts, params, examples):
 def interpolate(values, config, parts, params, examples):
     with_generator(parts, values.task)
     steps = config.test_z.num_steps if values.z_steps is None else values.z_steps
-    x, _, of = given(parts, examples)
-    pairs = len(x) // 2
+    x, _, of = given(values, parts, examples)
     if values.samples:
-        def one(params, key, pair, *label):
+        pairs = [np.stack([np.resize(of[0] if of else 0, values.num)] * 2, 1)]   # both ends of one class
+
+        def one(params, key, labels):
             ends = jax.random.normal(key, (2, parts.model.latent))
-            return jax.vmap(lambda z: latent.decode(parts.model, params, z, *label))(latent.between(*ends, values.frames))
+            return latent.path(parts.model, params, *ends, *(labels if of else []), num=values.frames)
     else:
-        def one(params, key, pair, *label):
-            return latent.interpolate(parts.model, params, key, *pair, *label, num=values.frames, steps=steps)
-    frames = devices.for_each(one, params, jax.random.key(values.seed), [np.stack([x[:pairs], x[pairs:2 * pairs]], 1),
-                                                                         *(y[:pairs] for y in of)], description='interpolations')
-    return list(frames), dict(frames=frames), f'{pairs} paths of {values.frames} images, a row each'
+        if len(x) < 2:
+            raise InputError('--task=interpolate needs at least two images')
+        half = len(x) // 2
+        pairs = [np.stack([part[:half], part[half:2 * half]], 1) for part in (x, *of)]
+
+        def one(params, key, ends, *labels):
+            return latent.interpolate(parts.model, params, key, *ends, *(labels[0] if of else []), num=values.frames, steps=steps)
+    frames = devices.for_each(one, params, jax.random.key(values.seed), pairs, description='interpolations')
+    return list(frames), dict(frames=frames), f'{len(frames)} paths of {values.frames} images, a row each'
 
 
 def inpaint(values, config, parts, params, examples):
-    x, labels, of = given(parts, examples)
+    x, labels, of = given(values, parts, examples)
     known = np.broadcast_to(known_part(values.hide, x.shape[1:]), x.shape)
-    seen = np.where(known, x, samples.as_float(parts.train.x).mean(0))
-    steps, kernel = parts.steps(values.steps), parts.kernel_at(parts.fresh.step_size)
+    key, steps = jax.random.key(values.seed), parts.steps(values.steps)
     if parts.model:
-        one = partial(latent.inpaint, parts.model, x_kernel=kernel, x_steps=steps,
+        full = filled(parts, params, key, x, known, of, x_steps=steps,
                       z_steps=config.test_z.inpaint_steps if values.z_steps is None else values.z_steps)
-        inputs = [seen, known, *of]
     else:
+        kernel = parts.kernel_at(parts.fresh.step_size)
+
         def one(params, key, x, known, label):
             start_key, chain_key = jax.random.split(key)
             begin = jnp.where(known, x, parts.start(params, start_key, label))
             return refine(chain_key, lambda u: parts.energy_fn(params, u, label), kernel, begin, steps, known)
-        inputs = [seen, known, labels]
-    filled = devices.for_each(one, params, jax.random.key(values.seed), inputs, description='in-painting')
-    error = float(np.mean(np.square(filled - x)[~known]))
-    return [np.where(known, x, 0), filled, x], dict(x=x, known=known[0], filled=filled), (
+        full = devices.for_each(one, params, key, [x, known, labels], description='in-painting')
+    error = float(np.mean(np.square(np.clip(full, -1, 1) - x)[~known]))
+    return [np.where(known, x, 0), full, x], dict(x=x, known=known[0], filled=full), (
         f'{len(x)} images seen, filled in and whole, mean squared error of what was hidden {error:.4f}')
 
 
 def refine_images(values, config, parts, params, examples):
     with_energy(parts, values.task)
-    x, labels, _ = given(parts, examples)
+    x, labels, _ = given(values, parts, examples)
     steps, kernel = parts.steps(values.steps), parts.kernel_at(parts.fresh.step_size)
     one = lambda params, key, x, label: refine(key, lambda u: parts.energy_fn(params, u, label), kernel, x, steps)
     refined = devices.for_each(one, params, jax.random.key(values.seed), [x, labels], description='refining')

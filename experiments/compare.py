@@ -10,8 +10,9 @@ from absl import flags
 from ebm_jax.errors import InputError
 from experiments import launch
 
-FIGURES = ['test_accuracy', 'ece', 'conditional_sample_accuracy', 'sample_distance.frechet', 'sample_distance.kernel', 'fid.frechet',
-           'class_coverage', 'kl_gradient_ratio', 'kl_cost_percent', 'diverged', 'step']
+FIGURES = ['test_accuracy', 'ece', 'conditional_sample_accuracy', 'sample_distance.frechet', 'sample_distance.kernel',
+           'sample_distance.generator.frechet', 'sample_distance.refined.frechet', 'fid.frechet', 'class_coverage', 'reconstruction_mse.q',
+           'reconstruction_mse.q_refined', 'inpainting_mse', 'kl_gradient_ratio', 'kl_cost_percent', 'seconds_per_step', 'diverged', 'step']
 
 
 def define(values):
@@ -29,7 +30,8 @@ def run(values):
         settings[workdir] = launch.flatten({'experiment': content['experiment'], **content['config']})
     keys = sorted({key for one in settings.values() for key in one})
     differing = [key for key in keys if len({json.dumps(one.get(key)) for one in settings.values()}) > 1]
-    scores = sorted({key for row in rows.values() for key in row if key.startswith('ood_auroc.') and key.endswith(('.energy', '.log_px'))})
+    main = ('.energy', '.log_px', '.joint')
+    scores = sorted({key for row in rows.values() for key in row if key.startswith('ood_auroc.') and key.endswith(main)})
     figures = [name for name in FIGURES + scores if any(row.get(name) is not None for row in rows.values())]
     header = ['run', *differing, *figures]
     print('| ' + ' | '.join(header) + ' |\n|' + '---|' * len(header))

@@ -11,20 +11,17 @@ errors, as in evaluate. Times of a step are medians, rows in turns. Writes TABLE
 import importlib
 import json
 import pathlib
-from functools import partial
 
 import jax
 import numpy as np
 from absl import flags
 
-from ebm_jax import devices
-from ebm_jax.apply import latent
 from ebm_jax.errors import Diverged, InputError
-from ebm_jax.evaluate import distance, extractor, samples
+from ebm_jax.evaluate import distance, extractor
 from ebm_jax.record import image_grid, save_grid, write_json
 from ebm_jax.types import UNLABELLED
 from experiments import launch
-from experiments.figures_dual_mcmc import inputs_of
+from experiments.figures_dual_mcmc import inputs_of, reconstructed
 from experiments.parts import averaged
 from experiments.parts_dual_mcmc import PRESETS
 from experiments.timing import seconds_per_step
@@ -120,10 +117,8 @@ def measured(workdir, name, config, parts, state):
     found = {stage: measure(by.features(images))['frechet']['value'] for stage, images in drawn.items()}
     if parts.model:
         x, _, of = inputs_of(parts)
-        model = parts.model if config.teaching.from_inference in (None, True) else parts.model._replace(inference=None)   # starts at p(z)
         for what, steps in (('mse_start', 0), ('mse_chain', config.test_z.num_steps)):
-            again = devices.for_each(partial(latent.reconstruct, model, steps=steps), params, key, [x, *of], description='reconstructions')
-            found[what] = float(np.mean(np.square(samples.as_float(again) - x)))
+            found[what] = float(np.mean(np.square(reconstructed(parts, params, key, x, of, steps) - x)))
     return found
 
 

@@ -1,6 +1,6 @@
 """Evaluate any run: python -m experiments.evaluate --workdir=DIR [--ood=NAME=DATA ...]
 
-Accuracy and calibration (of classifiers), out-of-distribution detection, fresh and buffer samples, judged, and their distance to the
+Accuracy and calibration (of classifiers), out-of-distribution detection, fresh samples, judged, and their distance to the
 data. Writes evaluation.json, evaluation.txt (the same, with the protocol beside each figure), scores.png, curves.png, samples/*.png (and
 reliability.png) into the workdir, and the main figures into its summary.json. NAME=DATA adds an out-of-distribution set: rotated,
 inverted, noise, mixed (changes of the test set), held_out (classes left out of training), npz:FILE, folder:FOLDER or
@@ -75,7 +75,7 @@ def summary_of(found):
         if name in found:
             of = found[name]
             values = lambda row, of=of: {key: of[row][key]['value'] for key in distance.DISTANCES}
-            stages = {row: values(row) for row in found['stages']} | ({'refined': values('fresh')} if found['stages'] else {})
+            stages = {name: values(row) for name, row in found['stages'].items()}
             summary[name] = values('fresh') | {'n': of['n'], 'extractor': of['extractor']} | stages
     return summary
 
@@ -133,7 +133,7 @@ class Fresh(NamedTuple):
     conditional: np.ndarray | None     # [classes * num, ...]
     labels: np.ndarray                 # theirs
     unconditional: np.ndarray | None
-    stages: dict                       # {name: as `main`, after as many steps as that stage of the chain has}
+    stages: dict                       # {name: as `main`, after fewer steps}
 
     @property
     def main(self):
@@ -148,11 +148,12 @@ def fresh_samples(parts, state, num):
     asked = np.concatenate([labels, np.full(free, UNLABELLED)])
     split = lambda drawn: (drawn[:len(labels)] if parts.by_class else None, labels, drawn[len(labels):] if free else None)
     draw = lambda steps: parts.draw(jax.random.key(1), averaged(state), asked, steps)
-    return Fresh(*split(draw(None)), {name: Fresh(*split(draw(steps)), {}).main for name, steps in parts.stages.items()})
+    earlier = {name: steps for name, steps in parts.stages.items() if steps is not None}
+    return Fresh(*split(draw(None)), {name: Fresh(*split(draw(steps)), {}).main for name, steps in earlier.items()})
 
 
 def samples_of(workdir, parts, state, fresh):
-    """Fresh and buffer samples as grids; the conditional ones judged by an independent classifier."""
+    """Fresh samples and what training shows as grids; the conditional ones judged by an independent classifier."""
     classes, c = parts.train.num_classes, parts.fresh
     grids = parts.fit['pictures'](state) | {'data': (data.some(parts.train, 100).x / 127.5 - 1, 10)}
     moved = f', augmentation every {c.every} steps but in the last {c.plain}' if parts.transition else ''
@@ -217,7 +218,8 @@ def distances_of(parts, fresh, extractors, resamples):
     free = fresh.main if fresh.unconditional is None else fresh.unconditional
     given, real = (extractors[0].confidence(x) for x in (free, cases['test']))
     covered, sure = distance.coverage(given, parts.train.y), float(given.max(1).mean())
-    found |= {'class_coverage': covered, 'sample_confidence': sure, 'stages': list(fresh.stages)}
+    found |= {'class_coverage': covered, 'sample_confidence': sure,
+              'stages': {name: 'fresh' if steps is None else name for name, steps in parts.stages.items()}}
     asked = ', asked for in equal numbers,' if fresh.unconditional is None else ''
     return found, [*lines, f'class coverage of {len(free)} fresh samples{asked} {covered:.3f}   classes given by the classifier above, '
                    f'exp(entropy) over that of the data; its mean confidence {sure:.3f} (test images: {real.max(1).mean():.3f})']

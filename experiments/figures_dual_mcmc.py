@@ -20,41 +20,60 @@ def inputs_of(parts, n=EXAMPLES):
     return samples.as_float(some.x), some.y, [some.y] if parts.by_class else []
 
 
+def reconstructed(parts, params, key, x, of, steps):
+    """g(z) of images, z after `steps` steps."""
+    return devices.for_each(partial(latent.reconstruct, parts.model, steps=steps), params, key, [x, *of], description='reconstructions')
+
+
+def filled(parts, params, key, x, known, of, *, z_steps, x_steps):
+    """Images with what is not known filled in; where nothing is known yet, the inference model sees the mean training image."""
+    one = partial(latent.inpaint, parts.model, z_steps=z_steps, x_kernel=parts.kernel_at(parts.fresh.step_size), x_steps=x_steps,
+                  fill=mean_image(parts))
+    return devices.for_each(one, params, key, [x, known, *of], description='in-painting')
+
+
+def mean_image(parts):
+    return samples.as_float(parts.train.x).mean(0)
+
+
+def given_class(parts):
+    return ', given their class' if parts.by_class else ''
+
+
 def reconstruction(workdir, config, parts, state):
-    """Mean squared error of test images, by the inference model alone and after the chain in z."""
+    """Mean squared error of test images, where chains in z begin and end."""
     x, _, of = inputs_of(parts)
     params, steps = averaged(state), config.test_z.num_steps
-    begins = 'q' if parts.model.inference else 'p(z)'
-    again = {name: devices.for_each(partial(latent.reconstruct, parts.model, steps=n), params, jax.random.key(2), [x, *of],
-                                    description='reconstructions') for name, n in (('q', 0), ('q_refined', steps))}
+    begin = 'q' if parts.model.inference and parts.model.from_inference else 'prior'
+    again = {name: reconstructed(parts, params, jax.random.key(2), x, of, n) for name, n in ((begin, 0), (f'{begin}_refined', steps))}
     mse = {name: float(np.mean(np.square(y - x))) for name, y in again.items()}
-    rows = [row for begin in (0, 10) for row in (x, again['q'], again['q_refined']) for row in row[begin:begin + 10]]
+    rows = [row for start in (0, 10) for part in (x, *again.values()) for row in part[start:start + 10]]
     save_grid(workdir / 'samples' / 'reconstructed.png', image_grid(np.stack(rows), 10))
     return {'reconstruction_mse': mse}, [
-        f'reconstruction, mean squared error on [-1, 1], {len(x)} test images: {mse["q"]:.4f} by {begins} alone, {mse["q_refined"]:.4f} '
-        f'after {steps} steps in z; samples/reconstructed.png (image, {begins}, after the chain)']
+        f'reconstruction, mean squared error on [-1, 1], {len(x)} test images{given_class(parts)}: {mse[begin]:.4f} by {begin} alone, '
+        f'{mse[f"{begin}_refined"]:.4f} after {steps} steps in z; samples/reconstructed.png (image, {begin}, after the chain)']
 
 
 def inpainting(workdir, config, parts, state):
     """The right half of test images hidden and filled in: squared error there, and whether the class comes back."""
     x, y, of = inputs_of(parts)
     known = np.broadcast_to(np.arange(x.shape[2])[:, None] < x.shape[2] // 2, x.shape)
-    mean = samples.as_float(parts.train.x).mean(0)
-    seen = np.where(known, x, mean)   # what is hidden is hidden
-    fill = partial(latent.inpaint, parts.model, z_steps=config.test_z.inpaint_steps, x_kernel=parts.kernel_at(config.fresh.step_size),
-                   x_steps=parts.steps())
-    filled = {'model': devices.for_each(fill, averaged(state), jax.random.key(3), [seen, known, *of], description='in-painting'),
-              'mean image': seen, 'nearest neighbour': nearest(parts.train, x, known)}
+    z_steps, x_steps = config.test_z.inpaint_steps, parts.steps()
+    fills = {'model': filled(parts, averaged(state), jax.random.key(3), x, known, of, z_steps=z_steps, x_steps=x_steps),
+             'mean image': np.where(known, x, mean_image(parts)), 'nearest neighbour': nearest(parts.train, x, known)}
     judge = samples.independent_judge(parts.train)
-    error = {name: float(np.mean(np.square(z - x)[~known])) for name, z in filled.items()}
-    right = {name: samples.agreement(judge, z, y) for name, z in (filled | {'whole image': x}).items()}
-    rows = [row for begin in (0, 10) for part in (np.where(known, x, 0), filled['model'], x) for row in part[begin:begin + 10]]
+    error = {name: float(np.mean(np.square(np.clip(z, -1, 1) - x)[~known])) for name, z in fills.items()}
+    right = {name: samples.agreement(judge, z, y) for name, z in (fills | {'whole image': x}).items()}
+    if parts.by_class:
+        del right['model']   # it was told
+    rows = [row for begin in (0, 10) for part in (np.where(known, x, 0), fills['model'], x) for row in part[begin:begin + 10]]
     save_grid(workdir / 'samples' / 'inpainted.png', image_grid(np.stack(rows), 10))
-    lines = [f'in-painting: right half of {len(x)} test images hidden, {config.test_z.inpaint_steps} steps in z and then '
-             f'{parts.steps()} in x; mean squared error of hidden pixels on [-1, 1]; class recovered, by the support vector machine; '
-             'samples/inpainted.png (seen, filled in, image)']
-    lines += [f'  {name:<18} error {error[name]:.4f}   class {100 * right[name]:5.1f} %' for name in error]
-    lines.append(f'  {"whole image":<18}                class {100 * right["whole image"]:5.1f} %')
+    lines = [f'in-painting: right half of {len(x)} test images hidden{given_class(parts)}, {z_steps} steps in z and then {x_steps} in x; '
+             'mean squared error of hidden pixels on [-1, 1]; class recovered, by the support vector machine; samples/inpainted.png (seen, '
+             'filled in, image)']
+    for name in (*error, 'whole image'):
+        lines.append(f'  {name:<18}' + (f' error {error[name]:.4f}' if name in error else ' ' * 13)
+                     + (f'   class {100 * right[name]:5.1f} %' if name in right else ''))
     return {'inpainting_mse': error['model'], 'inpainting': {'mse': error, 'class_recovered': right}}, lines
 
 

@@ -1,5 +1,5 @@
 """What all experiments share: data by name, settings that every run has, optimiser, pictures. A family of methods builds its parts on
-these, see parts_jem.py and parts_icd.py.
+these, see parts_jem.py, parts_icd.py and parts_dual_mcmc.py.
 """
 import math
 from collections.abc import Callable
@@ -38,7 +38,7 @@ class Parts(NamedTuple):
     held_out: Any = None             # data.Examples of the classes that the run never saw
     own_figures: tuple = ()          # functions (workdir, config, parts, state) -> (figures, lines), run by evaluate
     model: Any = None                # apply.latent.LatentModel of runs with a generator
-    stages: dict = {}                # {name: steps}: fresh samples after fewer steps, which evaluate measures too
+    stages: dict = {}                # {name: steps, None for all}: stages of fresh chains that evaluate measures, too
 
     def state_shapes(self):
         """The shapes of the run's TrainState."""
@@ -77,7 +77,7 @@ def load(spec, split):
         place, _, query = where.partition('?')
         name, _, folder = place.partition('@')
         return data.tfds(name, split, folder or None, **tfds_options(spec, query))
-    raise InputError(f'unknown data {spec!r}: give digits, npz:FILE, folder:FOLDER, tfds:NAME or tfds:NAME@FOLDER')
+    raise InputError(f'unknown data {spec!r}: give digits, npz:FILE, folder:FOLDER or tfds:NAME[@FOLDER][?size=64&label=FIELD]')
 
 
 def tfds_options(spec, query):
@@ -151,6 +151,10 @@ def require(config, requirements):
         if not fine:
             group, _, key = name.rpartition('.')
             raise InputError(f'--config.{name} must be {must}, got {(values[group] if group else values)[key]}')
+    try:
+        kernel_of(config.fresh)   # made only after training
+    except ValueError as error:
+        raise InputError(f'--config.fresh: {error}') from error
 
 
 def learning_rate_of(config, rate=None):

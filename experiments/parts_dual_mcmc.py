@@ -3,13 +3,14 @@ import math
 from functools import partial
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict, config_dict
 
-from ebm_jax import devices
 from ebm_jax.apply import latent
 from ebm_jax.errors import InputError
 from ebm_jax.evaluate import predict
+from ebm_jax.evaluate.samples import as_float
 from ebm_jax.methods import dual_mcmc as method
 from ebm_jax.networks import Generator, Inference, SpectralEnergy, per_example
 from ebm_jax.replay import uniform_start
@@ -63,6 +64,9 @@ def check(config):
         'test_z.num_steps': (config.test_z.num_steps >= 0, 'at least 0'),
         'test_z.inpaint_steps': (config.test_z.inpaint_steps >= 0, 'at least 0'),
         'loss.gap_limit': (config.loss.gap_limit > 0, 'above 0'), 'loss.num_negatives': (config.loss.num_negatives >= 1, 'at least 1')})
+    for name, numbers in config.network.items():
+        if not numbers or min(numbers) < 1 and name != 'energy_down':
+            raise InputError(f'--config.network.{name} must hold at least one number, each at least 1, got {tuple(numbers)}')
     for name in NETWORKS:
         rate, decay = config.optimizer[name].learning_rate, config.optimizer[name].weight_decay
         if not 0 < rate < math.inf or not 0 <= decay < math.inf:
@@ -100,13 +104,19 @@ def image_dual_mcmc(config):
     energy_fn, start, model = functions_of(config, networks, settings, noise)
     optimizer = per_network({name: optimizer_of(config, **config.optimizer[name]) for name in NETWORKS if networks[name]})
     view, scores = view_of(model, energy_fn, classes if by_class else 0)
-    fit = dict(shared_fit(config, train, partial(pictures, model, start, test, by_class, classes), optimizer), method=teacher,
+    fit = dict(shared_fit(config, train, pictures_of(model, start, test, by_class, classes), optimizer), method=teacher,
                prepare=prepare_of(config, training=True), limits={'s_gap': config.loss.gap_limit} if settings.contrast else {},
                show=('loss', 's_gap', 'mse/data', 'mse/chain'))
     return Parts(fit, networks, predict.predictor(view, prepare_of(config, training=False)), scores, train, test, energy_fn, start,
                  partial(kernel_of, config.fresh), config.fresh, by_class, not by_class,
-                 own_figures=(reconstruction, inpainting) if model else (), model=model,
-                 stages={'generator': 0} if model and energy_fn else {})
+                 own_figures=(reconstruction, inpainting) if model else (), model=model, stages=stages_of(settings, model, energy_fn))
+
+
+def stages_of(settings, model, energy_fn):
+    """Fresh samples are those of the generator, or of its chains in x."""
+    if not (model and settings.from_generator):
+        return {}
+    return {'generator': 0, 'refined': None} if energy_fn else {'generator': None}
 
 
 def functions_of(config, networks, settings, noise):
@@ -117,13 +127,14 @@ def functions_of(config, networks, settings, noise):
     energy_fn = energy and (lambda params, x, label=UNLABELLED: energy.apply(params['energy'], x, *of(label)))
 
     def start(params, key, label):
-        if generator is None:
+        if generator is None or not settings.from_generator:
             return noise(key, label)
         return generator.apply(params['generator'], jax.random.normal(key, (config.latent,)), *of(label))
 
     model = None
     if generator:
-        model = latent.LatentModel(generator, networks['inference'], energy_fn, kernel_of(config.test_z), settings.sigma, config.latent)
+        model = latent.LatentModel(generator, networks['inference'], energy_fn, kernel_of(config.test_z), settings.sigma,
+                                   config.latent, settings.from_inference)
     return energy_fn, start, model
 
 
@@ -136,19 +147,25 @@ def view_of(model, energy_fn, classes):
     if model and model.inference:
         scores['joint'] = 'log p(z) + log p(x|z) at the mean of q(z|x)' + (', the largest over classes' if classes else '')
         labels = range(classes) if classes else [None]
-        views.append(lambda params, x: {'joint': jax.numpy.max(jax.numpy.stack(
+        views.append(lambda params, x: {'joint': jnp.max(jnp.stack(
             [latent.joint_score(model, params, x, *([] if label is None else [label])) for label in labels]))})
     return lambda params, x: {name: value for view in views for name, value in view(params, x).items()}, scores
 
 
-def pictures(model, start, test, by_class, classes, state):
-    """Samples of the generator from fixed draws, and test images above their reconstructions."""
-    params, labels = averaged(state), np.arange(100) % classes
+def pictures_of(model, start, test, by_class, classes):
+    """state -> samples of the generator from fixed draws, and test images above their reconstructions."""
     if model is None:
-        return {}
-    grids = {'generator': (devices.for_each(start, params, jax.random.key(0), [labels], description='pictures'), 10)}
-    if model.inference:
-        x, of = test.x[:20] / np.float32(127.5) - 1, [test.y[:20]] if by_class else []
-        again = devices.for_each(partial(latent.reconstruct, model, steps=0), params, jax.random.key(0), [x, *of], description='pictures')
-        grids['reconstruction'] = np.concatenate([x[:10], again[:10], x[10:], again[10:]]), 10
-    return grids
+        return lambda state: {}
+    labels, x, of = np.arange(100) % classes, as_float(test.x[:20]), [test.y[:20]] if by_class else []
+    draw = jax.jit(lambda params: jax.vmap(partial(start, params))(jax.random.split(jax.random.key(0), len(labels)), labels))
+    again = jax.jit(lambda params: jax.vmap(partial(latent.reconstruct, model, params, jax.random.key(0), steps=0))(x, *of))
+
+    def pictures(state):
+        params = jax.device_get(averaged(state))   # to one device, wherever training has them
+        grids = {'generator': (np.asarray(draw(params)), 10)}
+        if model.inference:
+            y = np.asarray(again(params))
+            grids['reconstruction'] = np.concatenate([x[:10], y[:10], x[10:], y[10:]]), 10
+        return grids
+
+    return pictures

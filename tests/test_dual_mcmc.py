@@ -7,7 +7,7 @@ import numpy as np
 import optax
 import pytest
 
-from ebm_jax import mcmc
+from ebm_jax import devices, mcmc
 from ebm_jax import objectives as obj
 from ebm_jax.apply import latent
 from ebm_jax.apply.refine import refine
@@ -263,6 +263,8 @@ def test_settings_use_the_networks_they_name():
     (dm.PAPER._replace(x_steps=-1), (ENERGY, GENERATOR, INFERENCE), {}, 'x_steps must be at least 0'),
     (dm.PAPER._replace(contrast=-1.0), (ENERGY, GENERATOR, INFERENCE), {}, 'weight contrast must'),
     (dm.SILENT, (None, None, None), {}, 'nothing to learn'),
+    (dm.COOPNETS._replace(generator_chain=0.0, sequential=True), (ENERGY, GENERATOR, None), {}, "the network 'generator', but all"),
+    (dm.PAPER._replace(from_generator=False), (ENERGY, GENERATOR, INFERENCE), {}, 'their z is nothing to'),
     (dm.PAPER, (ENERGY, GENERATOR, INFERENCE), {'latent': 0}, 'latent must be at least 1'),
     (dm.PAPER, (ENERGY, GENERATOR, INFERENCE), {'x_start': lambda key, label: 0}, 'x_start is where'),
     (dm.SHORT_RUN, (ENERGY, None, None), {}, 'x_start is where')])
@@ -271,15 +273,46 @@ def test_what_does_not_fit_is_refused(settings, networks, options, message):
         dm.dual_mcmc(*networks, settings, **{'x_kernel': LANGEVIN, 'z_kernel': EXACT, 'latent': D, 'num_negatives': 4, **options})
 
 
-def test_conditional_networks_get_the_labels_of_the_batch():
-    """Networks that only shift by their label: draws of the prior take the labels in turn."""
+def test_conditional_networks_get_the_labels_of_their_own_examples():
+    """Networks that shift by their label; every chain's end and every addend as of the shifted unconditional ones."""
     shift = lambda network: Network(network.init, lambda p, x, y: jax.tree.map(lambda out: out + y, network.apply(p, x)))
-    method = dm.dual_mcmc(ENERGY._replace(apply=lambda p, x, y: ENERGY.apply(p, x)), shift(GENERATOR), shift(INFERENCE),
-                          dm.PAPER._replace(x_steps=0, z_steps=0), x_kernel=LANGEVIN, z_kernel=EXACT, latent=D, num_negatives=5,
+    centred = Network(ENERGY.init, lambda p, x, y: ENERGY.apply(p, x - y))
+    settings = dm.Settings(1, 1, **dict.fromkeys(dm.ADDENDS, 1.0))
+    drift = mcmc.langevin(0.1, noise_scale=0.0)
+    method = dm.dual_mcmc(centred, shift(GENERATOR), shift(INFERENCE), settings, x_kernel=drift, z_kernel=drift, latent=D, num_negatives=5,
                           conditional=True)
-    s, _ = method.sample(jax.random.key(0), PARAMS, (), {'x': DATA, 'y': jnp.array([10, 20])})
-    np.testing.assert_array_equal(s.label, [10, 20, 10, 20, 10])
-    np.testing.assert_allclose(s.x, s.z @ PARAMS['generator']['w'].T + PARAMS['generator']['b'] + s.label[:, None], rtol=1e-6)
+    batch = {'x': DATA, 'y': jnp.array([1, 2])}
+    s, _ = method.sample(jax.random.key(0), PARAMS, (), batch)
+    np.testing.assert_array_equal(s.label, [1, 2, 1, 2, 1])
+    e, g, q = (PARAMS[name] for name in NETWORKS)
+    y_end, y = s.label[:, None], batch['y'][:, None]
+    of_g = lambda z, y: z @ g['w'].T + g['b'] + y
+    of_q = lambda x, y: (x @ q['a'].T + q['c'] + y, q['v'] + y)
+    start = of_g(s.z, y_end)
+    np.testing.assert_allclose(s.x, start - 0.1 * 1.5 * (start - y_end - e['mean']), rtol=1e-5)
+    addends, _ = method.loss(PARAMS, jax.random.key(1), batch, s)
+    square = lambda a: jnp.mean(jnp.sum(a ** 2, -1))
+    surprise = lambda z, mean, log_v: jnp.mean(jax.vmap(obj.gaussian_nll)(z, mean, jnp.broadcast_to(log_v, mean.shape)))
+    expected = {
+        'contrast': 0.75 * (square(DATA - y - e['mean']) - square(s.x - y_end - e['mean'])),
+        'generator_data': square(DATA - of_g(s.z_end, y)) / (2 * 0.3 ** 2), 'generator_chain': square(s.x - start) / (2 * 0.3 ** 2),
+        'inference_data': surprise(s.z_end, *of_q(DATA, y)), 'inference_chain': surprise(s.z, *of_q(s.x, y_end)),
+        'adversarial': 0.75 * square(start - y_end - e['mean']) + surprise(s.z, *of_q(start, y_end))}
+    for name, value in expected.items():
+        np.testing.assert_allclose(addends[name], value, rtol=1e-4, err_msg=name)
+
+    def bounds(key, x, y):   # with the noise that the method draws
+        noise = jax.vmap(lambda k: jax.random.normal(k, (D,)))(devices.keys(key, len(x)))
+        mean, log_v = of_q(x, y)
+        log_v = jnp.broadcast_to(log_v, mean.shape)
+        z = mean + jnp.exp(0.5 * log_v) * noise
+        return jnp.mean(jax.vmap(obj.gaussian_kl)(mean, log_v)) + square(x - of_g(z, y)) / (2 * 0.3 ** 2)
+    data_key, chain_key = jax.random.split(jax.random.key(1))
+    np.testing.assert_allclose(addends['elbo_data'], bounds(data_key, DATA, y), rtol=1e-4)
+    np.testing.assert_allclose(addends['elbo_chain'], bounds(chain_key, s.x, y_end), rtol=1e-4)
+    drifted = method.sample(jax.random.key(0), PARAMS, (), {'x': DATA, 'y': jnp.array([1, 3])})[0].z_end   # the second label counts in z
+    np.testing.assert_array_equal(drifted[0], s.z_end[0])
+    assert np.abs(drifted[1] - s.z_end[1]).max() > 0.1
 
 
 # --- applications ---
@@ -309,12 +342,17 @@ def test_a_mask_hides_pixels_from_the_chain_in_z():
         np.testing.assert_allclose(latent.infer(MODEL, PARAMS, jax.random.key(0), x, steps=400, known=KNOWN), expected, atol=1e-4)
 
 
+@pytest.mark.parametrize('model', [MODEL, WITH_Q], ids=['from the prior', 'from q'])
 @pytest.mark.parametrize('x_steps', [0, 200])
-def test_inpainting_leaves_what_is_known_and_moves_what_is_hidden(x_steps):
-    x = jnp.where(KNOWN, DATA[0], 1e4)
+def test_inpainting_leaves_what_is_known_and_moves_what_is_hidden(x_steps, model):
     kernel = mcmc.langevin(0.1, noise_scale=0.0)
-    found = latent.inpaint(MODEL, PARAMS, jax.random.key(0), x, KNOWN, z_steps=400, x_kernel=kernel, x_steps=x_steps)
+    fill = lambda x, z_steps: latent.inpaint(model, PARAMS, jax.random.key(0), x, KNOWN, z_steps=z_steps, x_kernel=kernel, x_steps=x_steps)
+    x = jnp.where(KNOWN, DATA[0], jnp.nan)
+    found = fill(x, 400)
     np.testing.assert_array_equal(found[KNOWN], DATA[0][KNOWN])
+    for z_steps in (0, 3):   # what is hidden is not looked at, before the chain has forgotten its start, either
+        np.testing.assert_array_equal(fill(x, z_steps), fill(DATA[0], z_steps))
+    x = DATA[0]
     z = latent.infer(MODEL, PARAMS, jax.random.key(0), x, steps=400, known=KNOWN)
     expected = PARAMS['energy']['mean'] if x_steps else GENERATOR.apply(PARAMS['generator'], z)   # the energy's minimum, or g(z)
     np.testing.assert_allclose(found[1], expected[1], atol=1e-4)
@@ -344,6 +382,14 @@ def test_between_goes_along_the_sphere():
 def test_interpolation_ends_at_the_reconstructions():
     frames = latent.interpolate(WITH_Q, PARAMS, jax.random.key(0), DATA[0], DATA[1], num=4, steps=0)
     ends = [latent.reconstruct(WITH_Q, PARAMS, jax.random.key(0), x, steps=0) for x in DATA]
+    np.testing.assert_allclose(frames[np.array([0, -1])], jnp.stack(ends), atol=1e-5)
+
+
+def test_interpolation_between_classes_takes_the_label_of_each_end():
+    shift = lambda network: Network(network.init, lambda p, x, y: jax.tree.map(lambda out: out + y, network.apply(p, x)))
+    model = WITH_Q._replace(generator=shift(GENERATOR), inference=shift(INFERENCE))
+    frames = latent.interpolate(model, PARAMS, jax.random.key(0), DATA[0], DATA[1], 1, 5, num=4, steps=0)
+    ends = [latent.reconstruct(model, PARAMS, jax.random.key(0), x, y, steps=0) for x, y in zip(DATA, (1, 5))]
     np.testing.assert_allclose(frames[np.array([0, -1])], jnp.stack(ends), atol=1e-5)
 
 

@@ -49,7 +49,8 @@ def test_a_vae_has_no_energy_and_is_evaluated_without(tmp_path, monkeypatch, cap
     in_process(monkeypatch, capsys, NAME, f'--workdir={tmp_path}/vae', *SMALL, '--config.preset=vae')
     _, summary = evaluated(monkeypatch, capsys, tmp_path / 'vae')
     assert 'conditional_sample_accuracy' not in summary and summary['inpainting_mse'] > 0
-    assert set(summary['ood_auroc']['rotated']) == {'joint'} and 'generator' not in summary['sample_distance']
+    assert set(summary['ood_auroc']['rotated']) == {'joint'} and 'refined' not in summary['sample_distance']
+    assert summary['sample_distance']['generator']['frechet'] == summary['sample_distance']['frechet']
     for task in ('refine', 'inpaint'):
         arguments = ['experiments.apply', f'--workdir={tmp_path}/vae', f'--task={task}', '--num=8']
         if task == 'refine':
@@ -57,6 +58,26 @@ def test_a_vae_has_no_energy_and_is_evaluated_without(tmp_path, monkeypatch, cap
         else:
             in_process(monkeypatch, capsys, *arguments)
     assert_one_sentence(monkeypatch, capsys, 'no energy', 'experiments.compose', f'--all={tmp_path}/vae', f'--out={tmp_path}/new')
+
+
+@pytest.mark.parametrize('preset, sets, scores', [('alternating_back_propagation', {'generator'}, set()),
+                                                  ('short_run', set(), {'energy', 'grad_norm'})])
+def test_runs_of_one_network_are_evaluated_too(preset, sets, scores, tmp_path, monkeypatch, capsys):
+    workdir = tmp_path / preset
+    in_process(monkeypatch, capsys, NAME, f'--workdir={workdir}', *SMALL, f'--config.preset={preset}')
+    text, summary = evaluated(monkeypatch, capsys, workdir)
+    assert {name for name in summary['sample_distance'] if name in ('generator', 'refined')} == sets
+    assert set(summary['ood_auroc'].get('rotated', {})) == scores
+    assert set(summary.get('reconstruction_mse', {})) == ({'prior', 'prior_refined'} if sets else set())
+    tasks = {'reconstruct': 'needs a generator', 'refine': 'needs an energy', 'scores': 'needs an energy or'}
+    fine = {'reconstruct'} if sets else {'refine', 'scores'}
+    for task, refusal in tasks.items():
+        arguments = ['experiments.apply', f'--workdir={workdir}', f'--task={task}', '--num=8']
+        if task in fine:
+            in_process(monkeypatch, capsys, *arguments)
+        else:
+            assert_one_sentence(monkeypatch, capsys, refusal, *arguments)
+    assert preset in in_process(monkeypatch, capsys, 'experiments.compare', f'--workdir={workdir}')
 
 
 @pytest.mark.parametrize('preset', parts_dual_mcmc.PRESETS)
@@ -164,6 +185,11 @@ MISTAKES = {
     'grid': (NAME, ['--config.network.generator_widths=(4,4,4,4,4)'], 'multiples of'),
     'other latent': (NAME, ['--config.latent=6', '--config.loss.conditional=true', *SMALL[:-1]], 'latent (5 there, 6 now)'),
     'other method': ('experiments.digits_icd', [], 'digits_dual_mcmc'),
+    'empty widths': (NAME, ['--config.network.generator_widths=()'], 'network.generator_widths'),
+    'no width': (NAME, ['--config.network.energy_widths=(0,4)'], 'network.energy_widths'),
+    'noise of fresh chains': (NAME, ['--config.fresh.noise=-1.0'], 'noise_scale'),
+    'one image': ('experiments.apply', ['--task=interpolate', '--data=npz:MASK/one.npz'], 'at least two'),
+    'class': ('experiments.apply', ['--task=reconstruct', '--label=10'], '0 to 9'),
     'mask of another size': ('experiments.apply', ['--task=inpaint', '--hide=MASK/small.png'], '4x4'),
     'mask that hides nothing': ('experiments.apply', ['--task=inpaint', '--hide=MASK/white.png'], 'hides nothing'),
     'images of another size': ('experiments.apply', ['--task=scores', '--data=npz:MASK/big.npz'], 'bring them to that size')}
@@ -174,6 +200,7 @@ def test_a_mistake_gets_one_sentence(mistake, trained, tmp_path, monkeypatch, ca
     from PIL import Image
     Image.new('L', (4, 4)).save(tmp_path / 'small.png')
     Image.new('L', (8, 8), 255).save(tmp_path / 'white.png')
+    np.savez(tmp_path / 'one.npz', x=np.zeros((1, 8, 8, 1), np.uint8), y=[0])
     np.savez(tmp_path / 'big.npz', x=np.zeros((20, 16, 16, 1), np.uint8), y=np.arange(20))
     name, arguments, says = MISTAKES[mistake]
     of_the_run = 'other' in mistake or name != NAME

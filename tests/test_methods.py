@@ -13,7 +13,7 @@ def test_chains_keep_their_structure_and_move(name):
     _, chains, _, after = prepared(method)
     chex.assert_trees_all_equal_shapes_and_dtypes(chains, after)
     if chains == ():   # no chain outlives its step
-        return
+        pytest.skip('this method keeps no chains')
     assert len({leaf.shape[0] for leaf in jax.tree.leaves(chains)}) == 1   # one axis of shards, everywhere
     assert not np.array_equal(chains.buffer.position, after.buffer.position)
 

@@ -82,7 +82,8 @@ def test_one_device_equals_four_with_a_population_of_past_samples():
 
 @pytest.mark.parametrize('sequential', [False, True])
 def test_one_device_equals_four_with_three_networks(sequential):
-    method = make_dual(dual_mcmc.PAPER._replace(x_steps=2, z_steps=2, elbo_data=0.1, sequential=sequential))
+    method = make_dual(dual_mcmc.PAPER._replace(x_steps=2, z_steps=2, elbo_data=0.1, sequential=sequential), num_negatives=24,
+                       conditional=True)
     optimizer = per_network({name: optax.sgd(1e-3) for name in ('energy', 'generator', 'inference')})
     step = lambda devs: make_train_step(method, optimizer, PREPARE, devices=devs, ema=0.9, watch_every=2)
     one, four = (run(step(devs), devs, method=method, optimizer=optimizer) for devs in (jax.devices()[:1], jax.devices()[:4]))

@@ -14,11 +14,12 @@ from ebm_jax.types import Kernel, Network
 class LatentModel(NamedTuple):
     """A generator, what else its run has, and the chain in z at test time; params = {'generator': ..., 'inference': ...}."""
     generator: Network           # (z, *label) -> x
-    inference: Network | None    # (x, *label) -> (mean, log variance); None: z-chains start at p(z)
+    inference: Network | None    # (x, *label) -> (mean, log variance)
     energy_fn: Callable | None   # (params, x, *label) -> scalar
     z_kernel: Kernel
     sigma: float                 # of p(x|z) = N(g(z), sigma^2 I)
     latent: int                  # D
+    from_inference: bool = True  # where there is an inference model, z-chains start at its mean; else at p(z)
 
 
 def decode(model, params, z, *label):
@@ -31,14 +32,15 @@ def infer(model, params, key, x, *label, steps, known=True):
 
         U(z) = |z|^2 / 2 + |known (x - g(z))|^2 / (2 sigma^2)
 
-    Args: x: what is not known may hold anything finite; q sees it. known: bool, broadcast to x. Returns: z [D].
+    Args: known: bool, broadcast to x; the likelihood leaves out what is not, but q sees it, so put a filling there. Returns: z [D].
     """
     start_key, chain_key = jax.random.split(key)
-    if model.inference is None:
+    if model.inference is None or not model.from_inference:
         z = jax.random.normal(start_key, (model.latent,))
     else:
         z, _ = model.inference.apply(params['inference'], x, *label)
-    target = lambda z: obj.latent_energy(z, x, decode(model, params, z, *label), model.sigma, jnp.where(known, 1.0, 0.0))
+    mask = jnp.where(known, 1.0, 0.0)
+    target = lambda z: obj.latent_energy(z, x, decode(model, params, z, *label), model.sigma, mask)
     return run_chain(chain_key, model.z_kernel, target, z, steps)[0]
 
 
@@ -61,22 +63,30 @@ def between(z_a, z_b, num):
     return jnp.where(straight, (1 - t) * z_a + t * z_b, unit * ((1 - t) * length_a + t * length_b))
 
 
-def interpolate(model, params, key, x_a, x_b, *label, num, steps):
-    """Images from x_a to x_b: num decoded points between their latents (`infer`). Returns: [num, ...]."""
-    keys = jax.random.split(key)
-    ends = (infer(model, params, k, x, *label, steps=steps) for k, x in zip(keys, (x_a, x_b)))
-    return jax.vmap(lambda z: decode(model, params, z, *label))(between(*ends, num))
+def path(model, params, z_a, z_b, *labels, num):
+    """g of `num` points from z_a to z_b (`between`); labels: none, or one of each end, for its half. Returns: [num, ...]."""
+    nearer = [jnp.where(jnp.linspace(0, 1, num) < 0.5, *labels)] if labels else []
+    return jax.vmap(lambda z, *label: decode(model, params, z, *label))(between(z_a, z_b, num), *nearer)
 
 
-def inpaint(model, params, key, x, known, *label, z_steps, x_kernel, x_steps):
+def interpolate(model, params, key, x_a, x_b, *labels, num, steps):
+    """Images from x_a to x_b: the `path` between their latents (`infer`). labels: none, or those of x_a and x_b. Returns: [num, ...]."""
+    of = [labels[:1], labels[1:]]
+    ends = [infer(model, params, key, x, *label, steps=steps) for key, x, label in zip(jax.random.split(key), (x_a, x_b), of)]
+    return path(model, params, *ends, *labels, num=num)
+
+
+def inpaint(model, params, key, x, known, *label, z_steps, x_kernel, x_steps, fill=0.0):
     """Fill in what is not known: g(z) with z from what is (`infer`), then a chain of the energy on the hidden entries (`refine`).
 
-    Args: known: bool of x's shape. x_steps: 0 leaves the energy out. Returns: an array like x, its known entries the same to the last bit.
+    Args: known: bool of x's shape. x_steps: 0 leaves the energy out. fill: what q sees in place of hidden entries, broadcast to x.
+    Returns: an array like x, its known entries the same to the last bit; it does not depend on what x holds elsewhere.
     Raises: ValueError for x_steps > 0 without an energy. Source: [paper] names the mask in the z-likelihood; the chain in x is our reading.
     """
     if x_steps and model.energy_fn is None:
         raise ValueError('this model has no energy: take x_steps=0')
     z_key, x_key = jax.random.split(key)
+    x = jnp.where(known, x, fill)
     filled = jnp.where(known, x, decode(model, params, infer(model, params, z_key, x, *label, steps=z_steps, known=known), *label))
     if not x_steps:
         return filled

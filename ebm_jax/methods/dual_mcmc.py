@@ -4,8 +4,8 @@
     x' : chain on E from g(z), z ~ p(z);    z' : chain on |x - g(z)|^2 / (2 sigma^2) + |z|^2 / 2 from a sample of q(z|x)
     E: mean E(x) - mean E(x');   g: mean misfit(x, g(z')) + mean misfit(x', g(z));   q: mean -log q(z'|x) + mean -log q(z|x')
 
-Samples are constants, so that each addend teaches one network and one gradient teaches three. Source: Cui & Han 2023, arXiv 2312.02469,
-section 3 [paper], and the constants of the authors' release [code]. CoopNets and others are settings of the same method, below.
+Samples are constants, so that each addend has a gradient in its own network only and one gradient teaches three. Source: Cui & Han 2023,
+arXiv 2312.02469, section 3 [paper], and the constants of the authors' release [code]. CoopNets and others are settings of the same method.
 """
 import math
 from collections.abc import Callable
@@ -38,7 +38,7 @@ class Settings(NamedTuple):
     elbo_data: float = 0.0         # g, q: mean of KL(q(z|x) || p(z)) + E_q |x - g(z)|^2 / (2 sigma^2), by reparametrisation
     elbo_chain: float = 0.0        # g, q: the same of x'
     adversarial: float = 0.0       # g: mean E(g(z)) - log q(z|g(z))
-    sequential: bool = False       # [code]: g and q first, then E, on chains drawn anew from the g just updated
+    sequential: bool = False       # [code]: g and q first, then E, on chains drawn anew from the g just updated (same z, same noise)
 
 
 ADDENDS = ('contrast', 'generator_data', 'generator_chain', 'inference_data', 'inference_chain', 'elbo_data', 'elbo_chain', 'adversarial')
@@ -81,7 +81,7 @@ def uses(settings):
 class Samples:
     """What one step's chains found; () where no addend takes it."""
     z: PyTree       # [M, D]: draws of the prior
-    x: PyTree       # [M, ...]: x', where the chains in x ended that began at g(z)
+    x: PyTree       # [M, ...]: x', where the chains in x ended that began at g(z), or at noise
     label: PyTree   # [M]: theirs, where conditional
     z_end: PyTree   # [N, D]: z', where the chains in z ended, of each example of the batch
 
@@ -93,7 +93,7 @@ def dual_mcmc(energy, generator, inference, settings=PAPER, *, x_kernel, z_kerne
     Args:
       energy: Network, x -> scalar. generator: Network, z [D] -> x. inference: Network, x -> (mean [D], log variance [D]). None for those
         that the settings do not use (`uses`). With `conditional` each takes a label after its input (our addition).
-      settings: Settings.
+      settings: Settings. `sequential` makes two rounds and needs `train.per_network` for an optimiser.
       x_kernel, z_kernel: kernels of the two chains. [code]: x by step_size s^2 / 2, s = .5, noise_scale .001; z by s = noise_scale = .1.
       latent: D. num_negatives: M, draws of p(z), over all devices.
       x_start: None, or (key, label) -> x, where x-chains begin with from_generator=False.
@@ -108,6 +108,7 @@ def dual_mcmc(energy, generator, inference, settings=PAPER, *, x_kernel, z_kerne
         if used[name] != (network is not None):
             raise ValueError(f'these settings use {"a" if used[name] else "no"} network {name!r}: give {"it" if used[name] else "None"}')
     _check(settings, latent, num_negatives)
+    _check_taught(settings, used)
     if x_end and (x_start is None) != settings.from_generator:
         raise ValueError('x_start is where x-chains begin with from_generator=False: give it then, and only then')
     models = _Models({name: network for name, network in given.items() if used[name]}, settings, x_kernel, z_kernel, latent, x_start,
@@ -120,7 +121,7 @@ def dual_mcmc(energy, generator, inference, settings=PAPER, *, x_kernel, z_kerne
                 for name, network in models.networks.items()}, ()
 
     plan = [(settings, None)]
-    if settings.sequential and settings.contrast and len(models.networks) > 1:
+    if settings.sequential and len(models.networks) > 1 and settings.contrast:
         plan = [(settings._replace(contrast=0.0), tuple(name for name in models.networks if name != 'energy')),
                 (settings._replace(**dict.fromkeys(set(ADDENDS) - {'contrast'}, 0.0)), ('energy',))]
     rounds = [Round(_sampler(models, of, num_negatives), _loss(models, of), teaches) for of, teaches in plan]
@@ -269,3 +270,15 @@ def _check(settings, latent, num_negatives):
             raise ValueError(f'the weight {name} must be finite and at least 0, got {getattr(settings, name)}')
     if not any(getattr(settings, name) for name in ADDENDS):
         raise ValueError('all weights are 0: there is nothing to learn')
+    if not settings.from_generator and (settings.generator_chain or settings.inference_chain):
+        raise ValueError('generator_chain and inference_chain need chains that begin at g(z): their z is nothing to chains from noise')
+
+
+def _check_taught(settings, used):
+    """An optimiser would decay, or carry on moving, what no addend teaches."""
+    both = settings.elbo_data or settings.elbo_chain
+    taught = {'energy': settings.contrast, 'generator': both or settings.generator_data or settings.generator_chain or settings.adversarial,
+              'inference': both or settings.inference_data or settings.inference_chain}
+    for name, needed in used.items():
+        if needed and not taught[name]:
+            raise ValueError(f'these settings use the network {name!r}, but all addends that teach it have weight 0')

@@ -1,9 +1,10 @@
 """The three networks of dual-MCMC teaching: generator, inference model and spectrally normalised energy.
 
-Two deviations from the release, which couples the examples of a batch and keeps state: group norm (groups of 16 channels) stands
-for its batch norm, and spectral normalisation is recomputed at each call (`spectral`).
+Two deviations from the release, which couples the examples of a batch and keeps state: group norm (groups of 16 channels where they
+divide) stands for its batch norm, and spectral normalisation is recomputed at each call (`spectral`).
 Source: [code] of Cui & Han 2023 (arXiv 2312.02469); residual blocks as in Miyato et al. 2018.
 """
+import math
 from collections.abc import Sequence
 from functools import partial
 
@@ -15,7 +16,7 @@ from ebm_jax.networks.base import Conv, ReweightedConv, spectral
 
 
 def _norm(x):
-    return nn.GroupNorm(num_groups=None, group_size=min(16, x.shape[-1]))(x)
+    return nn.GroupNorm(num_groups=None, group_size=math.gcd(16, x.shape[-1]))(x)
 
 
 def _with_class(x, label, num_classes):
