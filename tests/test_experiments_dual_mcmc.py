@@ -147,13 +147,14 @@ def test_a_table_trains_its_rows_and_continues(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(extractor, 'STEPS', 30)
     small = {argument.split('=')[0].removeprefix('--config.'): argument.split('=', 1)[1] for argument in SMALL}
     changes = {name: eval(value) for name, value in small.items() if name not in ('steps', 'x_chain.num_steps')}
-    monkeypatch.setattr(dual_mcmc_tables, 'TABLES', {'order': {'joint': changes, 'vae': changes | {'preset': 'vae'}}})
+    monkeypatch.setattr(dual_mcmc_tables, 'TABLES', {'order': {name: changes | {'preset': name} for name in ('short_run', 'vae')}})
     arguments = ['experiments.dual_mcmc_tables', f'--workdir={tmp_path}', '--table=order', '--seconds=1']
-    monkeypatch.setattr(dual_mcmc_tables, 'seconds_per_step', lambda runs: [0.5, 0.2])
     first = in_process(monkeypatch, capsys, *arguments)
     found = json.loads((tmp_path / 'order.json').read_text())
-    assert {name: row['steps'] for name, row in found.items()} == {'joint': 2, 'vae': 5}   # one second each
-    assert set(found['joint']) == {'seconds_per_step', 'steps', 'generator', 'refined', 'mse_start', 'mse_chain'}
+    for row in found.values():
+        assert row['steps'] == max(1, round(1 / row['seconds_per_step'])), row   # one second each
+    assert set(found['short_run']) == {'seconds_per_step', 'steps', 'refined'}
+    assert set(found['vae']) == {'seconds_per_step', 'steps', 'generator', 'mse_start', 'mse_chain'}
     again = in_process(monkeypatch, capsys, *arguments)
     assert again.count('already trained') == 2 and again.splitlines()[-3:] == first.splitlines()[-3:]
     assert_one_sentence(monkeypatch, capsys, 'other flags', *arguments, '--seed=1')

@@ -25,14 +25,14 @@ def sample(key, energy_fn, params, kernel, start, labels, num_steps, *, transiti
     if every < 1 or plain < 0 or trajectory < 0:
         raise ValueError(f'every must be at least 1, plain and trajectory at least 0, got {every}, {plain} and {trajectory}')
     blocks = max(num_steps - plain, 0) // every if transition else 0
-    last = num_steps - blocks * every
-    ends = [last * part // trajectory for part in range(1, trajectory + 1)] if trajectory else [last]
-    one = partial(_chain, energy_fn, kernel, start, transition, (blocks, every, ends), bool(trajectory))
+    schedule = blocks, every, max(trajectory, 1), num_steps - blocks * every
+    one = partial(_chain, energy_fn, kernel, start, transition, schedule, bool(trajectory))
     return devices.for_each(one, params, key, [np.asarray(labels, np.int32)], batch_size=batch_size, description=description)
 
 
 def _chain(energy_fn, kernel, start, transition, schedule, keep, params, key, label):
-    blocks, every, ends = schedule
+    blocks, every, parts, last = schedule
+    each = last // parts   # steps of a part; the last one has the rest, too
     start_key, chain_key = jax.random.split(key)
     energy = lambda x: energy_fn(params, x, label)
 
@@ -47,8 +47,14 @@ def _chain(energy_fn, kernel, start, transition, schedule, keep, params, key, la
         x, after = jax.lax.scan(block, x, jnp.arange(blocks))
         frames.append(after)
         chain_key = jax.random.fold_in(chain_key, blocks)   # beyond those of the blocks
+
+    def part(state, i):
+        state, _ = advance(chain_key, kernel, energy, state, each, first=i * each)
+        return state, state.position if keep else None
+
     state = kernel.init(x, energy)
-    for begin, end in zip([0, *ends], ends):
-        state, _ = advance(chain_key, kernel, energy, state, end - begin, first=begin)
-        frames.append(state.position[None])
-    return (state.position, jnp.concatenate(frames)) if keep else state.position
+    if parts > 1:
+        state, after = jax.lax.scan(part, state, jnp.arange(parts - 1))
+        frames.append(after)
+    state, _ = advance(chain_key, kernel, energy, state, last - (parts - 1) * each, first=(parts - 1) * each)
+    return (state.position, jnp.concatenate([*frames, state.position[None]])) if keep else state.position
