@@ -41,15 +41,16 @@ def jax_worker(folder):
     cores = len(os.sched_getaffinity(0))
     jax.config.update('jax_num_cpu_devices', cores)
     from ebm_jax import mcmc, networks, objectives
+    from ebm_jax.networks import classifiers
     devices = jax.devices()
     runs = {}
 
     def with_xlas_gradient(scanned, *args):   # while it is traced
-        ours, networks.Conv = networks.Conv, nn.Conv
+        ours, classifiers.Conv = classifiers.Conv, nn.Conv
         try:
             return scanned(*args)
         finally:
-            networks.Conv = ours
+            classifiers.Conv = ours
 
     kernel = mcmc.langevin(STEP, noise_scale=NOISE)
     for case, (source, shape, chains, steps) in CASES.items():
