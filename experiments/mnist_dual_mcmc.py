@@ -10,25 +10,21 @@ squared error .25 (mean image .28, nearest neighbour .27). With steps of 10 in x
 the run.
 """
 from experiments import launch
-from experiments.parts_dual_mcmc import dual_mcmc_config, image_dual_mcmc
+from experiments.parts_dual_mcmc import dual_mcmc_config, for_small_images, image_dual_mcmc
 
 build = image_dual_mcmc
 
 
 def get_config():
-    config = dual_mcmc_config()
+    config = for_small_images(dual_mcmc_config())
     config.steps = config.optimizer.decay_steps = 1500
     config.batch_size = config.loss.num_negatives = 32
     config.data.source = 'npz:data/mnist.npz'
-    config.loss.gap_limit = 5.0   # chains that overshoot end above the data, and stay there
     config.latent = 32
     config.x_chain.update(dict(step_size=4.0, num_steps=20))
     config.fresh.update(dict(step_size=4.0, num_steps=20))
     config.network.update(dict(energy_widths=(8, 16, 32), energy_down=(True, True, False), generator_widths=(64, 32, 8),
                                inference_widths=(16, 32, 64), inference_strides=(2, 2, 2)))
-    for name, rate in (('energy', 5e-4), ('generator', 1e-3), ('inference', 1e-3)):
-        config.optimizer[name].update(dict(learning_rate=rate, weight_decay=0.0))
-    config.optimizer.b1 = 0.5
     return config
 
 
