@@ -55,7 +55,7 @@ def dual_mcmc_config():
 
 
 def for_small_images(config):
-    """Larger rates and no weight decay, for small networks; a gap at which chains have overshot, so that they end above the data for good."""
+    """Larger rates and no weight decay, for small networks; a gap at which chains have overshot and end above the data for good."""
     for name, rate in (('energy', 5e-4), ('generator', 1e-3), ('inference', 1e-3)):
         config.optimizer[name].update(dict(learning_rate=rate, weight_decay=0.0))
     config.optimizer.b1 = 0.5
