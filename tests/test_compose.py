@@ -94,7 +94,7 @@ def test_runs_are_composed_each_with_its_own_parameters_and_label():
     assert both.factors == 2
     labels = jnp.array([[0, 2]] * 4000)
     np.testing.assert_allclose(both((1.0, 3.0), jnp.array([0.5]), jnp.array([0, 2])), 0.25 + 3 * 1.5 ** 2)
-    x = np.asarray(sample(jax.random.key(0), both.energy_fn, (1.0, 3.0), mcmc.mala(0.1), lambda key, label: jnp.zeros(1), labels, 300,
+    x = np.asarray(sample(jax.random.key(0), both.energy_fn, (1.0, 3.0), mcmc.mala(0.1), lambda *of: jnp.zeros(1), labels, 300,
                           batch_size=4000))[:, 0]
     np.testing.assert_allclose([x.mean(), x.var()], [1.5, 1 / 8], atol=0.02)
     with pytest.raises(ValueError):
