@@ -73,6 +73,13 @@ def _step_of(line):
         return math.inf
 
 
+def stacked(rows, columns=10):
+    """(images, columns) for `image_grid`: of several equally long series, what belongs together below each other; filled up with grey."""
+    columns = min(columns, len(rows[0]))
+    rows = [np.concatenate([row, np.zeros((-len(row) % columns, *row.shape[1:]), row.dtype)]) for row in rows]
+    return np.concatenate([row[begin:begin + columns] for begin in range(0, len(rows[0]), columns) for row in rows]), columns
+
+
 def image_grid(images, columns=None, gap=1):
     """Images [N, H, W, C] in [-1, 1], clipped to it, row by row -> one uint8 picture [.., .., C]."""
     images = np.asarray(images)

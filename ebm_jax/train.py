@@ -10,7 +10,7 @@ from flax import struct
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from ebm_jax import devices as across
-from ebm_jax.types import Array, PyTree, Round
+from ebm_jax.types import Array, PyTree
 
 
 @struct.dataclass
@@ -69,7 +69,7 @@ def make_local_step(method, optimizer, prepare, *, ema=0.0, limits=LIMITS, watch
         batch = prepare_batch(prepare, prepare_key, batch)
         params, opt_state, chains = state.params, state.opt_state, state.chains
         losses, all_grads, metrics, watched = {}, [], {}, {}
-        for part in (Round(method.sample, method.loss, method.teaches), *method.then):
+        for part in method.rounds:
             samples, chains = part.sample(sample_key, params, chains, batch)
             addends_of, taught = _lesson(part, params, loss_key, batch, jax.lax.stop_gradient(samples))
 

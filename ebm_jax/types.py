@@ -80,3 +80,8 @@ class Method(NamedTuple):
     chain_steps: int = 1          # steps of each chain in one training step; both are for the forecast
     teaches: tuple[str, ...] | None = None
     then: tuple[Round, ...] = ()
+
+    @property
+    def rounds(self):
+        """All Rounds of a training step."""
+        return (Round(self.sample, self.loss, self.teaches), *self.then)

@@ -23,14 +23,11 @@ from ebm_jax.apply import latent
 from ebm_jax.apply.refine import refine
 from ebm_jax.errors import InputError
 from ebm_jax.evaluate import predict, samples
-from ebm_jax.record import image_grid, save_grid
+from ebm_jax.record import image_grid, save_grid, stacked
 from ebm_jax.types import UNLABELLED
 from experiments import launch
-from experiments.figures_dual_mcmc import filled, reconstructed
+from experiments.figures_dual_mcmc import PARTS, filled, hidden_error, reconstructed, without
 from experiments.parts import averaged, load
-
-HALVES = {'left': (slice(None), slice(None, 0.5)), 'right': (slice(None), slice(0.5, None)), 'top': (slice(None, 0.5), slice(None)),
-          'bottom': (slice(0.5, None), slice(None)), 'centre': (slice(0.25, 0.75), slice(0.25, 0.75))}
 
 
 def define(values):
@@ -40,7 +37,7 @@ def define(values):
     flags.DEFINE_integer('label', None, 'Class that a conditional energy or generator is to take; default those of the data.', 0,
                          flag_values=values)
     flags.DEFINE_integer('num', 20, 'How many images (interpolate: pairs).', 1, flag_values=values)
-    flags.DEFINE_string('hide', 'right', f'inpaint: {", ".join(HALVES)}, or an image file, black where hidden.', flag_values=values)
+    flags.DEFINE_string('hide', 'right', f'inpaint: {", ".join(PARTS)}, or an image file, black where hidden.', flag_values=values)
     flags.DEFINE_boolean('samples', False, 'interpolate: between samples.', flag_values=values)
     flags.DEFINE_integer('frames', 10, 'interpolate: images from end to end.', 2, flag_values=values)
     flags.DEFINE_integer('z_steps', None, 'Steps of the chain in z; default as configured.', 0, flag_values=values)
@@ -73,13 +70,6 @@ def run(values):
     out.parent.mkdir(parents=True, exist_ok=True)
     np.savez(out.with_suffix('.npz'), **numbers)
     print(f'{said}: {" and ".join(str(out.with_suffix(ending)) for ending in ((".png", ".npz") if rows else (".npz",)))}')
-
-
-def stacked(rows, columns=10):
-    """(images, columns): for each `columns` images, a row of each kind; the last ones filled up with grey."""
-    columns = min(columns, len(rows[0]))
-    rows = [np.concatenate([row, np.zeros((-len(row) % columns, *row.shape[1:]), row.dtype)]) for row in rows]
-    return np.concatenate([row[begin:begin + columns] for begin in range(0, len(rows[0]), columns) for row in rows]), columns
 
 
 def given(values, parts, examples):
@@ -146,9 +136,8 @@ def inpaint(values, config, parts, params, examples):
             begin = jnp.where(known, x, parts.start(params, start_key, label))
             return refine(chain_key, lambda u: parts.energy_fn(params, u, label), kernel, begin, steps, known)
         full = devices.for_each(one, params, key, [x, known, labels], description='in-painting')
-    error = float(np.mean(np.square(np.clip(full, -1, 1) - x)[~known]))
     return [np.where(known, x, 0), full, x], dict(x=x, known=known[0], filled=full), (
-        f'{len(x)} images seen, filled in and whole, mean squared error of what was hidden {error:.4f}')
+        f'{len(x)} images seen, filled in and whole, mean squared error of what was hidden {hidden_error(full, x, known):.4f}')
 
 
 def refine_images(values, config, parts, params, examples):
@@ -174,16 +163,13 @@ TASKS = {'reconstruct': reconstruct, 'interpolate': interpolate, 'inpaint': inpa
 def known_part(hide, shape):
     """bool [H, W, 1]: what is not hidden."""
     height, width = shape[:2]
-    if hide in HALVES:
-        known = np.ones((height, width, 1), bool)
-        cut = lambda part, n: slice(*(None if edge is None else round(edge * n) for edge in (part.start, part.stop)))
-        known[cut(HALVES[hide][0], height), cut(HALVES[hide][1], width)] = False
-        return known
+    if hide in PARTS:
+        return without(hide, shape)
     try:
         with Image.open(hide) as image:
             known = np.asarray(image.convert('L'))[..., None] > 127
     except (UnidentifiedImageError, OSError) as error:
-        raise InputError(f'--hide={hide} is none of {", ".join(HALVES)} and no image file that can be read') from error
+        raise InputError(f'--hide={hide} is none of {", ".join(PARTS)} and no image file that can be read') from error
     if known.shape[:2] != (height, width):
         raise InputError(f'the mask {hide} is {known.shape[0]}x{known.shape[1]}, but images are {height}x{width}')
     if known.all() or not known.any():

@@ -111,7 +111,7 @@ def measured(workdir, name, config, parts, state):
     reference, _ = distance.reference_and_known_cases(parts.train, parts.test, SAMPLES)
     measure = distance.distances_to(by.features(reference), halves=20)
     labels = np.arange(SAMPLES) % parts.train.num_classes if parts.by_class else np.full(SAMPLES, UNLABELLED)
-    stages = ({'generator': 0} if parts.model else {}) | ({'refined': None} if parts.energy_fn else {})
+    stages = parts.stages or {'refined': None}
     drawn = {stage: parts.draw(key, params, labels, steps) for stage, steps in stages.items()}
     save_grid(workdir / f'{name}.png', image_grid(drawn[list(stages)[-1]][:100], 10))
     found = {stage: measure(by.features(images))['frechet']['value'] for stage, images in drawn.items()}

@@ -69,7 +69,8 @@ def summary_of(found):
     """The main figures, under the names that stay."""
     plain = (int, float, type(None))
     summary = {key: value for key, value in found.items() if isinstance(value, plain) and key not in ('step', 'judge_accuracy')}
-    summary |= {key: found[key] for key in ('reconstruction_mse',) if key in found}
+    if 'reconstruction_mse' in found:
+        summary['reconstruction_mse'] = found['reconstruction_mse']
     summary['ood_auroc'] = {name: {score: figures['auroc'] for score, figures in scores.items()} for name, scores in found['ood'].items()}
     for name in ('sample_distance', 'fid'):
         if name in found:
@@ -158,7 +159,7 @@ def samples_of(workdir, parts, state, fresh):
     grids = parts.fit['pictures'](state) | {'data': (data.some(parts.train, 100).x / 127.5 - 1, 10)}
     moved = f', augmentation every {c.every} steps but in the last {c.plain}' if parts.transition else ''
     lines = [f'Fresh chains: {parts.steps()} Langevin steps of size {c.step_size:g} from the '
-             f'{"generator" if parts.model else "start distribution"}, {"temperature" if c.noise_is_temperature else "noise"} '
+             f'{"generator" if parts.stages else "start distribution"}, {"temperature" if c.noise_is_temperature else "noise"} '
              f'{c.noise:g}{moved}.']
     figures = {}
     if fresh.unconditional is not None:

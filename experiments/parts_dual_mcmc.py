@@ -13,6 +13,7 @@ from ebm_jax.evaluate import predict
 from ebm_jax.evaluate.samples import as_float
 from ebm_jax.methods import dual_mcmc as method
 from ebm_jax.networks import Generator, Inference, SpectralEnergy, per_example
+from ebm_jax.record import stacked
 from ebm_jax.replay import uniform_start
 from ebm_jax.train import per_network
 from ebm_jax.types import UNLABELLED
@@ -66,13 +67,13 @@ def for_small_images(config):
 def check(config):
     """Refuse what no part would refuse by itself, by its name."""
     require(config, {
-        'preset': (config.preset in PRESETS, f'one of {", ".join(PRESETS)}'), 'latent': (config.latent >= 1, 'at least 1'),
+        'preset': (config.preset in PRESETS, f'one of {", ".join(PRESETS)}'),
         'x_chain.num_steps': (config.x_chain.num_steps >= 0, 'at least 0'),
         'z_chain.num_steps': (config.z_chain.num_steps >= 0, 'at least 0'),
         'fresh.num_steps': (config.fresh.num_steps >= 0, 'at least 0'), 'fresh.step_size': (config.fresh.step_size > 0, 'above 0'),
         'test_z.num_steps': (config.test_z.num_steps >= 0, 'at least 0'),
         'test_z.inpaint_steps': (config.test_z.inpaint_steps >= 0, 'at least 0'),
-        'loss.gap_limit': (config.loss.gap_limit > 0, 'above 0'), 'loss.num_negatives': (config.loss.num_negatives >= 1, 'at least 1')})
+        'loss.gap_limit': (config.loss.gap_limit > 0, 'above 0')})
     for name, numbers in config.network.items():
         if not numbers or min(numbers) < 1 and name != 'energy_down':
             raise InputError(f'--config.network.{name} must hold at least one number, each at least 1, got {tuple(numbers)}')
@@ -174,7 +175,7 @@ def pictures_of(model, start, test, by_class, classes):
         grids = {'generator': (np.asarray(draw(params)), 10)}
         if model.inference:
             y = np.asarray(again(params))
-            grids['reconstruction'] = np.concatenate([x[:10], y[:10], x[10:], y[10:]]), 10
+            grids['reconstruction'] = stacked([x, y])
         return grids
 
     return pictures

@@ -15,6 +15,13 @@ def command(*arguments, devices=None):
     return subprocess.run([sys.executable, '-m', *arguments], cwd=ROOT, capture_output=True, text=True, timeout=400, env=environment)
 
 
+def succeed(*arguments, devices=None):
+    """The command, which must end well."""
+    done = command(*arguments, devices=devices)
+    assert done.returncode == 0, done.stderr
+    return done
+
+
 def in_process(monkeypatch, capsys, name, *arguments):
     """The command run here, on the devices that are there already, and what it printed."""
     module = importlib.import_module(name)

@@ -96,4 +96,4 @@ def prepared(method):
 def total(method, batch=BATCH):
     """(params, samples) -> the loss of all rounds, on the samples of the first."""
     addends = lambda part, params, samples: part.loss(params, jax.random.key(2), batch, samples)[0].values()
-    return lambda params, samples: sum(value for part in (method, *method.then) for value in addends(part, params, samples))
+    return lambda params, samples: sum(value for part in method.rounds for value in addends(part, params, samples))

@@ -68,30 +68,33 @@ def test_some_examples_are_not_the_first_ones():
     assert len(set(data.some(examples, 100).y)) == 10 and len(data.some(examples, 5000).y) == 1000
 
 
-def test_tfds_without_tensorflow(tmp_path):
-    """A real prepared set, written as array_record by TFDS itself."""
+def png(image):
+    stream = io.BytesIO()
+    Image.fromarray(image).save(stream, 'PNG')
+    return stream.getvalue()
+
+
+def prepare(folder, name, features, examples):
+    """A real set on disk, written as array_record by TFDS itself. name: in CamelCase. examples: {split: [example]}."""
     import tensorflow_datasets as tfds
-    features = tfds.features.FeaturesDict({'image': tfds.features.Image(shape=(5, 4, 3)), 'label': tfds.features.ClassLabel(num_classes=3)})
 
-    def png(image):
-        stream = io.BytesIO()
-        Image.fromarray(image).save(stream, 'PNG')
-        return stream.getvalue()
+    def info(self):
+        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
 
-    class Made(tfds.core.GeneratorBasedBuilder):
-        VERSION = tfds.core.Version('1.0.0')
+    def split_generators(self, dl_manager):
+        return {split: enumerate(rows) for split, rows in examples.items()}
 
-        def _info(self):
-            return tfds.core.DatasetInfo(builder=self, features=features)
+    made = type(name, (tfds.core.GeneratorBasedBuilder,), {
+        '__module__': __name__, 'VERSION': tfds.core.Version('1.0.0'), '_info': info, '_split_generators': split_generators,
+        '_generate_examples': lambda self: ()})   # abstract, not used: the splits are given
+    made(data_dir=str(folder), file_format='array_record').download_and_prepare()
 
-        def _split_generators(self, dl_manager):
-            return {split: self._generate_examples(n) for split, n in (('train', 6), ('test', 2))}
 
-        def _generate_examples(self, n):
-            for i in range(n):
-                yield i, {'image': png(X[i]), 'label': int(Y[i])}
-
-    Made(data_dir=str(tmp_path), file_format='array_record').download_and_prepare()
+def test_tfds_without_tensorflow(tmp_path):
+    import tensorflow_datasets as tfds
+    rows = [{'image': png(image), 'label': int(label)} for image, label in zip(X, Y)]
+    prepare(tmp_path, 'Made', {'image': tfds.features.Image(shape=(5, 4, 3)), 'label': tfds.features.ClassLabel(num_classes=3)},
+            {'train': rows, 'test': rows[:2]})
     found = data.tfds('made:1.0.0', 'train', str(tmp_path))
     by_image = {image.tobytes(): label for image, label in zip(X, Y)}
     assert sorted(image.tobytes() for image in found.x) == sorted(by_image)
@@ -104,25 +107,9 @@ def test_celeba_is_read_as_squares_with_an_attribute_for_a_label(tmp_path):
     import tensorflow_datasets as tfds
     image = np.zeros((218, 178, 3), np.uint8)
     image[20:198, :89], image[:20], image[198:] = (200, 100, 50), 255, 255   # the middle square is half orange, half black
-    features = tfds.features.FeaturesDict({'image': tfds.features.Image(shape=(218, 178, 3)),
-                                           'attributes': {'Male': np.bool_, 'Young': np.bool_}})
-    stream = io.BytesIO()
-    Image.fromarray(image).save(stream, 'PNG')
-
-    class Faces(tfds.core.GeneratorBasedBuilder):
-        VERSION = tfds.core.Version('1.0.0')
-
-        def _info(self):
-            return tfds.core.DatasetInfo(builder=self, features=features)
-
-        def _split_generators(self, dl_manager):
-            return {split: self._generate_examples(n) for split, n in (('train', 8), ('test', 4))}
-
-        def _generate_examples(self, n):
-            for i in range(n):
-                yield i, {'image': stream.getvalue(), 'attributes': {'Male': i % 4 == 0, 'Young': True}}
-
-    Faces(data_dir=str(tmp_path), file_format='array_record').download_and_prepare()
+    rows = [{'image': png(image), 'attributes': {'Male': i % 4 == 0, 'Young': True}} for i in range(8)]
+    prepare(tmp_path, 'Faces', {'image': tfds.features.Image(shape=(218, 178, 3)), 'attributes': {'Male': np.bool_, 'Young': np.bool_}},
+            {'train': rows, 'test': rows[:4]})
     found = load(f'tfds:faces:1.0.0@{tmp_path}?size=64&label=attributes.Male', 'train')
     assert found.x.shape == (8, 64, 64, 3) and sorted(found.y) == [0] * 6 + [1] * 2
     np.testing.assert_array_equal(found.x[0, :, :28], np.broadcast_to([200, 100, 50], (64, 28, 3)))

@@ -7,7 +7,7 @@ import sys
 
 import numpy as np
 import pytest
-from commands import ROOT, assert_one_sentence, command, in_process
+from commands import ROOT, assert_one_sentence, command, in_process, succeed
 
 from ebm_jax import data
 from ebm_jax.evaluate import extractor
@@ -34,10 +34,8 @@ SMALL_ICD = ['--config.steps=4', '--config.batch_size=16', '--config.log_every=2
 def trained(tmp_path_factory):
     """A short run by the real command, stopped and continued."""
     workdir = tmp_path_factory.mktemp('runs') / 'digits'
-    half = command('experiments.digits_st_jem', f'--workdir={workdir}', *SMALL, '--config.steps=2')
-    assert half.returncode == 0, half.stderr
-    done = command('experiments.digits_st_jem', f'--workdir={workdir}', *SMALL)
-    assert done.returncode == 0, done.stderr
+    succeed('experiments.digits_st_jem', f'--workdir={workdir}', *SMALL, '--config.steps=2')
+    done = succeed('experiments.digits_st_jem', f'--workdir={workdir}', *SMALL)
     return workdir, done
 
 
@@ -56,8 +54,7 @@ def test_several_cores_are_used_without_being_asked(trained):
 
 def test_evaluate_writes_every_figure_under_its_stable_name(trained):
     workdir, _ = trained
-    done = command('experiments.evaluate', f'--workdir={workdir}', '--fresh_per_class=3', '--resamples=5', '--ood=extra=digits')
-    assert done.returncode == 0, done.stderr
+    done = succeed('experiments.evaluate', f'--workdir={workdir}', '--fresh_per_class=3', '--resamples=5', '--ood=extra=digits')
     summary = json.loads((workdir / 'summary.json').read_text())
     for name in ('test_accuracy', 'ece', 'conditional_sample_accuracy', 'conditional_sample_diversity', 'steps_per_second'):
         assert isinstance(summary[name], float), name
@@ -78,9 +75,8 @@ def test_evaluate_writes_every_figure_under_its_stable_name(trained):
 @pytest.fixture(scope='module')
 def trained_icd(tmp_path_factory):
     workdir = tmp_path_factory.mktemp('runs') / 'digits_icd'
-    done = command('experiments.digits_icd', f'--workdir={workdir}', *SMALL_ICD, '--config.data.leave_out=(8,9)',
-                   '--config.transition.affine=0.5', devices='8')
-    assert done.returncode == 0, done.stderr
+    succeed('experiments.digits_icd', f'--workdir={workdir}', *SMALL_ICD, '--config.data.leave_out=(8,9)',
+            '--config.transition.affine=0.5', devices='8')
     return workdir
 
 
@@ -180,8 +176,7 @@ def test_apply_works_on_runs_without_a_generator(trained, trained_icd, tmp_path,
 
 
 def test_sample_draws_what_was_asked_for(trained, tmp_path):
-    done = command('experiments.sample', f'--workdir={trained[0]}', '--label=3', '--num=6', f'--out={tmp_path}/threes')
-    assert done.returncode == 0, done.stderr
+    succeed('experiments.sample', f'--workdir={trained[0]}', '--label=3', '--num=6', f'--out={tmp_path}/threes')
     with np.load(tmp_path / 'threes.npz') as drawn:
         assert drawn['x'].shape == (6, 8, 8, 1) and set(drawn['y']) == {3}
     assert (tmp_path / 'threes.png').exists()
@@ -274,8 +269,7 @@ def test_help_lists_the_settings(monkeypatch, capsys):
 
 
 def test_a_checkpoint_opens_on_another_number_of_devices(trained, tmp_path):
-    done = command('experiments.sample', f'--workdir={trained[0]}', '--num=2', f'--out={tmp_path}/two', devices='1')
-    assert done.returncode == 0, done.stderr
+    succeed('experiments.sample', f'--workdir={trained[0]}', '--num=2', f'--out={tmp_path}/two', devices='1')
 
 
 def test_a_damaged_checkpoint_and_a_damaged_config(trained, tmp_path):
@@ -357,16 +351,14 @@ def unpacked(tmp_path, *arguments):
 
 def test_real_mnist_runs_from_the_unpacked_file(tmp_path):
     unpacked(tmp_path, 'mnist')
-    done = command('experiments.mnist_st_jem', f'--workdir={tmp_path}/run', f'--config.data.source=npz:{tmp_path}/mnist.npz',
-                   '--config.steps=2', '--config.sampler.num_steps=1')
-    assert done.returncode == 0, done.stderr
+    succeed('experiments.mnist_st_jem', f'--workdir={tmp_path}/run', f'--config.data.source=npz:{tmp_path}/mnist.npz',
+            '--config.steps=2', '--config.sampler.num_steps=1')
     assert json.loads((tmp_path / 'run' / 'summary.json').read_text())['finished']
 
 
 def test_real_cifar10_runs_from_tfds(tmp_path):
     unpacked(tmp_path, '--tfds')
-    done = command('experiments.cifar10_st_jem', f'--workdir={tmp_path}/run', f'--config.data.source=tfds:cifar10@{tmp_path}/tfds',
-                   '--config.steps=2', '--config.network.depth=10', '--config.network.width=1', '--config.sampler.num_steps=1',
-                   '--config.evaluate_every=0')
-    assert done.returncode == 0, done.stderr
+    succeed('experiments.cifar10_st_jem', f'--workdir={tmp_path}/run', f'--config.data.source=tfds:cifar10@{tmp_path}/tfds',
+            '--config.steps=2', '--config.network.depth=10', '--config.network.width=1', '--config.sampler.num_steps=1',
+            '--config.evaluate_every=0')
     assert json.loads((tmp_path / 'run' / 'summary.json').read_text())['finished']

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from commands import assert_one_sentence, command, in_process
+from commands import assert_one_sentence, in_process, succeed
 
 from ebm_jax.evaluate import extractor
 from ebm_jax.methods import dual_mcmc
@@ -21,8 +21,7 @@ NAME = 'experiments.digits_dual_mcmc'
 @pytest.fixture(scope='module')
 def trained(tmp_path_factory):
     workdir = tmp_path_factory.mktemp('runs') / 'dual'
-    done = command(NAME, f'--workdir={workdir}', *SMALL, '--config.loss.conditional=true', devices='8')
-    assert done.returncode == 0, done.stderr
+    succeed(NAME, f'--workdir={workdir}', *SMALL, '--config.loss.conditional=true', devices='8')
     return workdir
 
 

@@ -222,10 +222,11 @@ def _loss(models, settings):
     weights = {name: getattr(settings, name) for name in ADDENDS if getattr(settings, name)}
 
     def loss(params, key, batch, samples):
-        values = {name: addend() for name, addend in _addends(models, params, key, batch, samples).items() if name in weights}
+        energies = models.energies(params, batch, samples) if 'contrast' in weights else ()
+        values = {name: addend() for name, addend in _addends(models, params, energies, key, batch, samples).items() if name in weights}
         metrics = {}
-        if 'contrast' in weights:
-            e_pos, e_neg = models.energies(params, batch, samples)
+        if energies:
+            e_pos, e_neg = energies
             metrics |= {'s_positives': -jnp.mean(e_pos), 's_negatives': -jnp.mean(e_neg), 's_gap': jnp.mean(e_neg) - jnp.mean(e_pos)}
         to_mse = 2 * settings.sigma ** 2 / batch['x'][0].size
         for metric, name in (('mse/data', 'generator_data'), ('mse/chain', 'generator_chain')):
@@ -235,18 +236,14 @@ def _loss(models, settings):
     return loss
 
 
-def _addends(models, params, key, batch, samples):
-    """{name in Settings: () -> its value, without its weight}."""
+def _addends(models, params, energies, key, batch, samples):
+    """{name in Settings: () -> its value, without its weight}. energies: of batch and samples, for the contrast."""
     of_batch, of_samples = models.conditions(batch['y']), models.conditions(samples.label)
     data_keys, chain_keys = (partial(devices.keys, key) for key in jax.random.split(key))
     mean = lambda one, *of: jnp.mean(jax.vmap(partial(one, params))(*of))
 
-    def contrast():
-        e_pos, e_neg = models.energies(params, batch, samples)
-        return sum(obj.contrast(e_pos, e_neg, obj.uniform(e_pos, e_neg)))
-
     return {
-        'contrast': contrast,
+        'contrast': lambda: sum(obj.contrast(*energies, obj.uniform(*energies))),
         'generator_data': lambda: mean(models.misfit, batch['x'], samples.z_end, *of_batch),
         'generator_chain': lambda: mean(models.misfit, samples.x, samples.z, *of_samples),
         'inference_data': lambda: mean(models.surprise, samples.z_end, batch['x'], *of_batch),

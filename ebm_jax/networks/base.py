@@ -49,6 +49,12 @@ def as_it_is(kernel):
     return kernel
 
 
+def check_label(num_classes, label):
+    """Raises: ValueError where a conditional network is called without one."""
+    if num_classes and label is None:
+        raise ValueError('this network is conditional: call it with a label')
+
+
 class ReweightedConv(nn.Module):
     """A convolution of the layer's kernel after `reweight`. [N, H, W, C] -> [N, H / stride, W / stride, features]."""
     features: int

@@ -5,7 +5,7 @@ from functools import partial
 import flax.linen as nn
 import jax.numpy as jnp
 
-from ebm_jax.networks.base import ReweightedConv, as_it_is, halved, standardised
+from ebm_jax.networks.base import ReweightedConv, as_it_is, check_label, halved, standardised
 
 
 class SelfAttention(nn.Module):
@@ -77,8 +77,7 @@ class ResidualEnergy(nn.Module):
 
     @nn.compact
     def __call__(self, x, label=None):
-        if self.num_classes and label is None:
-            raise ValueError('this energy is conditional: call it with a label')
+        check_label(self.num_classes, label)
         if self.attention_after is not None and not 1 <= self.attention_after <= len(self.stages):
             raise ValueError(f'attention_after must lie in 1 to {len(self.stages)}, the number of stages, got {self.attention_after}')
         block = partial(EnergyBlock, self.reweight, self.reweight_rest, self.norm, self.num_classes)

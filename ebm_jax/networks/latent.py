@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ebm_jax.networks.base import Conv, ReweightedConv, spectral
+from ebm_jax.networks.base import Conv, ReweightedConv, check_label, spectral
 
 
 def _norm(x):
@@ -21,10 +21,9 @@ def _norm(x):
 
 def _with_class(x, label, num_classes):
     """x [N, D] beside the label's one-hot code, for networks that take one."""
+    check_label(num_classes, label)
     if not num_classes:
         return x
-    if label is None:
-        raise ValueError('this network is conditional: call it with a label')
     return jnp.concatenate([x, jax.nn.one_hot(label, num_classes, dtype=x.dtype)], 1)
 
 
@@ -119,10 +118,9 @@ class SpectralEnergy(nn.Module):
         kernel = self.param('head', nn.initializers.lecun_normal(), (x.shape[-1], self.num_classes or 1))
         bias = self.param('head_bias', nn.initializers.zeros, (self.num_classes or 1,))
         energies = x @ spectral(kernel) + bias
+        check_label(self.num_classes, label)
         if not self.num_classes:
             return energies[:, 0]
-        if label is None:
-            raise ValueError('this energy is conditional: call it with a label')
         return jnp.take_along_axis(energies, label[:, None], 1)[:, 0]
 
 
