@@ -4,51 +4,87 @@ import pathlib
 import jax
 import orbax.checkpoint as ocp
 from jax.sharding import SingleDeviceSharding
+from orbax.checkpoint.checkpoint_managers import preservation_policy as keep_policy
 
-from ebm_jax.errors import InputError
+from ebm_jax.errors import InputError, NotSaved
 
 
 class Checkpoints:
-    """The checkpoints of one run, in a folder of their own; written in the background, each complete or not there at all."""
+    """The checkpoints of one run, in a folder of their own; written in the background, each complete or not there at all.
 
-    def __init__(self, folder, keep=3, read_only=False):
-        """keep: how many of the newest stay. read_only: for looking on while a run may be writing; touches nothing."""
-        self.folder = pathlib.Path(folder).absolute()
+    Those at multiples of `every` make the ring of states that a guarded run goes back to: the newest `keep` of them stay, whatever was
+    saved between them, so that an interrupted run goes back to the same states. Of the others only the newest of all stays.
+    """
+
+    def __init__(self, folder, every=1, keep=3, read_only=False, say=print):
+        """read_only: for looking on while a run may be writing; touches nothing. say: where lines for people go."""
+        self.folder, self.every, self.read_only, self.say = pathlib.Path(folder).absolute(), every, read_only, say
         if read_only and not self.folder.is_dir():
             raise InputError(f'no checkpoints in {self.folder}: train first')
+        ring, newest = keep_policy.EveryNSteps(interval_steps=every, max_to_keep=keep), keep_policy.LatestN(n=1)
         options = ocp.CheckpointManagerOptions(read_only=True) if read_only else ocp.CheckpointManagerOptions(
-            max_to_keep=keep, cleanup_tmp_directories=True, create=True)
+            preservation_policy=keep_policy.AnyPreservationPolicy([ring, newest]), cleanup_tmp_directories=True, create=True)
         self._manager = ocp.CheckpointManager(self.folder, options=options)
 
     def latest(self):
         """Step of the newest complete checkpoint, or None."""
         return self._manager.latest_step()
 
+    def ring(self):
+        """Steps of the complete checkpoints at multiples of `every`, newest first."""
+        self._finish()
+        return sorted((step for step in self._manager.all_steps() if step % self.every == 0), reverse=True)
+
     def save(self, state):
-        """Begin to write `state` (chains with their leading axis of shards) under its step; a step already there is kept."""
+        """Begin to write `state` (chains with their leading axis of shards) under its step; a step already there is kept.
+
+        Raises: NotSaved where this one, or the one before it in the background, cannot be written.
+        """
         step = int(state.step)
         if step not in self._manager.all_steps():
-            self._manager.save(step, args=ocp.args.StandardSave(state))
+            self._try(lambda: self._manager.save(step, args=ocp.args.StandardSave(state)))
+
+    def drop_after(self, step):
+        """Remove the checkpoints past a step, newest first: a run that went back to it will make others."""
+        self._finish()
+        for later in sorted(self._manager.all_steps(), reverse=True):
+            if later > step:
+                self._manager.delete(later)
 
     def restore(self, template, step=None):
-        """The state of `step` (default: the newest), with the structure and shapes of `template`, on the first local device.
+        """The state of `step`, with the structure and shapes of `template`, on the first local device.
 
         The number and kind of devices that it was saved from do not matter.
 
+        step: default the newest. Where that one is damaged and an older one is not, the older one is taken and the damaged
+          one set aside, in damaged_checkpoints beside the folder.
         Raises: InputError when there is none, when it is damaged, or when it belongs to another network, method or optimiser.
         """
-        step = self.latest() if step is None else step
-        if step is None or step not in self._manager.all_steps():
-            there = ', '.join(map(str, self._manager.all_steps())) or 'none'
-            raise InputError(f'no checkpoint of step {step} in {self.folder} (there: {there}): train first, or name one of these')
+        there = sorted(self._manager.all_steps(), reverse=True)
+        if step not in (None, *there) or not there:
+            listed = ', '.join(map(str, reversed(there))) or 'none'
+            raise InputError(f'no checkpoint of step {step} in {self.folder} (there: {listed}): train first, or name one of these')
+        damaged = {}
+        for candidate in there if step is None else [step]:
+            try:
+                state = self._restore(template, candidate)
+            except _Damaged as error:
+                damaged[candidate] = str(error)
+                continue
+            for bad, why in damaged.items():
+                self._set_aside(bad, why, candidate)
+            return state
+        raise InputError(damaged[max(damaged)])
+
+    def _restore(self, template, step):
         here = SingleDeviceSharding(jax.local_devices()[0])
         target = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), template)
         try:
             state = self._manager.restore(step, args=ocp.args.StandardRestore(target))
         except Exception as error:   # orbax and its storage layers raise many types for a damaged or foreign checkpoint
             first = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-            raise InputError(f'checkpoint {self.folder / str(step)} cannot be restored ({first}): it is damaged or of another '
-                             'configuration; delete that folder to go on from an older one, or use a new workdir') from error
+            raise _Damaged(f'checkpoint {self.folder / str(step)} cannot be restored ({first}): it is damaged or of another '
+                           'configuration; delete that folder to go on from an older one, or use a new workdir') from error
         mismatch = [(jax.tree_util.keystr(path), a.shape, b.shape) for (path, a), b in
                     zip(jax.tree_util.tree_leaves_with_path(template), jax.tree.leaves(state)) if a.shape != b.shape]
         if mismatch:
@@ -57,7 +93,31 @@ class Checkpoints:
                              f'{list(want)}: use the configuration it was made with, or a new workdir')
         return state
 
+    def _set_aside(self, step, why, instead):
+        self.say(f'{why.partition(": it is")[0]}; the one of step {instead} is used.')
+        if not self.read_only:
+            aside = self.folder.parent / 'damaged_checkpoints'
+            aside.mkdir(exist_ok=True)
+            (self.folder / str(step)).rename(aside / f'{step}_{len(list(aside.iterdir()))}')
+            self._manager.reload()
+
+    def _finish(self):
+        self._try(self._manager.wait_until_finished)
+
+    def _try(self, write):
+        try:
+            write()
+        except Exception as error:   # of many types, like those of restore
+            first = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+            raise NotSaved(f'a checkpoint cannot be written to {self.folder} ({first})') from error
+
     def close(self):
         """Wait until everything begun is on disk, and let go."""
-        self._manager.wait_until_finished()
-        self._manager.close()
+        try:
+            self._finish()
+        finally:
+            self._manager.close()
+
+
+class _Damaged(Exception):
+    """A checkpoint that cannot be read with the template."""

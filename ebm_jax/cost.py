@@ -6,6 +6,8 @@ import time
 import jax
 import jax.numpy as jnp
 
+EFFICIENCY = 0.4   # share of the measured matrix rate that a train step is assumed to reach, in the forecast only
+
 
 def count_flops(fn, *args, loop_length=1):
     """Multiplications and additions in matrix products and convolutions of fn(*args), loops counted at their length.
@@ -62,3 +64,25 @@ def num_parameters(params):
 def num_bytes(tree):
     """Bytes of a pytree of arrays; typed keys included."""
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def forecast(method, local_step, state, batch, devices, steps):
+    """What the run will cost, in a few lines, before the first long step. local_step, state, batch: as for one device."""
+    flops = count_flops(local_step, state, batch, loop_length=method.chain_steps)
+    rate = matmul_rate(devices[0]) * (1 if devices[0].platform == 'cpu' else len(devices))   # one CPU product uses all cores
+    seconds = steps * flops / (rate * EFFICIENCY)
+    return (f'{describe(devices)}: {num_parameters(state.params):,} parameters; per step {method.gradients_per_step:,} energy '
+            f'gradients along the chains and {flops / 1e9:.3g} GFLOP in all; state {num_bytes(state) / 2**20:.1f} MiB\n'
+            f'about {_duration(seconds)} for {steps:,} steps, at {EFFICIENCY:.0%} of the {rate / 1e9:,.0f} GFLOP/s that a '
+            'matrix product reaches here now (the bar below will know better)')
+
+
+def describe(devices):
+    """'4 cpu devices'"""
+    return f'{len(devices)} {devices[0].device_kind} device{"s" if len(devices) > 1 else ""}'
+
+
+def _duration(seconds):
+    if seconds < 90:
+        return f'{seconds:.0f} s'
+    return f'{seconds / 60:.0f} min' if seconds < 5400 else f'{seconds / 3600:.1f} h'

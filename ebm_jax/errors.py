@@ -1,4 +1,4 @@
-"""The two ways a run ends early: what the user gave cannot be used, or the run diverged."""
+"""The ways a run ends early: what the user gave cannot be used, it diverged, it was asked to stop, the disk takes no more."""
 
 
 class InputError(ValueError):
@@ -6,8 +6,20 @@ class InputError(ValueError):
 
 
 class Diverged(RuntimeError):
-    """A step produced a number that is not finite. `account` says when, which figures, and what is kept."""
+    """A step that is not healthy. `account` says when, `why` which figures, `then` what is kept and what to do."""
 
-    def __init__(self, step, account):
-        super().__init__(account)
-        self.step, self.account = step, account
+    def __init__(self, step, why, then=''):
+        self.step, self.why, self.account = step, why, f'Training diverged at step {step}: {why}.{then}'
+        super().__init__(self.account)
+
+
+class Stopped(RuntimeError):
+    """A signal asked the run to stop; everything up to `step` is saved."""
+
+    def __init__(self, signal, step):
+        super().__init__(f'Stopped by {signal.name} after step {step}; the same command continues.')
+        self.signal, self.step = signal, step
+
+
+class NotSaved(OSError):
+    """A file of the run cannot be written; what was written before stays."""

@@ -1,9 +1,12 @@
-"""The one training loop: data, step, checkpoints, log, progress. It knows no method and is never forked."""
+"""The one training loop: data, step, guard, checkpoints, log, progress. It knows no method and is never forked."""
 import collections
 import contextlib
+import errno
 import pathlib
 import statistics
 import time
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -11,7 +14,9 @@ from tqdm import tqdm
 
 from ebm_jax import cost
 from ebm_jax.checkpoint import Checkpoints
-from ebm_jax.errors import Diverged, InputError
+from ebm_jax.errors import Diverged, InputError, NotSaved, Stopped
+from ebm_jax.guard import Guard
+from ebm_jax.process import Stop, only_writer
 from ebm_jax.record import Recorder, update_summary, write_json
 from ebm_jax.train import (
     LIMITS,
@@ -25,18 +30,21 @@ from ebm_jax.train import (
     unshard_state,
 )
 
-EFFICIENCY = 0.4   # share of the measured matrix rate that a train step is assumed to reach, in the forecast only
 LAG = 2            # steps that may be under way on an accelerator before their figures are checked
+UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES}
 
 
 def fit(method, batch_at, optimizer, prepare, *, workdir, steps, settings=None, seed=0, ema=0.0, limits=LIMITS, devices=None,
         log_every=50, watch_every=None, checkpoint_every=500, picture_every=500, pictures=None, evaluate_every=0, evaluate=None,
-        show=('loss', 'accuracy', 's_gap', 'effective_sample_size'), say=print):
+        remedies=(), show=('loss', 'accuracy', 's_gap', 'effective_sample_size'), say=print):
     """Train until `steps`, from the newest checkpoint of `workdir` where there is one.
+
+    A run that is stopped at any moment, by whatever, and continued ends with the same bits as one that is not. SIGTERM and Ctrl-C save
+    before they end it.
 
     Args:
       method: Method. batch_at: step -> batch, dict of arrays [N, ...]. optimizer: optax. prepare: (key, x) -> network input.
-      workdir: gets metrics.jsonl, summary.json, samples/*.png, checkpoints/, tensorboard/.
+      workdir: gets metrics.jsonl, summary.json, samples/*.png, checkpoints/, recoveries/, tensorboard/.
       steps: int >= 1. settings: written to WORKDIR/config.json once everything fits. seed: of everything random, >= 0.
       ema: decay of the moving average of parameters in [0, 1), 0 for none. limits: {metric: largest size}; beyond it the run has
         diverged (default: a loss of 1e8, JEM [code]).
@@ -45,10 +53,11 @@ def fit(method, batch_at, optimizer, prepare, *, workdir, steps, settings=None, 
         (default log_every).
       pictures: None, or TrainState -> {name: (images [N, H, W, C] in [-1, 1], columns or None)}. evaluate: None, or
         TrainState -> {name: float}. Both get the state with chains as [shards, ...].
+      remedies: guard.Remedy for each time that a run which diverged may go back to a checkpoint and try again; see guard.py.
       show: metrics on the progress bar. say: where lines for people go.
     Returns: the final TrainState, chains as [shards, ...].
-    Raises: InputError for what cannot be run; Diverged at the first step whose loss, gradient or energies are not finite. Its
-      checkpoint is never written; the one before stays.
+    Raises: InputError for what cannot be run; Diverged at a step that is not healthy (see `train.make_local_step`) with no try left, whose
+      checkpoint is never written, the ones before stay; Stopped after a signal; NotSaved where the disk takes no more.
     """
     if steps < 1 or min(log_every, checkpoint_every, picture_every) < 1:
         raise InputError(f'steps and the intervals must be at least 1, got steps={steps}, log_every={log_every}, '
@@ -62,56 +71,116 @@ def fit(method, batch_at, optimizer, prepare, *, workdir, steps, settings=None, 
         workdir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f'workdir {workdir} cannot be made ({error.strerror}): choose a folder of yours') from error
-    with contextlib.closing(Checkpoints(workdir / 'checkpoints')) as checkpoints:
-        make = lambda: init_state(jax.random.key(seed), method, optimizer, prepare, first, ema=ema)
-        state = make() if checkpoints.latest() is None else checkpoints.restore(jax.eval_shape(make))
+    own = dict(method=method, batch_at=batch_at, optimizer=optimizer, prepare=prepare, ema=ema, limits=limits, pictures=pictures,
+               evaluate=evaluate)
+    every = dict(log=log_every, watch=watch_every or log_every, checkpoint=checkpoint_every, picture=picture_every, evaluate=evaluate_every)
+    try:
+        with (only_writer(workdir), Stop() as stop,
+              contextlib.closing(Checkpoints(workdir / 'checkpoints', checkpoint_every, say=say)) as checkpoints):
+            guard = Guard(workdir, remedies)
+            loop = _Loop(workdir, settings, checkpoints, guard, stop, devices, seed, steps, every, show, say)
+            while True:
+                try:
+                    return loop.run(**own | guard.parts())
+                except Diverged as error:
+                    loop.recover(error)
+    except OSError as error:
+        if error.errno not in UNWRITABLE and not isinstance(error, NotSaved):
+            raise
+        what = str(error) if isinstance(error, NotSaved) else f'{workdir} cannot be written ({error.strerror})'
+        raise NotSaved(f'{what}: make room, then the same command continues from the newest complete checkpoint') from error
+
+
+class _Loop(NamedTuple):
+    """One run, try after try."""
+    workdir: pathlib.Path
+    settings: dict | None
+    checkpoints: Checkpoints
+    guard: Guard
+    stop: Stop
+    devices: list
+    seed: int
+    steps: int
+    every: dict      # in steps: log, watch, checkpoint, picture, evaluate
+    show: tuple
+    say: Callable
+
+    def run(self, method, batch_at, optimizer, prepare, ema, limits, pictures, evaluate):
+        """Train from where the present try stands to the end; the final state."""
+        first, devices, batch = batch_at(0), self.devices, lambda step: batch_at(step - 1 + self.guard.skipped)
+        state = self.begin(lambda: init_state(jax.random.key(self.seed), method, optimizer, prepare, first, ema=ema))
         start = int(state.step)
-        if settings is not None:
-            write_json(workdir / 'config.json', settings)
-        if start >= steps:
-            say(f'{workdir} is already trained to step {start}; nothing to do for steps={steps}.')
-            update_summary(workdir, {'finished': True, 'diverged': False, 'account': None, 'step': start})
+        if self.settings is not None:
+            write_json(self.workdir / 'config.json', self.settings)
+        if start >= self.steps:
+            self.say(f'{self.workdir} is already trained to step {start}; nothing to do for steps={self.steps}.')
+            update_summary(self.workdir, {'finished': True, 'diverged': False, 'account': None, 'step': start, **self.guard.summary()})
             return state
-        if start:
-            say(f'Continuing {workdir} from step {start}.')
-        train_step = make_train_step(method, optimizer, prepare, devices=devices, ema=ema, limits=limits,
-                                     watch_every=watch_every or log_every)
-        say(forecast(method, make_local_step(method, optimizer, prepare, limits=limits), state, first, devices, steps - start))
+        train_step = make_train_step(method, optimizer, prepare, devices=devices, ema=ema, limits=limits, watch_every=self.every['watch'])
+        local_step = make_local_step(method, optimizer, prepare, limits=limits)
+        self.say(cost.forecast(method, local_step, state, first, devices, self.steps - start))
         state = shard_state(state, devices)
-        with contextlib.closing(Recorder(workdir, start)) as recorder:
-            chores = [(checkpoint_every, lambda step, state: checkpoints.save(state)),
-                      (picture_every if pictures else 0, lambda step, state: recorder.pictures(step, pictures(state))),
-                      (evaluate_every if evaluate else 0, lambda step, state: recorder.scalars(step, evaluate(state)))]
-            run = _Run(devices, recorder, checkpoints, steps, log_every, show, limits)
-            try:
-                for step in run.bar(start):
-                    state, metrics = train_step(state, shard_batch(batch_at(step - 1), devices))
-                    run.after_step(step, metrics)
-                    due = [chore for every, chore in chores if every and (step % every == 0 or step == steps)]
-                    if due:
-                        run.pause()
-                        whole = unshard_state(state)
-                        for chore in due:
-                            chore(step, whole)
-            except KeyboardInterrupt:
-                say(f'\nInterrupted; the same command continues from the checkpoint of step {checkpoints.latest() or 0}.')
-                raise
-            except Diverged as error:
-                update_summary(workdir, {'diverged': True, 'finished': False, 'step': error.step, 'account': error.account})
-                raise
-    update_summary(workdir, {'finished': True, 'diverged': False, 'account': None, 'step': steps,
-                             'steps_per_second': run.rate(), 'seconds_per_step': run.seconds_per_step(),
-                             'parameters': cost.num_parameters(state.params), 'devices': _describe(devices)})
-    return unshard_state(state)
+        with contextlib.closing(Recorder(self.workdir, start)) as recorder:
+            chores = [(self.every['picture'] if pictures else 0, lambda step, state: recorder.pictures(step, pictures(state))),
+                      (self.every['evaluate'] if evaluate else 0, lambda step, state: recorder.scalars(step, evaluate(state))),
+                      (self.every['checkpoint'], lambda step, state: self.checkpoints.save(state))]   # last: what it covers is complete
+            watch = _Watch(self, recorder, limits, batch)
+            for step in watch.bar(start):
+                if self.stop.signal:
+                    self.save_and_stop(step - 1, watch, state)
+                state, metrics = train_step(state, shard_batch(batch(step), devices))
+                watch.after_step(step, metrics)
+                due = [chore for every, chore in chores if every and (step % every == 0 or step == self.steps)]
+                if due:
+                    watch.pause()
+                    whole = unshard_state(state)
+                    for chore in due:
+                        chore(step, whole)
+        update_summary(self.workdir, {
+            'finished': True, 'diverged': False, 'account': None, 'step': self.steps, 'steps_per_second': watch.rate(),
+            'seconds_per_step': watch.seconds_per_step(), 'parameters': cost.num_parameters(state.params),
+            'devices': cost.describe(devices), 'quarantined_chains': int(state.quarantined), **self.guard.summary()})
+        return unshard_state(state)
+
+    def begin(self, make):
+        """The state that the present try goes on from."""
+        state = make() if self.checkpoints.latest() is None else self.checkpoints.restore(jax.eval_shape(make))
+        step = int(state.step)
+        if self.guard.begins_at(step):
+            state = state.replace(key=jax.random.fold_in(state.key, self.guard.attempt))
+        if 0 < step < self.steps:
+            self.say(f'Continuing {self.workdir} from step {step}.')
+        return state
+
+    def save_and_stop(self, step, watch, state):
+        """The end that a signal asked for."""
+        watch.pause()
+        self.checkpoints.save(unshard_state(state))
+        raise Stopped(self.stop.signal, step)
+
+    def recover(self, error):
+        """Begin the next try after a divergence. Raises: Diverged where none is left."""
+        if self.guard.tries_left:
+            self.guard.go_back(error.step, error.why, self.checkpoints, self.say)
+            update_summary(self.workdir, self.guard.summary())
+            return
+        kept = self.checkpoints.latest()
+        kept = 'no checkpoint was written before it' if kept is None else f'the checkpoint of step {kept} is kept'
+        used = f' All {self.guard.attempt} tries are used, see {self.guard.folder / "log.txt"}.' if self.guard.attempt else ''
+        error = Diverged(error.step, error.why, f'{used} Nothing was saved after that; {kept}. Try a lower learning rate, more chain '
+                         'steps (K), or a smaller step size.')
+        update_summary(self.workdir, {'diverged': True, 'finished': False, 'step': error.step, 'account': error.account,
+                                      **self.guard.summary()})
+        raise error
 
 
-class _Run:
+class _Watch:
     """Clock, log and check of a loop: what happens after each step, without holding up an accelerator."""
 
-    def __init__(self, devices, recorder, checkpoints, steps, log_every, show, limits):
-        self.lag = 0 if devices[0].platform == 'cpu' else LAG   # several CPU devices can dead-lock when the loop runs ahead
-        self.recorder, self.checkpoints, self.steps, self.log_every, self.show = recorder, checkpoints, steps, log_every, show
-        self.limits = limits
+    def __init__(self, loop, recorder, limits, batch):
+        self.lag = 0 if loop.devices[0].platform == 'cpu' else LAG   # several CPU devices can dead-lock when the loop runs ahead
+        self.recorder, self.steps, self.log_every, self.show = recorder, loop.steps, loop.every['log'], loop.show
+        self.limits, self.batch = limits, batch
         self.pending = collections.deque()
         self.seconds = []
         self.mark = None
@@ -134,19 +203,16 @@ class _Run:
     def _check(self):
         step, metrics = self.pending.popleft()
         if not metrics['healthy']:   # this waits for the step
-            self._stop(step, jax.device_get(metrics))
+            self._diverged(step, jax.device_get(metrics))
         if step % self.log_every == 0 or step in (1, self.steps):
             values = _computed(jax.device_get(metrics))
             self.recorder.scalars(step, {**values, 'steps_per_second': self.rate()})
             self.progress.set_postfix({name: f'{values[name]:.3g}' for name in self.show if name in values}, refresh=False)
 
-    def check_all(self):
+    def pause(self):
+        """Before chores: only healthy states get through, and their time is not training time."""
         while self.pending:
             self._check()
-
-    def pause(self):
-        """Before chores: only finite states get through, and their time is not training time."""
-        self.check_all()
         self.mark = None
 
     def seconds_per_step(self):
@@ -159,16 +225,15 @@ class _Run:
         """Steps per second; 0 before any was timed."""
         return 1 / self.seconds_per_step() if self.seconds else 0.0
 
-    def _stop(self, step, metrics):
+    def _diverged(self, step, metrics):
+        self.progress.close()
+        self.recorder.scalars(step, _computed(metrics))
         bad = [f'{name} = {float(value)}' for name, value in sorted(metrics.items()) if not np.isfinite(value)]
         beyond = [f'{name} = {float(metrics[name]):.3g} (beyond its limit of {limit:g})' for name, limit in self.limits.items()
                   if abs(metrics[name]) > limit]
-        bad = f'{", ".join(bad)} (not finite)' if bad else ', '.join(beyond)
-        kept = self.checkpoints.latest()
-        kept = 'no checkpoint was written before it' if kept is None else f'the checkpoint of step {kept} is kept'
-        self.recorder.scalars(step, _computed(metrics))
-        raise Diverged(step, f'Training diverged at step {step}: {bad}. Nothing was saved after that; {kept}. '
-                             'Try a lower learning rate, more chain steps (K), or a smaller step size.')
+        why = f'{", ".join(bad)} (not finite)' if bad else ', '.join(beyond)
+        x = np.asarray(self.batch(step)['x'])
+        raise Diverged(step, why if np.isfinite(x).all() else f'{why}; its batch holds values that are not finite')
 
 
 def _computed(metrics):
@@ -191,24 +256,3 @@ def _check(method, batch, prepare, optimizer, devices, limits):
         trace_step(make_local_step(method, optimizer, prepare, limits=limits), shapes, batch, n)
     except ValueError as error:
         raise InputError(f'{fits}: {str(error).splitlines()[0]}') from error
-
-
-def forecast(method, local_step, state, batch, devices, steps):
-    """What the run will cost, in a few lines, before the first long step. local_step, state, batch: as for one device."""
-    flops = cost.count_flops(local_step, state, batch, loop_length=method.chain_steps)
-    rate = cost.matmul_rate(devices[0]) * (1 if devices[0].platform == 'cpu' else len(devices))   # one CPU product uses all cores
-    seconds = steps * flops / (rate * EFFICIENCY)
-    return (f'{_describe(devices)}: {cost.num_parameters(state.params):,} parameters; per step {method.gradients_per_step:,} energy '
-            f'gradients along the chains and {flops / 1e9:.3g} GFLOP in all; state {cost.num_bytes(state) / 2**20:.1f} MiB\n'
-            f'about {_duration(seconds)} for {steps:,} steps, at {EFFICIENCY:.0%} of the {rate / 1e9:,.0f} GFLOP/s that a '
-            'matrix product reaches here now (the bar below will know better)')
-
-
-def _describe(devices):
-    return f'{len(devices)} {devices[0].device_kind} device{"s" if len(devices) > 1 else ""}'
-
-
-def _duration(seconds):
-    if seconds < 90:
-        return f'{seconds:.0f} s'
-    return f'{seconds / 60:.0f} min' if seconds < 5400 else f'{seconds / 3600:.1f} h'

@@ -9,12 +9,17 @@ from PIL import Image
 from tensorboardX import SummaryWriter
 
 
-def write_json(path, content):
-    """Write JSON whole or not at all: into a file beside it, then renamed."""
+def write_whole(path, text):
+    """Write a file whole or not at all: into one beside it, then renamed."""
     path = pathlib.Path(path)
     beside = path.with_name(path.name + '.part')
-    beside.write_text(json.dumps(content, indent=2) + '\n')
+    beside.write_text(text)
     os.replace(beside, path)
+
+
+def write_json(path, content):
+    """Write JSON whole or not at all."""
+    write_whole(path, json.dumps(content, indent=2) + '\n')
 
 
 def update_summary(workdir, content):
@@ -41,7 +46,7 @@ class Recorder:
         self.workdir = pathlib.Path(workdir)
         path = self.workdir / 'metrics.jsonl'
         kept = [line for line in path.read_text().splitlines() if _step_of(line) <= start_step] if path.exists() else []
-        path.write_text(''.join(line + '\n' for line in kept))
+        write_whole(path, ''.join(line + '\n' for line in kept))
         self._lines = path.open('a')
         self._events = SummaryWriter(str(self.workdir / 'tensorboard'), purge_step=start_step + 1)
 

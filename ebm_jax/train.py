@@ -22,9 +22,11 @@ class TrainState:
     ema_params: PyTree   # moving average of params; () without one
     chains: PyTree       # leaves [shards, ...]; [devices, shards per device, ...] inside `shard_state`
     key: Array
+    quarantined: Array   # int32: chains so far that went astray and left the loss, over all steps
 
 
-AXES = TrainState(step=None, params=None, opt_state=None, ema_params=None, chains=0, key=None)   # of devices, in a state from `shard_state`
+AXES = TrainState(step=None, params=None, opt_state=None, ema_params=None, chains=0, key=None,   # of devices, in a state from
+                  quarantined=None)                                                              # `shard_state`
 
 
 def init_state(key, method, optimizer, prepare, batch, *, ema=0.0):
@@ -38,7 +40,7 @@ def init_state(key, method, optimizer, prepare, batch, *, ema=0.0):
     def make():
         params, chains = method.init(init_key, prepare_batch(prepare, prepare_key, batch))
         return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), jax.tree.map(jnp.copy, params) if ema else (),
-                          chains, key)
+                          chains, key, jnp.zeros((), jnp.int32))
 
     return jax.jit(make)()
 
@@ -61,8 +63,9 @@ def make_local_step(method, optimizer, prepare, *, ema=0.0, limits=LIMITS, watch
     Args:
       prepare: (key, x) -> x of one example, on the device. ema: in [0, 1), 0 keeps none.
       watch_every: at every so manieth step the gradient norm of each addend is computed too ('grad_norm/NAME'; -1 at other steps).
-    Metrics: 'loss', 'grad_norm', 'loss/NAME' of each addend, those of the method, and 'healthy': False where the loss, an
-      addend, a metric (energies among them) or the gradient is not finite, or beyond its entry in `limits`, {metric: largest size}.
+    Metrics: 'loss', 'grad_norm', 'param_norm', 'loss/NAME' of each addend, those of the method, and 'healthy': False where the loss, an
+      addend, a metric (energies among them), the gradient or the parameters are not finite, or beyond their entry in `limits`,
+      {metric: largest size}.
     """
     def local_step(state, batch):
         prepare_key, sample_key, loss_key = jax.random.split(jax.random.fold_in(state.key, state.step), 3)
@@ -86,13 +89,14 @@ def make_local_step(method, optimizer, prepare, *, ema=0.0, limits=LIMITS, watch
             params = taught if part.teaches is None else {**params, **taught}
             losses, metrics, all_grads = losses | addends, metrics | found, [*all_grads, grads]
         metrics = across.mean({'loss': sum(losses.values()), **{f'loss/{name}': value for name, value in losses.items()}, **metrics})
-        metrics['grad_norm'] = optax.tree.norm(all_grads)
+        metrics['grad_norm'], metrics['param_norm'] = optax.tree.norm(all_grads), optax.tree.norm(params)
         healthy = jnp.all(jnp.isfinite(jnp.stack([jnp.asarray(m, jnp.float32) for m in metrics.values()])))
         for name, limit in limits.items():
             healthy &= jnp.abs(metrics[name]) <= limit
         metrics['healthy'] = healthy
         ema_params = optax.incremental_update(params, state.ema_params, 1 - ema) if ema else ()
-        return TrainState(state.step + 1, params, opt_state, ema_params, chains, state.key), metrics | watched
+        quarantined = state.quarantined + jnp.round(metrics.get('quarantined', 0.0)).astype(jnp.int32)
+        return TrainState(state.step + 1, params, opt_state, ema_params, chains, state.key, quarantined), metrics | watched
 
     return local_step
 

@@ -14,7 +14,7 @@ import jax
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from ebm_jax.errors import Diverged, InputError
+from ebm_jax.errors import Diverged, InputError, NotSaved, Stopped
 
 FREE_ON_RESUME = {'steps', 'log_every', 'checkpoint_every', 'picture_every', 'evaluate_every'}
 
@@ -38,6 +38,11 @@ def main(run, define_flags, description):
         end(str(error))
     except Diverged as error:
         end(error.account, code=1)
+    except NotSaved as error:
+        end(str(error), code=1)
+    except Stopped as stopped:
+        print(stopped)
+        sys.exit(128 + stopped.signal)
     except KeyboardInterrupt:
         sys.exit(130)
 

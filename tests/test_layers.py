@@ -12,7 +12,7 @@ MAY_IMPORT = {   # module -> what of ebm_jax it may import
     'adapt': BASE | {'mcmc'}, 'compose': BASE,
     'methods': BASE | {'mcmc', 'objectives', 'replay', 'methods'},
     'train': BASE, 'checkpoint': BASE,
-    'fit': BASE | {'train', 'checkpoint', 'record'},
+    'process': BASE, 'guard': BASE | {'record'}, 'fit': BASE | {'train', 'checkpoint', 'record', 'guard', 'process'},
     'evaluate': BASE | {'objectives', 'mcmc', 'data', 'record', 'networks', 'evaluate'},
     'apply': BASE | {'mcmc', 'objectives', 'apply'},
 }

@@ -1,0 +1,83 @@
+"""What happens when a run diverges: back to a healthy state, a change for the next try, a log, and an end when no try is left.
+
+The healthy states are the checkpoints at multiples of `checkpoint_every`: everything of a run is in them, and since they are on disk, a run
+that is killed while it recovers takes up the same try where it was. What follows is a function of the log and those checkpoints only.
+"""
+import json
+import pathlib
+from collections.abc import Callable
+from typing import NamedTuple
+
+from ebm_jax.record import write_json, write_whole
+
+
+class Remedy(NamedTuple):
+    """What changes for one try. Every try has other random numbers, and goes on with the batches behind those it had seen."""
+    name: str                                  # for people: 'learning rate x 0.5'
+    parts: Callable[[], dict] = dict           # () -> arguments of `fit` that it replaces, with all changes so far
+
+
+class Guard:
+    """The tries of one run: which one it is in, and where the next would go. Kept in WORKDIR/recoveries, which nothing else writes."""
+
+    def __init__(self, workdir, remedies):
+        """remedies: one Remedy for each try, in turn."""
+        self.folder, self.remedies = pathlib.Path(workdir) / 'recoveries', tuple(remedies)
+        log = self.folder / 'log.json'
+        self.log = json.loads(log.read_text()) if log.exists() else []
+
+    @property
+    def tries_left(self):
+        return max(len(self.remedies) - len(self.log), 0)
+
+    @property
+    def attempt(self):
+        """How often the run has gone back."""
+        return len(self.log)
+
+    @property
+    def skipped(self):
+        """How many batches the data are ahead of the steps: those of abandoned steps are not seen again."""
+        return sum(entry['diverged_at'] - entry['back_to'] for entry in self.log)
+
+    def parts(self):
+        """The arguments of `fit` that the present try replaces."""
+        return self.remedies[min(self.attempt, len(self.remedies)) - 1].parts() if self.log and self.remedies else {}
+
+    def begins_at(self, step):
+        """Whether the present try begins at the state of that step, which was saved before it."""
+        return bool(self.log) and self.log[-1]['back_to'] == step
+
+    def target(self, step, ring):
+        """Where to go back to from a divergence at `step`.
+
+        The newest state; one further back than last time where the run got no further than ever before; 0 where there is none.
+
+        Args: ring: steps of healthy states, newest first.
+        """
+        ring = [state for state in ring if 0 < state < step]
+        if not ring:
+            return 0
+        if self.log and step <= max(entry['diverged_at'] for entry in self.log):
+            return next((state for state in ring if state < self.log[-1]['back_to']), ring[-1])
+        return ring[0]
+
+    def go_back(self, step, why, checkpoints, say):
+        """Begin the next try: drop the states past its beginning, keep the abandoned metrics, write the log."""
+        back_to = self.target(step, checkpoints.ring())
+        number, remedy = self.attempt + 1, self.remedies[self.attempt]
+        checkpoints.drop_after(back_to)
+        self.folder.mkdir(exist_ok=True)
+        rows = self.folder.parent / 'metrics.jsonl'
+        abandoned = [line for line in rows.read_text().splitlines() if json.loads(line)['step'] > back_to]
+        write_whole(self.folder / f'abandoned_{number}.jsonl', ''.join(line + '\n' for line in abandoned))
+        self.log.append({'try': number, 'diverged_at': step, 'why': why, 'back_to': back_to, 'change': remedy.name})
+        lines = [f'Try {entry["try"]} of {len(self.remedies)}: the run had diverged at step {entry["diverged_at"]}: {entry["why"]}. '
+                 f'Back to step {entry["back_to"]}, with {entry["change"]}.' for entry in self.log]
+        write_whole(self.folder / 'log.txt', '\n'.join(lines) + '\n')
+        write_json(self.folder / 'log.json', self.log)   # last: from here on the run is in this try
+        say(lines[-1])
+
+    def summary(self):
+        """Figures for summary.json."""
+        return {'recoveries': self.attempt, 'tries_left': self.tries_left}
