@@ -38,6 +38,11 @@ def mean(x):
     return lax.pmean(x, AXIS) if count() > 1 else x
 
 
+def total(x):
+    """Sum over devices."""
+    return lax.psum(x, AXIS) if count() > 1 else x
+
+
 def maximum(x):
     """Largest over devices."""
     return lax.pmax(x, AXIS) if count() > 1 else x

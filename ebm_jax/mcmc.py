@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.flatten_util import ravel_pytree
 
+from ebm_jax import devices
 from ebm_jax.types import Array, Info, Kernel, PyTree
 
 
@@ -164,6 +165,31 @@ def hmc(step_size, num_leapfrog, *, temperature=1.0):
         return _metropolis(accept_key, state, HamiltonianState(unravel(there), energy, unravel(grad)), log_ratio)
 
     return Kernel(_evaluate, step)
+
+
+ASTRAY = 1e3   # images lie in [-1, 1], latent variables and features within some standard deviations
+
+
+def sound(x, limit=ASTRAY):
+    """Which chains have not gone astray: all numbers of theirs finite and at most `limit` in size. x: [n, ...] -> bool [n]."""
+    fine = [jnp.all((jnp.abs(leaf) <= limit).reshape(len(leaf), -1), 1) for leaf in jax.tree.leaves(x)]
+    return jnp.all(jnp.stack(fine), 0)
+
+
+def chain_health(sound, dead):
+    """Metrics: 'quarantined', the chains of all devices that went astray, and 'chains_dead', the share that did not move."""
+    return {'quarantined': devices.total(jnp.sum(~sound)).astype(jnp.float32), 'chains_dead': dead}
+
+
+def unmoved(start, x):
+    """Share of chains that stand where they began: dead ones. Both [n, ...] -> scalar."""
+    still = [jnp.all((a == b).reshape(len(a), -1), 1) for a, b in zip(jax.tree.leaves(start), jax.tree.leaves(x))]
+    return jnp.mean(jnp.all(jnp.stack(still), 0))
+
+
+def or_start(fine, x, start):
+    """Chains that are sound where they ended, the others where they began. fine [n], x and start [n, ...]."""
+    return jax.tree.map(lambda a, b: jnp.where(fine.reshape(-1, *[1] * (a.ndim - 1)), a, b), x, start)
 
 
 def run_chain(key, kernel, energy_fn, x, num_steps, record=None):

@@ -36,6 +36,18 @@ def cross_entropy(logits, labels):
     return -jnp.mean(jnp.take_along_axis(log_softmax(logits), labels[:, None], 1))
 
 
+def mean_where(values, keep):
+    """This device's share of the mean over the examples of all devices that are kept. values [n, ...], keep bool [n] -> scalar.
+
+    With nothing kept it is not a number: a loss of nothing is not 0.
+    """
+    values = values.reshape(len(values), -1).mean(1)
+    return jnp.sum(jnp.where(keep, values, 0.0)) / devices.mean(jnp.sum(keep).astype(values.dtype))
+
+
+OUT = jnp.inf   # the energy, as weight rules see it, of a negative that does not count
+
+
 class Weights(NamedTuple):
     """How much each energy of the batch is pushed up; without gradient, they sum to 1 over all devices' examples.
 
@@ -46,8 +58,12 @@ class Weights(NamedTuple):
 
 
 def uniform(e_pos, e_neg):
-    """Contrastive divergence: w = 1/M on each negative, 0 on the positives. [N, ...], [M, ...] -> Weights of these shapes."""
-    return Weights(jnp.zeros_like(e_pos), jnp.full_like(e_neg, 1 / len(e_neg)))
+    """Contrastive divergence: w = 1/M on each of M negatives, 0 on the positives and on negatives whose energy is OUT.
+
+    [N, ...], [M, ...] -> Weights of these shapes.
+    """
+    counts = (e_neg < OUT).astype(e_neg.dtype)
+    return Weights(jnp.zeros_like(e_pos), counts / devices.mean(jnp.sum(counts, 0)))
 
 
 def balanced(e_pos, e_neg, *, beta=1.0, include_positives=True):
@@ -55,7 +71,7 @@ def balanced(e_pos, e_neg, *, beta=1.0, include_positives=True):
 
     S is the negatives, together with the positives by default. The coefficients of the contrast then sum to zero, and
     negatives that are far above the positives in energy teach nothing. beta = 0 is `uniform` when positives are excluded, and
-    `uniform`'s gradient times M / (N + M) when they are included.
+    `uniform`'s gradient times M / (N + M) when they are included. A negative whose energy is OUT is not in S.
 
     Args: e_pos: [N, ...] and e_neg: [M, ...] energies; beta: temper, >= 0.
     Returns: Weights. Raises: ValueError for beta < 0.
@@ -63,7 +79,7 @@ def balanced(e_pos, e_neg, *, beta=1.0, include_positives=True):
     """
     if beta < 0:
         raise ValueError(f'beta must be at least 0, got {beta}')
-    log_pos, log_neg = stop_gradient((-beta * e_pos, -beta * e_neg))
+    log_pos, log_neg = stop_gradient((-beta * e_pos, jnp.where(e_neg < OUT, -beta * e_neg, -jnp.inf)))
     everyone = devices.gather(jnp.concatenate([log_pos, log_neg]) if include_positives else log_neg)
     total = logsumexp(everyone, axis=0)
     share = lambda log_w: jnp.exp(log_w - total) * devices.count()
@@ -79,6 +95,12 @@ def contrast(e_pos, e_neg, weights):
     """
     weights = stop_gradient(weights)
     return jnp.mean(e_pos), -jnp.sum(weights.positives * e_pos) - jnp.sum(weights.negatives * e_neg)
+
+
+def scores(e_pos, e_neg, keep):
+    """What is logged of a batch's energies, as s(x) = -E(x): means of positives, of negatives that are kept, and their difference."""
+    positives, negatives = -jnp.mean(e_pos), -mean_where(e_neg, keep)
+    return {'s_positives': positives, 's_negatives': negatives, 's_gap': positives - negatives}
 
 
 def class_contrast(logits_pos, labels, logits_neg, weights):
@@ -169,13 +191,16 @@ def latent_energy(z, x, mean, sigma, mask=1.0):
     return 0.5 * jnp.sum(jnp.square(z)) + misfit(x, mean, sigma, mask)
 
 
-def energy_square(e_pos, e_neg):
-    """mean E(x+)^2 + mean E(x-)^2, over whatever axes: keeps energies, known only up to a shift, near zero. Du & Mordatch 2019."""
-    return jnp.mean(jnp.square(e_pos)) + jnp.mean(jnp.square(e_neg))
+def energy_square(e_pos, e_neg, keep):
+    """mean E(x+)^2 + mean E(x-)^2 over negatives that are kept: keeps energies, known only up to a shift, near zero. Du & Mordatch 2019.
+
+    e_pos [N, ...], e_neg [M, ...], keep bool [M] -> scalar.
+    """
+    return jnp.mean(jnp.square(e_pos)) + mean_where(jnp.square(e_neg), keep)
 
 
 def nearest_neighbour_entropy(x, population, present):
-    """Entropy of x by nearest neighbours, up to scale and constant: mean_i log min_b |x_i - b|_2, gradient in x.
+    """Entropy of x by nearest neighbours, up to scale and constant: the mean over i of log min_b |x_i - b|_2, gradient in x.
 
         H(q) = D mean_i log r_i + log P + log V_D + gamma,   V_D = pi^(D/2) / Gamma(D/2 + 1),  gamma = .5772...
 
@@ -183,16 +208,16 @@ def nearest_neighbour_entropy(x, population, present):
     into its weight. A distance of zero counts as the smallest float.
 
     Args: x: [n, ...]. population: [P, ...], without gradient. present: bool [P], which entries count; at least one.
-    Returns: scalar. Source: Du et al. 2021, eq. 12.
+    Returns: [n], the terms of that mean. Source: Du et al. 2021, eq. 12.
     """
     x, population = x.reshape(len(x), -1), stop_gradient(population.reshape(len(population), -1))
     nearest = population[jnp.argmin(jnp.where(present, _squared_distances(stop_gradient(x), population), jnp.inf), 1)]
     squared = jnp.sum(jnp.square(x - nearest), 1)   # again and exactly: the products above cancel where two points are close
-    return jnp.mean(0.5 * jnp.log(jnp.maximum(squared, jnp.finfo(squared.dtype).tiny)))
+    return 0.5 * jnp.log(jnp.maximum(squared, jnp.finfo(squared.dtype).tiny))
 
 
 def kernel_entropy(x, population, present):
-    """Entropy of x by a Gaussian kernel, up to a constant: -mean_i log mean_b exp(-|x_i - b|^2 / (2 h^2)), gradient in x.
+    """Entropy of x by a Gaussian kernel, up to a constant: the mean over i of -log mean_b exp(-|x_i - b|^2 / (2 h^2)), gradient in x.
 
     Pairwise repulsion in place of `nearest_neighbour_entropy`: every past sample pushes, near ones more. h^2 is the mean squared
     distance of x (on all devices) to the population over 2 D, without gradient. Adding (D / 2) log(2 pi h^2) makes it an entropy.
@@ -203,7 +228,7 @@ def kernel_entropy(x, population, present):
     squared = _squared_distances(x, population)
     share = jnp.where(jnp.any(present), present, True) / jnp.maximum(jnp.sum(present), 1)   # finite where nothing is present, too
     width = stop_gradient(devices.mean(jnp.mean(squared @ share)) / (2 * x.shape[1]))
-    return -jnp.mean(logsumexp(-squared / (2 * jnp.maximum(width, jnp.finfo(width.dtype).tiny)), axis=1, b=share))
+    return -logsumexp(-squared / (2 * jnp.maximum(width, jnp.finfo(width.dtype).tiny)), axis=1, b=share)
 
 
 def _squared_distances(x, population):

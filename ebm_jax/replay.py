@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from ebm_jax import devices
+from ebm_jax.mcmc import or_start, sound
 from ebm_jax.types import UNLABELLED, Array, Draw, PyTree, ReplayBuffer
 
 EMPTY = -1   # the age of an entry that was never filled
@@ -219,6 +220,19 @@ def fresh(start):
         raise ValueError('a fresh buffer keeps no past samples: choose a buffer with a memory, or leave out what asks for them')
 
     return ReplayBuffer(lambda key: _empty(1, start), draw, lambda key, state, draw, positions: state, peek)
+
+
+def quarantine(draw, x):
+    """Take chains that went astray out of the loss and out of the buffer.
+
+    A chain that is not `mcmc.sound` stands at its start again, so that energies there are finite, with weight 0 in the loss; its
+    entry is written as empty, so that the next draw of it is a new start.
+
+    Args: draw: where the chains began. x: [n, ...], where they ended. Returns: (x, Draw to be written, sound [n]).
+    Source: ours.
+    """
+    fine = sound(x)
+    return or_start(fine, x, draw.position), draw._replace(age=jnp.where(fine, draw.age, EMPTY - 1)), fine
 
 
 class Pools(NamedTuple):

@@ -32,7 +32,8 @@ def test_jem_gradient_against_finite_differences():
         params = {'w': rng.normal(size=(64, 7)) / 8, 'v': rng.normal(size=(7, CLASSES))}
         network = Network(lambda key, x: params, lambda p, x: jnp.tanh(x.reshape(-1) @ p['w']) @ p['v'])
         method = make_jem(network)
-        samples = Samples(jnp.asarray(rng.normal(size=(16, *SHAPE))), jnp.zeros(16, jnp.int32), jnp.ones(16, jnp.int32))
+        samples = Samples(jnp.asarray(rng.normal(size=(16, *SHAPE))), jnp.zeros(16, jnp.int32), jnp.ones(16, jnp.int32),
+                          jnp.ones(16, bool), jnp.zeros(()))
         batch = {'x': jnp.asarray(rng.normal(size=(16, *SHAPE))), 'y': jnp.asarray(rng.integers(0, CLASSES, 16))}
         loss = lambda params: total(method, batch)(params, samples)
         loss = jax.jit(loss)

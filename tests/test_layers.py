@@ -8,7 +8,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 BASE = {'types', 'devices', 'errors', 'conv', 'cost'}
 MAY_IMPORT = {   # module -> what of ebm_jax it may import
     'types': set(), 'devices': set(), 'errors': set(), 'conv': set(), 'cost': set(),
-    'mcmc': BASE, 'replay': BASE, 'objectives': BASE, 'augment': BASE, 'networks': BASE, 'data': BASE, 'record': BASE,
+    'mcmc': BASE, 'replay': BASE | {'mcmc'}, 'objectives': BASE, 'augment': BASE, 'networks': BASE, 'data': BASE, 'record': BASE,
     'adapt': BASE | {'mcmc'}, 'compose': BASE,
     'methods': BASE | {'mcmc', 'objectives', 'replay', 'methods'},
     'train': BASE, 'checkpoint': BASE,

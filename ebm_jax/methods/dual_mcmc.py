@@ -19,7 +19,7 @@ from jax.lax import stop_gradient
 
 from ebm_jax import devices
 from ebm_jax import objectives as obj
-from ebm_jax.mcmc import run_chain
+from ebm_jax.mcmc import chain_health, or_start, run_chain, sound, unmoved
 from ebm_jax.types import UNLABELLED, Kernel, Method, PyTree, Round
 
 
@@ -84,6 +84,9 @@ class Samples:
     x: PyTree       # [M, ...]: x', where the chains in x ended that began at g(z), or at noise
     label: PyTree   # [M]: theirs, where conditional
     z_end: PyTree   # [N, D]: z', where the chains in z ended, of each example of the batch
+    sound_x: PyTree   # bool [M]: False where the chain in x went astray; it is not in the loss
+    sound_z: PyTree   # bool [N]: False where the chain in z did
+    dead: jax.Array   # share of chains, in x or (without any) in z, that did not move
 
 
 def dual_mcmc(energy, generator, inference, settings=PAPER, *, x_kernel, z_kernel, latent, num_negatives, x_start=None,
@@ -148,24 +151,26 @@ class _Models(NamedTuple):
         return self.networks[name].apply(params[name], x, *label)
 
     def end_in_x(self, params, key, *label):
-        """(z, x') of a chain in x."""
+        """(z, where it began, x') of a chain in x."""
         z_key, start_key, chain_key = jax.random.split(key, 3)
         z = jax.random.normal(z_key, (self.latent,))
         x = self.apply('generator', params, z, *label) if self.settings.from_generator else self.x_start(start_key, *label or [UNLABELLED])
+        start = x
         if self.settings.x_steps:
             x, _ = run_chain(chain_key, self.x_kernel, lambda x: self.apply('energy', params, x, *label), x, self.settings.x_steps)
-        return z, x
+        return z, start, x
 
     def end_in_z(self, params, key, x, *label):
-        """z' of a chain in z."""
+        """(where it began, z') of a chain in z."""
         start_key, chain_key = jax.random.split(key)
         z = jax.random.normal(start_key, (self.latent,))
         if self.settings.from_inference:
             z = obj.reparametrised(z, *self.apply('inference', params, x, *label))
+        start = z
         if self.settings.z_steps:
             target = lambda z: obj.latent_energy(z, x, self.apply('generator', params, z, *label), self.settings.sigma)
             z, _ = run_chain(chain_key, self.z_kernel, target, z, self.settings.z_steps)
-        return z
+        return start, z
 
     def energies(self, params, batch, samples):
         """(E(x) [N], E(x') [M])."""
@@ -196,17 +201,22 @@ def _sampler(models, settings, num_negatives):
 
     def sample(key, params, chains, batch):
         x_key, z_key = jax.random.split(key)
-        z, x, label, end = (), (), (), ()
+        z, x, label, end, sound_x, sound_z, dead = (), (), (), (), (), (), jnp.zeros(())
         if x_end:
             here, rest = divmod(num_negatives, devices.count())
             if rest:
                 raise ValueError(f'num_negatives must be divisible by the number of devices, got {num_negatives} and {devices.count()}')
             label = _in_turn(batch['y'], here) if models.conditional else ()
-            z, x = jax.vmap(partial(models.end_in_x, params))(devices.keys(x_key, here), *models.conditions(label))
+            z, start, x = jax.vmap(partial(models.end_in_x, params))(devices.keys(x_key, here), *models.conditions(label))
+            sound_x, dead = sound(x), unmoved(start, x) if settings.x_steps else dead
+            x = or_start(sound_x, x, start)
         if z_end:
             keys = devices.keys(z_key, len(batch['x']))
-            end = jax.vmap(partial(models.end_in_z, params))(keys, batch['x'], *models.conditions(batch['y']))
-        return stop_gradient(Samples(z, x, label, end)), chains
+            start, end = jax.vmap(partial(models.end_in_z, params))(keys, batch['x'], *models.conditions(batch['y']))
+            sound_z = sound(end)
+            dead = unmoved(start, end) if settings.z_steps and not x_end else dead
+            end = or_start(sound_z, end, start)
+        return stop_gradient(Samples(z, x, label, end, sound_x, sound_z, dead)), chains
 
     return sample
 
@@ -224,10 +234,8 @@ def _loss(models, settings):
     def loss(params, key, batch, samples):
         energies = models.energies(params, batch, samples) if 'contrast' in weights else ()
         values = {name: addend() for name, addend in _addends(models, params, energies, key, batch, samples).items() if name in weights}
-        metrics = {}
-        if energies:
-            e_pos, e_neg = energies
-            metrics |= {'s_positives': -jnp.mean(e_pos), 's_negatives': -jnp.mean(e_neg), 's_gap': jnp.mean(e_neg) - jnp.mean(e_pos)}
+        astray = jnp.concatenate([~jnp.asarray(fine, bool) for fine in (samples.sound_x, samples.sound_z)])
+        metrics = chain_health(~astray, samples.dead) | (obj.scores(*energies, samples.sound_x) if energies else {})
         to_mse = 2 * settings.sigma ** 2 / batch['x'][0].size
         for metric, name in (('mse/data', 'generator_data'), ('mse/chain', 'generator_chain')):
             metrics |= {metric: to_mse * values[name]} if name in weights else {}
@@ -240,17 +248,22 @@ def _addends(models, params, energies, key, batch, samples):
     """{name in Settings: () -> its value, without its weight}. energies: of batch and samples, for the contrast."""
     of_batch, of_samples = models.conditions(batch['y']), models.conditions(samples.label)
     data_keys, chain_keys = (partial(devices.keys, key) for key in jax.random.split(key))
-    mean = lambda one, *of: jnp.mean(jax.vmap(partial(one, params))(*of))
+    each = lambda one, *of: jax.vmap(partial(one, params))(*of)
+    over_z, over_x = (lambda *of, keep=keep: obj.mean_where(each(*of), keep) for keep in (samples.sound_z, samples.sound_x))
+
+    def contrast():
+        e_pos, e_neg = energies
+        return sum(obj.contrast(e_pos, e_neg, obj.uniform(e_pos, jnp.where(samples.sound_x, e_neg, obj.OUT))))
 
     return {
-        'contrast': lambda: sum(obj.contrast(*energies, obj.uniform(*energies))),
-        'generator_data': lambda: mean(models.misfit, batch['x'], samples.z_end, *of_batch),
-        'generator_chain': lambda: mean(models.misfit, samples.x, samples.z, *of_samples),
-        'inference_data': lambda: mean(models.surprise, samples.z_end, batch['x'], *of_batch),
-        'inference_chain': lambda: mean(models.surprise, samples.z, samples.x, *of_samples),
-        'elbo_data': lambda: mean(models.bound, data_keys(len(batch['x'])), batch['x'], *of_batch),
-        'elbo_chain': lambda: mean(models.bound, chain_keys(len(samples.x)), samples.x, *of_samples),
-        'adversarial': lambda: mean(models.fooled, samples.z, *of_samples)}
+        'contrast': contrast,
+        'generator_data': lambda: over_z(models.misfit, batch['x'], samples.z_end, *of_batch),
+        'generator_chain': lambda: over_x(models.misfit, samples.x, samples.z, *of_samples),
+        'inference_data': lambda: over_z(models.surprise, samples.z_end, batch['x'], *of_batch),
+        'inference_chain': lambda: over_x(models.surprise, samples.z, samples.x, *of_samples),
+        'elbo_data': lambda: jnp.mean(each(models.bound, data_keys(len(batch['x'])), batch['x'], *of_batch)),
+        'elbo_chain': lambda: over_x(models.bound, chain_keys(len(samples.x)), samples.x, *of_samples),
+        'adversarial': lambda: over_x(models.fooled, samples.z, *of_samples)}
 
 
 def _check(settings, latent, num_negatives):

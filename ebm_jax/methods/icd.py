@@ -18,8 +18,8 @@ from jax.lax import stop_gradient
 
 from ebm_jax import devices
 from ebm_jax import objectives as obj
-from ebm_jax.mcmc import HamiltonianState, advance
-from ebm_jax.replay import pools
+from ebm_jax.mcmc import HamiltonianState, advance, chain_health, unmoved
+from ebm_jax.replay import pools, quarantine
 from ebm_jax.types import UNLABELLED, Array, Method, PyTree
 
 
@@ -35,6 +35,7 @@ class Tail:
     state: PyTree     # [n, ...] the kernel's state before them
     key: Array        # [n] the chain's key
     label: Array      # [n]
+    sound: Array      # bool [n]: False for chains that went astray
 
 
 @struct.dataclass
@@ -43,6 +44,8 @@ class Samples:
     x: PyTree         # [M, ...]: where the chains ended
     label: Array      # [M]
     age: Array        # [M]: rounds since the chain (re)started
+    sound: Array      # bool [M]: False for chains that went astray; they are not in the loss
+    dead: Array       # share of chains that did not move
     tail: Tail
     population: PyTree   # [P, ...]: past samples, the same on all devices
     present: Array       # bool [P]: which of them are there
@@ -64,7 +67,7 @@ def icd(network, kernel, buffer, *, num_negatives, num_steps=40, transition=None
       transition: None, or (key, x) -> x: a transition of the chain before its K steps, always accepted (data augmentation).
       kl_weight: 0 leaves the KL term out. kl_steps: m in [1, K], steps of the chain that carry a gradient ([code]: 1).
       kl_chains: n, how many of the M chains the KL term takes; divisible by `shards`, default all.
-      entropy: (x [n, ...], population [P, ...], present [P]) -> scalar, `objectives.nearest_neighbour_entropy` or `kernel_entropy`.
+      entropy: (x [n, ...], population [P, ...], present [P]) -> [n], `objectives.nearest_neighbour_entropy` or `kernel_entropy`.
       entropy_weight: of H(q) within the KL term ([code]: 0.3, a heuristic).
       population: P, divisible by `shards` ([code]: 100). Drawn uniformly without replacement from the past samples in the buffer as it
         was before this step's samples were written, each passed through `transition`.
@@ -154,20 +157,22 @@ def icd(network, kernel, buffer, *, num_negatives, num_steps=40, transition=None
         chain_keys = each(3)
         before = jax.vmap(steps(params, 0, num_steps - kl_steps))(chain_keys, start, draw.label)
         x = jax.vmap(steps(params, num_steps - kl_steps, kl_steps))(chain_keys, before, draw.label).position
+        dead = unmoved(draw.position, x)
+        x, ended, sound = quarantine(draw, stop_gradient(x))
         of_kl = (jnp.arange(here)[:, None] * per_shard + jnp.arange(kl_chains // shards)).reshape(-1)   # the first of each shard
-        tail = jax.tree.map(lambda leaf: leaf[of_kl], Tail(before, chain_keys, draw.label))
-        samples = Samples(x, draw.label, draw.age + 1, tail, *past(keys[:, 4], keys[:, 5], chains.buffer))
-        samples = stop_gradient(samples)
-        return samples, Chains(pool.write(keys[:, 6], chains.buffer, draw, samples.x))
+        of_sound = jnp.where(sound[of_kl], of_kl, of_kl[jnp.argmax(sound[of_kl])])   # the way of one astray would be walked again
+        tail = Tail(*jax.tree.map(lambda leaf: leaf[of_sound], (before, chain_keys, draw.label)), sound[of_kl])
+        samples = Samples(x, draw.label, draw.age + 1, sound, dead, tail, *past(keys[:, 4], keys[:, 5], chains.buffer))
+        return stop_gradient(samples), Chains(pool.write(keys[:, 6], chains.buffer, ended, x))
 
     def kl_term(params, samples):
         """(value, metrics): E_sg at the end of chains whose last m steps are live, and their entropy."""
         tail = samples.tail
         x = jax.vmap(steps(params, num_steps - kl_steps, kl_steps))(tail.key, tail.state, tail.label).position
-        end = jnp.mean(many(stop_gradient(params), x, tail.label))
+        end = obj.mean_where(many(stop_gradient(params), x, tail.label), tail.sound)
         if not with_entropy:
             return end, {'kl_energy': end}
-        spread = jnp.where(samples.ready, entropy(x, samples.population, samples.present), 0.0)
+        spread = jnp.where(samples.ready, obj.mean_where(entropy(x, samples.population, samples.present), tail.sound), 0.0)
         return end - entropy_weight * spread, {'kl_energy': end, 'kl_entropy': spread,
                                                'kl_entropy_counts': samples.ready.astype(jnp.float32)}
 
@@ -175,13 +180,13 @@ def icd(network, kernel, buffer, *, num_negatives, num_steps=40, transition=None
         del key
         e_pos, e_neg = many(params, batch['x'], batch['y']), many(params, samples.x, samples.label)
         of_scales = jnp.mean(e_pos, 1), jnp.mean(e_neg, 1)
-        addends = {'contrast': sum(obj.contrast(*of_scales, weights(*of_scales)))}
+        addends = {'contrast': sum(obj.contrast(*of_scales, weights(of_scales[0], jnp.where(samples.sound, of_scales[1], obj.OUT))))}
         metrics = {
-            's_positives': -jnp.mean(e_pos), 's_negatives': -jnp.mean(e_neg), 's_gap': jnp.mean(e_neg) - jnp.mean(e_pos),
+            **obj.scores(*of_scales, samples.sound), **chain_health(samples.sound, samples.dead),
             'chain_age_mean': jnp.mean(samples.age.astype(jnp.float32)),
             'chain_age_max': devices.maximum(jnp.max(samples.age)).astype(jnp.float32)}
         if l2_weight:
-            addends['energy_square'] = l2_weight * obj.energy_square(e_pos, e_neg)
+            addends['energy_square'] = l2_weight * obj.energy_square(e_pos, e_neg, samples.sound)
         if kl_weight:
             value, more = kl_term(params, samples)
             addends['kl'] = kl_weight * value

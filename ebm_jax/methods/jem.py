@@ -14,8 +14,8 @@ from flax import struct
 
 from ebm_jax import devices
 from ebm_jax import objectives as obj
-from ebm_jax.mcmc import run_chains
-from ebm_jax.replay import pools
+from ebm_jax.mcmc import chain_health, run_chains, unmoved
+from ebm_jax.replay import pools, quarantine
 from ebm_jax.types import UNLABELLED, Array, Method, PyTree
 
 
@@ -33,6 +33,8 @@ class Samples:
     x: PyTree         # [M, ...]
     label: Array      # [M]
     age: Array        # [M]: rounds since the chain (re)started
+    sound: Array      # bool [M]: False for chains that went astray; they are not in the loss
+    dead: Array       # share of chains that did not move
 
 
 def jem(network, sampler, buffer, *, num_negatives, num_steps=20, weights=obj.uniform, p_x_weight=1.0, alpha=0.0,
@@ -92,23 +94,24 @@ def jem(network, sampler, buffer, *, num_negatives, num_steps=20, weights=obj.un
         x, _ = run_chains(chain_keys.reshape(-1), sampler.kernel(settings),
                           lambda x, label: obj.energy_of(network.apply(params, x), label),
                           draw.position, steps, draw.label)
-        x = jax.lax.stop_gradient(x)
-        written = pool.write(keys[:, 3], chains.buffer, draw, x)
+        dead = unmoved(draw.position, x)
+        x, ended, sound = quarantine(draw, jax.lax.stop_gradient(x))
+        written = pool.write(keys[:, 3], chains.buffer, ended, x)
         if sampler.tunes:
-            score = devices.mean(-jnp.mean(jax.vmap(obj.marginal_energy)(logits_of(params, x))))
+            score = devices.mean(-obj.mean_where(jax.vmap(obj.marginal_energy)(logits_of(params, x)), sound))
             settings = sampler.update(settings, score)
         tuned = jax.tree.map(lambda leaf, old: jnp.broadcast_to(leaf, old.shape), settings, chains.sampler)
-        return Samples(x, draw.label, draw.age + 1), Chains(written, tuned, chains.calls + 1)
+        return Samples(x, draw.label, draw.age + 1, sound, dead), Chains(written, tuned, chains.calls + 1)
 
     def loss(params, key, batch, samples):
         del key
         logits = logits_of(params, jnp.concatenate([batch['x'], samples.x]))
         pos, neg = jnp.split(logits, [len(batch['x'])])
         e_pos, e_neg = jax.vmap(obj.marginal_energy)(pos), jax.vmap(obj.marginal_energy)(neg)
-        w = weights(e_pos, e_neg)
+        w = weights(e_pos, jnp.where(samples.sound, e_neg, obj.OUT))
         up, down = obj.contrast(e_pos, e_neg, w)
         if alpha:
-            w_y = weights(-pos, -neg)   # [N, C], [M, C]: a set of weights for each class
+            w_y = weights(-pos, jnp.where(samples.sound[:, None], -neg, obj.OUT))   # [N, C], [M, C]: a set of weights for each class
             up_y, down_y = obj.class_contrast(pos, batch['y'], neg, w_y)
             up, down = (1 - alpha) * up + alpha * up_y, (1 - alpha) * down + alpha * down_y
         addends = {'classifier': obj.cross_entropy(pos, batch['y']), 'positives': p_x_weight * up, 'negatives': p_x_weight * down}
@@ -116,9 +119,9 @@ def jem(network, sampler, buffer, *, num_negatives, num_steps=20, weights=obj.un
             addends['entropy_information'] = -entropy_weight * obj.entropy_information(pos)
         metrics = {
             'accuracy': jnp.mean(jnp.argmax(pos, 1) == batch['y']),
-            's_positives': -jnp.mean(e_pos), 's_negatives': -jnp.mean(e_neg), 's_gap': jnp.mean(e_neg) - jnp.mean(e_pos),
+            **obj.scores(e_pos, e_neg, samples.sound), **chain_health(samples.sound, samples.dead),
             'effective_sample_size': obj.effective_sample_size(w),
-            'batch_information': obj.batch_information(pos, batch['y'], neg),
+            'batch_information': obj.batch_information(pos, batch['y'], jnp.where(samples.sound[:, None], neg, -obj.OUT)),
             'chain_age_mean': jnp.mean(samples.age.astype(jnp.float32)),
             'chain_age_max': devices.maximum(jnp.max(samples.age)).astype(jnp.float32),
         }

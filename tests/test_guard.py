@@ -1,0 +1,257 @@
+"""Chains that go astray leave the loss; runs that diverge go back, change something, and go on."""
+import json
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from methods_under_test import BATCH, KERNEL, NOISE_FIRST, START, make_dual, make_icd, make_jem
+
+from ebm_jax import adapt, mcmc, replay
+from ebm_jax import objectives as obj
+from ebm_jax.checkpoint import Checkpoints
+from ebm_jax.errors import Diverged
+from ebm_jax.fit import fit
+from ebm_jax.guard import Guard, Remedy
+from ebm_jax.methods import dual_mcmc
+from ebm_jax.train import init_state, make_train_step, shard_batch, shard_state
+from ebm_jax.types import UNLABELLED, Kernel, Method
+
+
+def faulty(kernel, put, share=0.12):
+    """The kernel, but for a share of the chains that `put` leads astray at some step."""
+    def step(key, state, energy_fn):
+        bad_one = jax.random.uniform(jax.random.fold_in(key, 1)) < share
+        state, info = kernel.step(key, state, energy_fn)
+        bad = jax.tree.map(lambda x: jnp.where(bad_one, put, x), state.position)
+        return state._replace(position=bad), info
+    return Kernel(kernel.init, step)
+
+
+def subset(samples, keep):
+    """The samples of the chains that are kept."""
+    return jax.tree.map(lambda leaf: leaf[keep], samples)
+
+
+@pytest.mark.parametrize('put', [jnp.nan, jnp.inf, -1e6])
+@pytest.mark.parametrize('options', [dict(), dict(weights=obj.balanced), dict(weights=obj.balanced, alpha=1.0),
+                                     dict(weights=partial(obj.balanced, beta=0.0, include_positives=False))])
+def test_the_loss_of_jem_is_that_of_the_chains_that_are_sound(put, options):
+    method = make_jem(sampler=adapt.fixed(faulty(KERNEL, put)), **options)
+    params, chains = method.init(jax.random.key(0), BATCH)
+    samples, after = method.sample(jax.random.key(1), params, chains, BATCH)
+    keep = np.asarray(samples.sound)
+    assert 4 <= keep.sum() < 16
+    honest = samples.replace(x=samples.x[keep], label=samples.label[keep], age=samples.age[keep], sound=samples.sound[keep])
+    compare(method, params, samples, honest)
+    assert method.loss(params, None, BATCH, samples)[1]['quarantined'] == 16 - keep.sum()
+    ages = np.asarray(after.buffer.age)
+    assert (ages == replay.EMPTY).sum() == 16 - keep.sum() and np.isfinite(np.asarray(after.buffer.position)).all()
+
+
+def compare(method, params, samples, honest, batch=BATCH, only=None):
+    """Equal addends, equal gradients, and all of it finite."""
+    def losses(samples, batch):
+        addends = lambda params: {name: value for name, value in method.loss(params, jax.random.key(2), batch, samples)[0].items()
+                                  if only is None or name in only}
+        return addends(params), jax.grad(lambda params: sum(addends(params).values()))(params)
+    for a, b in zip(jax.tree.leaves(losses(samples, BATCH)), jax.tree.leaves(losses(honest, batch)), strict=True):
+        assert np.isfinite(a).all()
+        np.testing.assert_allclose(a, b, rtol=2e-4, atol=1e-5)
+
+
+def test_the_loss_of_icd_is_that_of_the_chains_that_are_sound():
+    method = make_icd(kernel=faulty(NOISE_FIRST, jnp.nan), kl_steps=2, num_steps=3, kl_chains=16)
+    params, chains = method.init(jax.random.key(0), BATCH)
+    _, chains = make_icd(kernel=NOISE_FIRST).sample(jax.random.key(5), params, chains, BATCH)   # past samples for the entropy
+    samples, after = method.sample(jax.random.key(1), params, chains, BATCH)
+    keep = np.asarray(samples.sound)
+    assert 2 <= keep.sum() < 16 and samples.ready
+    honest = samples.replace(x=samples.x[keep], label=samples.label[keep], age=samples.age[keep], sound=samples.sound[keep],
+                             tail=subset(samples.tail, keep))
+    compare(method, params, samples, honest)
+    assert np.isfinite(np.asarray(after.buffer.position)).all() and (np.asarray(after.buffer.age) == replay.EMPTY).sum() >= 16 - keep.sum()
+
+
+def test_the_loss_of_dual_mcmc_is_that_of_the_chains_that_are_sound():
+    settings = dual_mcmc.PAPER._replace(x_steps=2, z_steps=2)
+    method = make_dual(settings, x_kernel=faulty(KERNEL, jnp.nan), z_kernel=faulty(mcmc.langevin(0.005, noise_scale=0.1), jnp.inf))
+    params, chains = method.init(jax.random.key(0), BATCH)
+    samples, _ = method.sample(jax.random.key(1), params, chains, BATCH)
+    in_x, in_z = np.asarray(samples.sound_x), np.asarray(samples.sound_z)
+    assert 4 <= in_x.sum() < 16 and 4 <= in_z.sum() < 16
+    of_x = samples.replace(z=samples.z[in_x], x=samples.x[in_x], sound_x=samples.sound_x[in_x])
+    compare(method, params, samples, of_x, only=('contrast', 'generator_chain', 'inference_chain'))
+    of_z = samples.replace(z_end=samples.z_end[in_z], sound_z=samples.sound_z[in_z])
+    compare(method, params, samples, of_z, subset(BATCH, in_z), only=('generator_data', 'inference_data'))
+    assert method.loss(params, jax.random.key(2), BATCH, samples)[1]['quarantined'] == 32 - in_x.sum() - in_z.sum()
+
+
+def test_a_chain_in_quarantine_begins_anew_from_noise():
+    buffer = replay.persistent(START, 4, restart=0.0)
+    state = buffer.init(jax.random.key(0))
+    labels = jnp.full(4, UNLABELLED)
+    draw = buffer.draw(jax.random.key(1), state, 4, labels)
+    x = draw.position.at[2].set(jnp.nan)
+    kept, ended, sound = replay.quarantine(draw, x)
+    np.testing.assert_array_equal(sound, [True, True, False, True])
+    state = buffer.write(jax.random.key(2), state, ended, kept)
+    again = buffer.draw(jax.random.key(3), state, 4, labels)
+    bad = int(np.flatnonzero(np.asarray(again.index) == int(draw.index[2]))[0])
+    assert again.age[bad] == 0 and np.asarray(again.age).sum() == 3
+    assert np.abs(again.position[bad] - kept[2]).max() > 0.1 and np.abs(again.position[bad]).max() <= 1
+
+
+def test_dead_chains_are_counted():
+    still = Kernel(KERNEL.init, lambda key, state, energy_fn: (state, None))
+    for kernel, dead in ((still, 1.0), (KERNEL, 0.0)):
+        method = make_jem(sampler=adapt.fixed(kernel))
+        params, chains = method.init(jax.random.key(0), BATCH)
+        samples, _ = method.sample(jax.random.key(1), params, chains, BATCH)
+        assert method.loss(params, None, BATCH, samples)[1]['chains_dead'] == dead
+
+
+def test_quarantine_on_several_devices_is_that_on_one_and_a_run_counts_it():
+    method = make_jem(sampler=adapt.fixed(faulty(KERNEL, jnp.nan)), weights=obj.uniform)
+    optimizer, prepare = optax.sgd(0.1), lambda key, x: x
+
+    def two_steps(devices):
+        state = shard_state(init_state(jax.random.key(0), method, optimizer, prepare, BATCH), devices)
+        step, found = make_train_step(method, optimizer, prepare, devices=devices), []
+        for _ in range(2):
+            state, metrics = step(state, shard_batch(BATCH, devices))
+            found.append(jax.device_get(metrics))
+        assert all(metrics['healthy'] for metrics in found)
+        assert int(state.quarantined) == sum(metrics['quarantined'] for metrics in found) > 2
+        return [metrics['quarantined'] for metrics in found], found[-1]['loss']
+
+    one, four = two_steps(jax.devices()[:1]), two_steps(jax.devices()[:4])
+    assert one[0] == four[0]
+    np.testing.assert_allclose(one[1], four[1], rtol=1e-5)
+
+
+def entry(diverged_at, back_to):
+    return {'diverged_at': diverged_at, 'back_to': back_to}
+
+
+@pytest.mark.parametrize('log, step, ring, target', [
+    ([], 550, [500, 400, 300], 500),
+    ([], 50, [], 0),
+    ([], 50, [0], 0),
+    ([entry(550, 500)], 520, [500, 400, 300], 400),                      # no further than before: one further back
+    ([entry(550, 500)], 550, [500, 400, 300], 400),
+    ([entry(550, 500), entry(520, 400)], 540, [500, 400, 300], 300),     # 500 was made anew on the way
+    ([entry(550, 500), entry(520, 300)], 540, [500, 400, 300], 300),     # nothing older is left
+    ([entry(550, 500)], 720, [700, 600, 500], 700),                      # it got past the first divergence
+    ([entry(550, 0)], 90, [], 0),
+])
+def test_where_a_run_goes_back_to(tmp_path, log, step, ring, target):
+    guard = Guard(tmp_path, ())
+    guard.log = log
+    assert guard.target(step, ring) == target
+
+
+def fragile(limit, rate=1.0):
+    """One parameter, pushed down by the loss at each step; a loss beyond the limit counts as diverged. Its only random number is logged."""
+    def loss(params, key, batch, samples):
+        return {'line': params[0] * jnp.mean(batch['x'])}, {'random': jax.random.uniform(key), 'batch': jnp.mean(batch['x'])}
+    method = Method(lambda key, batch: (jnp.zeros(1), {'none': jnp.zeros(2)}), lambda key, params, chains, batch: (jnp.zeros(()), chains),
+                    loss)
+    return dict(method=method, optimizer=optax.sgd(rate), limits={'loss': limit})
+
+
+ONE = dict(prepare=lambda key, x: x, log_every=1, checkpoint_every=4, picture_every=100, say=lambda line: None)
+
+
+def batch_at(step):
+    return {'x': np.full((4, 1), 1.0, np.float32)}
+
+
+def rows(file):
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def run(workdir, steps, remedies, batch_at=batch_at, limit=9.5, **options):
+    return fit(**fragile(limit), batch_at=batch_at, workdir=workdir, steps=steps, devices=jax.devices()[:1], remedies=remedies,
+               **{**ONE, **options})
+
+
+def test_a_run_that_diverges_goes_back_changes_and_finishes(tmp_path):
+    """The loss is 0, -1, -2, ...: beyond 9.5 at step 11. The first change does not help, the second, a tenth of the rate, does."""
+    lower = lambda: dict(optimizer=optax.sgd(0.1))
+    state = run(tmp_path, 20, [Remedy('other random numbers'), Remedy('learning rate x 0.1', lower), Remedy('not used')])
+    log = json.loads((tmp_path / 'recoveries' / 'log.json').read_text())
+    assert [(e['diverged_at'], e['back_to'], e['change']) for e in log] == [(11, 8, 'other random numbers'), (11, 4, 'learning rate x 0.1')]
+    assert int(state.step) == 20
+    np.testing.assert_allclose(state.params, -4 - 16 * 0.1, rtol=1e-5)   # four steps of rate 1, sixteen of rate .1
+    summary = json.loads((tmp_path / 'summary.json').read_text())
+    assert summary['finished'] and summary['recoveries'] == 2 and summary['tries_left'] == 1 and summary['quarantined_chains'] == 0
+    text = (tmp_path / 'recoveries' / 'log.txt').read_text().splitlines()
+    assert text[1] == ('Try 2 of 3: the run had diverged at step 11: loss = -10 (beyond its limit of 9.5). Back to step 4, with '
+                       'learning rate x 0.1.')
+    kept = rows(tmp_path / 'metrics.jsonl')
+    first, second = (rows(tmp_path / 'recoveries' / f'abandoned_{number}.jsonl') for number in (1, 2))
+    assert [row['step'] for row in kept] == list(range(1, 21))
+    assert [row['step'] for row in first] == [9, 10, 11] and [row['step'] for row in second] == list(range(5, 12))
+    assert first[0]['random'] != second[4]['random'] and first[-1]['loss'] == -10
+
+
+def test_when_no_try_is_left_the_end_says_what_was_tried_and_what_is_kept(tmp_path):
+    with pytest.raises(Diverged) as caught:
+        run(tmp_path, 20, [Remedy('a'), Remedy('b')])
+    account = caught.value.account
+    assert 'diverged at step 11' in account and 'All 2 tries are used' in account and 'log.txt' in account
+    assert f'step {Checkpoints(tmp_path / "checkpoints").latest()} is kept' in account
+    summary = json.loads((tmp_path / 'summary.json').read_text())
+    assert summary['diverged'] and not summary['finished'] and summary['tries_left'] == 0 and summary['recoveries'] == 2
+
+
+def test_a_batch_that_is_not_finite_is_left_behind(tmp_path):
+    """Batch 9 is: the next try goes on behind the batches that it had seen, from step 8 with batch 10."""
+    poisoned = lambda step: {'x': np.full((4, 1), np.nan if step == 9 else 1 + step / 1000, np.float32)}
+    state = run(tmp_path, 14, [Remedy('other random numbers')], batch_at=poisoned, limit=1e9)
+    log = json.loads((tmp_path / 'recoveries' / 'log.json').read_text())
+    assert len(log) == 1 and log[0]['diverged_at'] == 10 and 'its batch holds values that are not finite' in log[0]['why']
+    seen = [row['batch'] for row in rows(tmp_path / 'metrics.jsonl')]
+    np.testing.assert_allclose(seen, 1 + np.array([0, 1, 2, 3, 4, 5, 6, 7, 10, 11, 12, 13, 14, 15]) / 1000, rtol=1e-6)
+    assert int(state.step) == 14
+
+
+def test_a_gradient_that_is_not_finite_counts(tmp_path):
+    """The loss is finite, sqrt has no gradient at 0."""
+    parts = fragile(1e9)
+    loss = lambda params, key, batch, samples: ({'root': jnp.sqrt(params[0] * 0)}, {})
+    with pytest.raises(Diverged, match='grad_norm = nan'):
+        fit(**{**parts, 'method': parts['method']._replace(loss=loss)}, batch_at=batch_at, workdir=tmp_path, steps=5,
+            devices=jax.devices()[:1], **ONE)
+
+
+class Killed(BaseException):
+    """As if the process had ended."""
+
+
+@pytest.mark.parametrize('moment', range(1, 34, 4))
+def test_a_run_killed_while_it_recovers_ends_as_one_that_is_not(tmp_path, moment):
+    """Killed at the moment-th batch that it asks for: before, between and after two recoveries."""
+    remedies = [Remedy('other random numbers'), Remedy('rate', lambda: dict(optimizer=optax.sgd(0.1)))]
+    numbered = lambda step: {'x': np.full((4, 1), 1 + step / 1e6, np.float32)}
+    whole = run(tmp_path / 'whole', 20, remedies, numbered)
+    asked = []
+
+    def until(step):
+        asked.append(step)
+        if len(asked) == moment + 2:
+            raise Killed
+        return numbered(step)
+
+    with pytest.raises(Killed):
+        run(tmp_path / 'killed', 20, remedies, until)
+    resumed = run(tmp_path / 'killed', 20, remedies, numbered)
+    np.testing.assert_array_equal(whole.params, resumed.params)
+    np.testing.assert_array_equal(jax.random.key_data(whole.key), jax.random.key_data(resumed.key))
+    for file in ('metrics.jsonl', 'recoveries/log.txt', 'recoveries/abandoned_2.jsonl'):
+        without_time = lambda workdir, file=file: (workdir / file).read_text() if file.endswith('txt') else [
+            {**row, 'steps_per_second': 0} for row in rows(workdir / file)]
+        assert without_time(tmp_path / 'whole') == without_time(tmp_path / 'killed')
