@@ -6,6 +6,7 @@ import orbax.checkpoint as ocp
 from jax.sharding import SingleDeviceSharding
 from orbax.checkpoint.checkpoint_managers import preservation_policy as keep_policy
 
+from ebm_jax import process
 from ebm_jax.errors import InputError, NotSaved
 
 
@@ -96,10 +97,14 @@ class Checkpoints:
     def _set_aside(self, step, why, instead):
         self.say(f'{why.partition(": it is")[0]}; the one of step {instead} is used.')
         if not self.read_only:
-            aside = self.folder.parent / 'damaged_checkpoints'
-            aside.mkdir(exist_ok=True)
-            (self.folder / str(step)).rename(aside / f'{step}_{len(list(aside.iterdir()))}')
+            process.by_leader(self._move_aside)(step)
+            process.meet(f'damaged {step}')
             self._manager.reload()
+
+    def _move_aside(self, step):
+        aside = self.folder.parent / 'damaged_checkpoints'
+        aside.mkdir(exist_ok=True)
+        (self.folder / str(step)).rename(aside / f'{step}_{len(list(aside.iterdir()))}')
 
     def _finish(self):
         self._try(self._manager.wait_until_finished)
@@ -108,8 +113,8 @@ class Checkpoints:
         try:
             write()
         except Exception as error:   # of many types, like those of restore
-            first = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-            raise NotSaved(f'a checkpoint cannot be written to {self.folder} ({first})') from error
+            why = (str(error).strip() or type(error).__name__).splitlines()[0].rpartition(': ')[2][:200]   # the system's words come last
+            raise NotSaved(f'a checkpoint cannot be written to {self.folder} ({why})') from error
 
     def close(self):
         """Wait until everything begun is on disk, and let go."""

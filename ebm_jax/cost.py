@@ -69,7 +69,8 @@ def num_bytes(tree):
 def forecast(method, local_step, state, batch, devices, steps):
     """What the run will cost, in a few lines, before the first long step. local_step, state, batch: as for one device."""
     flops = count_flops(local_step, state, batch, loop_length=method.chain_steps)
-    rate = matmul_rate(devices[0]) * (1 if devices[0].platform == 'cpu' else len(devices))   # one CPU product uses all cores
+    here = jax.local_devices()[0]
+    rate = matmul_rate(here) * (jax.process_count() if here.platform == 'cpu' else len(devices))   # one CPU product uses all cores
     seconds = steps * flops / (rate * EFFICIENCY)
     return (f'{describe(devices)}: {num_parameters(state.params):,} parameters; per step {method.gradients_per_step:,} energy '
             f'gradients along the chains and {flops / 1e9:.3g} GFLOP in all; state {num_bytes(state) / 2**20:.1f} MiB\n'

@@ -12,12 +12,11 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from ebm_jax import cost
+from ebm_jax import cost, process
 from ebm_jax.checkpoint import Checkpoints
 from ebm_jax.errors import Diverged, InputError, NotSaved, Stopped
 from ebm_jax.guard import Guard
-from ebm_jax.process import Stop, only_writer
-from ebm_jax.record import Recorder, update_summary, write_json
+from ebm_jax.record import Recorder, Silent, update_summary, write_json
 from ebm_jax.train import (
     LIMITS,
     init_state,
@@ -48,7 +47,7 @@ def fit(method, batch_at, optimizer, prepare, *, workdir, steps, settings=None, 
       steps: int >= 1. settings: written to WORKDIR/config.json once everything fits. seed: of everything random, >= 0.
       ema: decay of the moving average of parameters in [0, 1), 0 for none. limits: {metric: largest size}; beyond it the run has
         diverged (default: a loss of 1e8, JEM [code]).
-      devices: default all local ones; the batch and the shards of chains must divide over them.
+      devices: default all, of all processes; the batch and the shards of chains must divide over them.
       log_every, checkpoint_every, picture_every, evaluate_every: in steps. watch_every: of the addends' gradient norms
         (default log_every).
       pictures: None, or TrainState -> {name: (images [N, H, W, C] in [-1, 1], columns or None)}. evaluate: None, or
@@ -64,7 +63,7 @@ def fit(method, batch_at, optimizer, prepare, *, workdir, steps, settings=None, 
                          f'checkpoint_every={checkpoint_every}, picture_every={picture_every}')
     if not 0 <= ema < 1 or seed < 0:
         raise InputError(f'ema must lie in [0, 1) and seed be at least 0, got {ema} and {seed}')
-    devices = list(devices or jax.local_devices())
+    devices = list(devices or jax.devices())
     workdir, first = pathlib.Path(workdir), batch_at(0)
     _check(method, first, prepare, optimizer, devices, limits)
     try:
@@ -75,10 +74,10 @@ def fit(method, batch_at, optimizer, prepare, *, workdir, steps, settings=None, 
                evaluate=evaluate)
     every = dict(log=log_every, watch=watch_every or log_every, checkpoint=checkpoint_every, picture=picture_every, evaluate=evaluate_every)
     try:
-        with (only_writer(workdir), Stop() as stop,
-              contextlib.closing(Checkpoints(workdir / 'checkpoints', checkpoint_every, say=say)) as checkpoints):
+        with (process.only_writer(workdir), process.Stop() as stop,
+              contextlib.closing(Checkpoints(workdir / 'checkpoints', checkpoint_every, say=process.by_leader(say))) as checkpoints):
             guard = Guard(workdir, remedies)
-            loop = _Loop(workdir, settings, checkpoints, guard, stop, devices, seed, steps, every, show, say)
+            loop = _Loop(workdir, settings, checkpoints, guard, stop, devices, seed, steps, every, show, process.by_leader(say))
             while True:
                 try:
                     return loop.run(**own | guard.parts())
@@ -97,7 +96,7 @@ class _Loop(NamedTuple):
     settings: dict | None
     checkpoints: Checkpoints
     guard: Guard
-    stop: Stop
+    stop: process.Stop
     devices: list
     seed: int
     steps: int
@@ -111,36 +110,41 @@ class _Loop(NamedTuple):
         state = self.begin(lambda: init_state(jax.random.key(self.seed), method, optimizer, prepare, first, ema=ema))
         start = int(state.step)
         if self.settings is not None:
-            write_json(self.workdir / 'config.json', self.settings)
+            process.by_leader(write_json)(self.workdir / 'config.json', self.settings)
         if start >= self.steps:
             self.say(f'{self.workdir} is already trained to step {start}; nothing to do for steps={self.steps}.')
-            update_summary(self.workdir, {'finished': True, 'diverged': False, 'account': None, 'step': start, **self.guard.summary()})
+            self.summarise({'finished': True, 'diverged': False, 'account': None, 'step': start})
             return state
         train_step = make_train_step(method, optimizer, prepare, devices=devices, ema=ema, limits=limits, watch_every=self.every['watch'])
         local_step = make_local_step(method, optimizer, prepare, limits=limits)
         self.say(cost.forecast(method, local_step, state, first, devices, self.steps - start))
         state = shard_state(state, devices)
-        with contextlib.closing(Recorder(self.workdir, start)) as recorder:
-            chores = [(self.every['picture'] if pictures else 0, lambda step, state: recorder.pictures(step, pictures(state))),
-                      (self.every['evaluate'] if evaluate else 0, lambda step, state: recorder.scalars(step, evaluate(state))),
+        with contextlib.closing(Recorder(self.workdir, start) if process.leads() else Silent()) as recorder:
+            draw = process.by_leader(lambda step, state: recorder.pictures(step, pictures(state)))
+            measure = process.by_leader(lambda step, state: recorder.scalars(step, evaluate(state)))
+            chores = [(self.every['picture'] if pictures else 0, lambda step, state: draw(step, process.gathered(state))),
+                      (self.every['evaluate'] if evaluate else 0, lambda step, state: measure(step, process.gathered(state))),
                       (self.every['checkpoint'], lambda step, state: self.checkpoints.save(state))]   # last: what it covers is complete
             watch = _Watch(self, recorder, limits, batch)
             for step in watch.bar(start):
-                if self.stop.signal:
+                if self.stop.asked(step):
                     self.save_and_stop(step - 1, watch, state)
                 state, metrics = train_step(state, shard_batch(batch(step), devices))
                 watch.after_step(step, metrics)
                 due = [chore for every, chore in chores if every and (step % every == 0 or step == self.steps)]
                 if due:
                     watch.pause()
-                    whole = unshard_state(state)
+                    whole = unshard_state(state, devices)
                     for chore in due:
                         chore(step, whole)
-        update_summary(self.workdir, {
+        self.summarise({
             'finished': True, 'diverged': False, 'account': None, 'step': self.steps, 'steps_per_second': watch.rate(),
             'seconds_per_step': watch.seconds_per_step(), 'parameters': cost.num_parameters(state.params),
-            'devices': cost.describe(devices), 'quarantined_chains': int(state.quarantined), **self.guard.summary()})
-        return unshard_state(state)
+            'devices': cost.describe(devices), 'quarantined_chains': int(state.quarantined)})
+        return process.gathered(unshard_state(state, devices))
+
+    def summarise(self, figures):
+        process.by_leader(update_summary)(self.workdir, figures | self.guard.summary())
 
     def begin(self, make):
         """The state that the present try goes on from."""
@@ -155,22 +159,21 @@ class _Loop(NamedTuple):
     def save_and_stop(self, step, watch, state):
         """The end that a signal asked for."""
         watch.pause()
-        self.checkpoints.save(unshard_state(state))
+        self.checkpoints.save(unshard_state(state, self.devices))
         raise Stopped(self.stop.signal, step)
 
     def recover(self, error):
         """Begin the next try after a divergence. Raises: Diverged where none is left."""
         if self.guard.tries_left:
             self.guard.go_back(error.step, error.why, self.checkpoints, self.say)
-            update_summary(self.workdir, self.guard.summary())
+            self.summarise({})
             return
         kept = self.checkpoints.latest()
         kept = 'no checkpoint was written before it' if kept is None else f'the checkpoint of step {kept} is kept'
         used = f' All {self.guard.attempt} tries are used, see {self.guard.folder / "log.txt"}.' if self.guard.attempt else ''
         error = Diverged(error.step, error.why, f'{used} Nothing was saved after that; {kept}. Try a lower learning rate, more chain '
                          'steps (K), or a smaller step size.')
-        update_summary(self.workdir, {'diverged': True, 'finished': False, 'step': error.step, 'account': error.account,
-                                      **self.guard.summary()})
+        self.summarise({'diverged': True, 'finished': False, 'step': error.step, 'account': error.account})
         raise error
 
 
@@ -188,7 +191,8 @@ class _Watch:
 
     def bar(self, start):
         """The steps from `start` to the end, under a progress bar."""
-        self.progress = tqdm(range(start + 1, self.steps + 1), total=self.steps, initial=start, unit='step', dynamic_ncols=True)
+        self.progress = tqdm(range(start + 1, self.steps + 1), total=self.steps, initial=start, unit='step', dynamic_ncols=True,
+                             disable=not process.leads())
         return self.progress
 
     def after_step(self, step, metrics):

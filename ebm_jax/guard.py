@@ -8,6 +8,7 @@ import pathlib
 from collections.abc import Callable
 from typing import NamedTuple
 
+from ebm_jax import process
 from ebm_jax.record import write_json, write_whole
 
 
@@ -67,16 +68,20 @@ class Guard:
         back_to = self.target(step, checkpoints.ring())
         number, remedy = self.attempt + 1, self.remedies[self.attempt]
         checkpoints.drop_after(back_to)
+        self.log.append({'try': number, 'diverged_at': step, 'why': why, 'back_to': back_to, 'change': remedy.name})
+        lines = [f'Try {entry["try"]} of {len(self.remedies)}: the run had diverged at step {entry["diverged_at"]}: {entry["why"]}. '
+                 f'Back to step {entry["back_to"]}, with {entry["change"]}.' for entry in self.log]
+        process.by_leader(self._write)(number, back_to, lines)
+        process.meet('recovery')
+        say(lines[-1])
+
+    def _write(self, number, back_to, lines):
         self.folder.mkdir(exist_ok=True)
         rows = self.folder.parent / 'metrics.jsonl'
         abandoned = [line for line in rows.read_text().splitlines() if json.loads(line)['step'] > back_to]
         write_whole(self.folder / f'abandoned_{number}.jsonl', ''.join(line + '\n' for line in abandoned))
-        self.log.append({'try': number, 'diverged_at': step, 'why': why, 'back_to': back_to, 'change': remedy.name})
-        lines = [f'Try {entry["try"]} of {len(self.remedies)}: the run had diverged at step {entry["diverged_at"]}: {entry["why"]}. '
-                 f'Back to step {entry["back_to"]}, with {entry["change"]}.' for entry in self.log]
         write_whole(self.folder / 'log.txt', '\n'.join(lines) + '\n')
         write_json(self.folder / 'log.json', self.log)   # last: from here on the run is in this try
-        say(lines[-1])
 
     def summary(self):
         """Figures for summary.json."""

@@ -1,4 +1,7 @@
-"""What a run owes to the machine it runs on: one writer for each folder, and an end in order when it is asked to stop."""
+"""A run as processes: one writer for each folder, an end in order when asked to stop, and which of several processes does what.
+
+In a run of several processes (`jax.distributed`) all do the same; the first one leads: it alone writes and shows what people look at.
+"""
 import contextlib
 import fcntl
 import os
@@ -7,15 +10,46 @@ import signal
 import socket
 import threading
 
+import jax
+from jax.experimental import multihost_utils
+
 from ebm_jax.errors import InputError
+
+
+def leads():
+    """Whether this process is the one that writes."""
+    return jax.process_index() == 0
+
+
+def by_leader(fn):
+    """fn on the process that leads, nothing on the others."""
+    return fn if leads() else lambda *args, **kwargs: None
+
+
+def meet(name):
+    """Wait until all processes are here."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
+
+
+def gathered(state):
+    """A state from `train.unshard_state`, whole on each process, which all have to ask for it."""
+    if jax.process_count() == 1:
+        return state
+    raw = lambda leaf: jax.random.key_data(leaf) if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
+    whole = jax.tree.map(lambda leaf: multihost_utils.process_allgather(raw(leaf), tiled=True), state)
+    return whole.replace(key=jax.random.wrap_key_data(whole.key))
 
 
 @contextlib.contextmanager
 def only_writer(folder):
-    """Hold a folder for this process; the system lets go of it however the process ends.
+    """Hold a folder for this run; the system lets go of it however the process ends.
 
-    Raises: InputError where another process holds it.
+    Raises: InputError where another run holds it.
     """
+    if not leads():
+        yield
+        return
     with (pathlib.Path(folder) / '.lock').open('a+') as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -32,7 +66,8 @@ def only_writer(folder):
 class Stop:
     """Whether SIGTERM or SIGINT (Ctrl-C) has come: `signal` is it, or None. A second Ctrl-C interrupts at once.
 
-    A context manager; signals reach the main thread only, elsewhere it does nothing.
+    A context manager; signals reach the main thread only, elsewhere it does nothing. With several processes JAX itself listens
+    to SIGTERM and finds a step at which all of them stop; Ctrl-C then interrupts as it always does.
     """
     SIGNALS = signal.SIGTERM, signal.SIGINT
 
@@ -41,7 +76,7 @@ class Stop:
         self._before = {}
 
     def __enter__(self):
-        if threading.current_thread() is threading.main_thread():
+        if threading.current_thread() is threading.main_thread() and jax.process_count() == 1:
             self._before = {number: signal.signal(number, self._note) for number in self.SIGNALS}
         return self
 
@@ -49,6 +84,12 @@ class Stop:
         if self.signal == number == signal.SIGINT:
             raise KeyboardInterrupt
         self.signal = signal.Signals(number)
+
+    def asked(self, step):
+        """Whether to stop before this step; all processes get the same answer, and have to ask at every step."""
+        if jax.process_count() > 1 and multihost_utils.reached_preemption_sync_point(step):
+            self.signal = signal.SIGTERM
+        return self.signal is not None
 
     def __exit__(self, *error):
         for number, handler in self._before.items():

@@ -2,13 +2,18 @@
 
 What the user gave wrong ends in one sentence and exit code 2, a run that diverged in its account and exit code 1.
 """
+import atexit
 import contextlib
 import importlib
 import json
+import logging
 import math
 import os
 import pathlib
+import subprocess
 import sys
+import traceback
+from functools import partial
 
 import jax
 from absl import flags
@@ -16,11 +21,14 @@ from ml_collections import ConfigDict, config_flags
 
 from ebm_jax.errors import Diverged, InputError, NotSaved, Stopped
 
-FREE_ON_RESUME = {'steps', 'log_every', 'checkpoint_every', 'picture_every', 'evaluate_every'}
+HEARTBEAT = 20   # seconds without a sign of life after which the other processes of a run give up
+FREE_ON_RESUME = {'steps', 'log_every', 'checkpoint_every', 'picture_every', 'evaluate_every', 'guard.remedies'}
 
 
 def main(run, define_flags, description):
     """Parse flags and call `run(flag values)`; turn the user's mistakes into one sentence."""
+    for name in ('absl', 'asyncio'):   # orbax logs the traceback of what it also raises
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     values = flags.FlagValues()
     try:
         define_flags(values)
@@ -45,6 +53,11 @@ def main(run, define_flags, description):
         sys.exit(128 + stopped.signal)
     except KeyboardInterrupt:
         sys.exit(130)
+    except jax.errors.JaxRuntimeError:
+        if not jax.distributed.is_initialized():
+            raise
+        traceback.print_exc()
+        os._exit(1)   # the ways out that wait for the other processes would wait for ever; what watches this one says what to do
 
 
 def end(sentence, code=2):
@@ -60,15 +73,53 @@ def train(module_name):
         flags.DEFINE_string('workdir', None, 'Folder of the run; the same command continues it.', flag_values=values)
         config_flags.DEFINE_config_dict('config', module.get_config(), 'Settings.', flag_values=values)
         flags.mark_flag_as_required('workdir', values)
+        define_processes(values)
 
     def run(values):
         workdir, config = pathlib.Path(values.workdir), values.config
+        join_processes(values)
         use_all_cores(config)
         fit_in(workdir, module, config)
-        print(f'Trained: {workdir}. Next: python -m experiments.evaluate --workdir={workdir}')
+        if jax.process_index() == 0:
+            print(f'Trained: {workdir}. Next: python -m experiments.evaluate --workdir={workdir}')
 
     listed = '\n'.join(f'  {key} = {value}' for key, value in flatten(module.get_config()).items())
     main(run, define, f'{module.__doc__}\nSettings, each changed by --config.KEY=VALUE:\n{listed}\n')
+
+
+def define_processes(values):
+    flags.DEFINE_bool('distributed', False, 'One of several processes that share a run, on a TPU pod, Slurm, Kubernetes or MPI, which JAX '
+                      'recognises by itself; elsewhere also give the next three.', flag_values=values)
+    flags.DEFINE_string('coordinator', None, 'HOST:PORT of the first process.', flag_values=values)
+    flags.DEFINE_integer('processes', None, 'How many there are.', 1, flag_values=values)
+    flags.DEFINE_integer('process', None, 'Which of them this is, from 0.', 0, flag_values=values)
+
+
+def join_processes(values):
+    """Begin as one of several processes, where the flags say so; must come before JAX's first computation."""
+    given = [values.coordinator, values.processes, values.process]
+    if not values.distributed and all(value is None for value in given):
+        return
+    if any(value is None for value in given) and not all(value is None for value in given):
+        raise InputError('give --coordinator=HOST:PORT, --processes=N and --process=I together, or none of them and --distributed')
+    if values.process is not None and values.process >= values.processes:
+        raise InputError(f'--process counts from 0 and must be below --processes={values.processes}, got {values.process}')
+    try:
+        jax.distributed.initialize(*given, heartbeat_timeout_seconds=HEARTBEAT)
+    except (ValueError, RuntimeError) as error:
+        raise InputError(f'the processes of this run do not find each other ({str(error).splitlines()[0]}): give --coordinator=HOST:PORT, '
+                         '--processes=N and --process=I to each') from error
+    say_if_this_process_dies()
+
+
+def say_if_this_process_dies():
+    """When one process of a run dies, JAX ends the others from C++, where no exception can be caught: a child says what to do then."""
+    watch = ('import sys\n'
+             'if not sys.stdin.read():\n'
+             '    print("error: this process of the run ended early, most likely because another one did: start all of them again by the '
+             'same commands, they continue from the newest complete checkpoint", file=sys.stderr)')
+    child = subprocess.Popen([sys.executable, '-c', watch], stdin=subprocess.PIPE, start_new_session=True)
+    atexit.register(child.communicate, b'in order')
 
 
 def fit_in(workdir, module, config):
@@ -77,7 +128,9 @@ def fit_in(workdir, module, config):
     check_same_run(workdir, settings)
     parts = build(module, config)
     from ebm_jax.fit import fit
-    return parts, fit(**parts.fit, workdir=workdir, settings=settings)
+    from experiments.parts import remedies_of
+    remedies = remedies_of(config, partial(build, module))
+    return parts, fit(**parts.fit, workdir=workdir, settings=settings, remedies=remedies)
 
 
 def build(module, config):
@@ -97,7 +150,7 @@ def use_all_cores(*configs):
     an accelerator does the work, or where the user chose (XLA_FLAGS, JAX_NUM_CPU_DEVICES).
     """
     chosen = 'xla_force_host_platform_device_count' in os.environ.get('XLA_FLAGS', '') or 'JAX_NUM_CPU_DEVICES' in os.environ
-    if not chosen:
+    if not chosen and not jax.distributed.is_initialized():
         common = math.gcd(*(number for config in configs
                             for number in (config.batch_size, config.get('shards', 0), config.loss.num_negatives))) or 1
         cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()

@@ -16,6 +16,7 @@ from ebm_jax import augment, data, mcmc
 from ebm_jax.apply.sample import sample
 from ebm_jax.compose import any_of
 from ebm_jax.errors import InputError
+from ebm_jax.guard import Remedy
 from ebm_jax.train import init_state
 from ebm_jax.types import UNLABELLED
 
@@ -132,7 +133,38 @@ def base_config():
     config.optimizer = ConfigDict(dict(learning_rate=1e-3, warmup=50, decay_steps=1000, decay_to=0.05, milestones=(), drop=1.0,
                                        b1=0.9, b2=0.999, clip_norm=0.0, ema=0.99))
     config.buffer = ConfigDict(dict(capacity=2048, restart=0.05))
+    # What changes each time that the run has diverged and goes back, in turn, on top of earlier changes; and by which factor. () ends it.
+    config.guard = ConfigDict(dict(remedies=('new_key', 'learning_rate', 'num_steps', 'step_size'), learning_rate=0.5, num_steps=2,
+                                   step_size=0.5))
     return config
+
+
+REMEDIES = {   # name in config.guard.remedies: the settings that it multiplies, of those that the experiment has
+    'new_key': (),
+    'learning_rate': ('optimizer.learning_rate', *(f'optimizer.{name}.learning_rate' for name in ('energy', 'generator', 'inference'))),
+    'num_steps': ('sampler.num_steps', 'x_chain.num_steps'),
+    'step_size': ('sampler.step_size', 'x_chain.step_size')}
+
+
+def remedies_of(config, build):
+    """guard.Remedy for each of config.guard.remedies. build: configuration -> Parts."""
+    def changed(names):
+        config_then = ConfigDict(config.to_dict())
+        for name in names:
+            for path in REMEDIES[name]:
+                group, _, key = path.rpartition('.')
+                holder = config_then
+                for part in group.split('.'):
+                    holder = holder.get(part, ConfigDict())
+                if key in holder:
+                    holder[key] *= config.guard[name]
+        return config_then
+
+    tunes_itself = 'sampler' in config and config.sampler.get('adaptive', False)   # its step is part of the state, not of the settings
+    names = [name for name in config.guard.remedies if not (name == 'step_size' and tunes_itself)]
+    described = lambda name: name.replace('_', ' ') + (f' x {config.guard[name]:g}' if REMEDIES[name] else '')
+    return [Remedy(described(name), lambda names=names[:i + 1]: build(changed(names)).fit if any(map(REMEDIES.get, names)) else {})
+            for i, name in enumerate(names)]
 
 
 def require(config, requirements):
@@ -145,7 +177,11 @@ def require(config, requirements):
         'optimizer.learning_rate': (0 < o.get('learning_rate', 1) < math.inf, 'finite and above 0'),
         'optimizer.warmup': (o.warmup >= 0, 'at least 0'),
         'optimizer.decay_steps': (bool(o.milestones) or o.decay_steps > o.warmup, 'above optimizer.warmup'),
-        'optimizer.ema': (0 <= o.ema < 1, 'in [0, 1)'), **requirements}
+        'optimizer.ema': (0 <= o.ema < 1, 'in [0, 1)'),
+        'guard.remedies': (set(config.guard.remedies) <= set(REMEDIES), f'some of {", ".join(REMEDIES)}'),
+        'guard.learning_rate': (0 < config.guard.learning_rate <= 1, 'in (0, 1]'),
+        'guard.num_steps': (config.guard.num_steps >= 1, 'at least 1'),
+        'guard.step_size': (0 < config.guard.step_size <= 1, 'in (0, 1]'), **requirements}
     values = config.to_dict()
     for name, (fine, must) in requirements.items():
         if not fine:

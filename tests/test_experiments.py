@@ -272,23 +272,27 @@ def test_a_checkpoint_opens_on_another_number_of_devices(trained, tmp_path):
     succeed('experiments.sample', f'--workdir={trained[0]}', '--num=2', f'--out={tmp_path}/two', devices='1')
 
 
-def test_a_damaged_checkpoint_and_a_damaged_config(trained, tmp_path):
+def test_a_damaged_checkpoint_and_a_damaged_config(trained, tmp_path, monkeypatch, capsys):
     import shutil
     workdir = tmp_path / 'copy'
     shutil.copytree(trained[0], workdir)
-    for file in (workdir / 'checkpoints' / '4').rglob('*'):
-        if file.is_file() and file.stat().st_size > 200:
-            file.write_bytes(b'damaged')
-    done = command('experiments.sample', f'--workdir={workdir}')
-    assert done.returncode == 2 and 'delete that folder' in done.stderr and 'Traceback' not in done.stderr
+    def damage(step):
+        for file in (workdir / 'checkpoints' / str(step)).rglob('*'):
+            if file.is_file() and file.stat().st_size > 200:
+                file.write_bytes(b'damaged')
+
+    damage(4)
+    done = succeed('experiments.sample', f'--workdir={workdir}', '--num=2', f'--out={tmp_path}/two')
+    assert 'checkpoints/4 cannot be restored' in done.stdout and 'the one of step 2 is used' in done.stdout
+    damage(2)
+    assert_one_sentence(monkeypatch, capsys, 'delete that folder', 'experiments.sample', f'--workdir={workdir}')
     (workdir / 'config.json').write_text('{"experiment"')
-    done = command('experiments.sample', f'--workdir={workdir}')
-    assert done.returncode == 2 and 'damaged' in done.stderr and 'Traceback' not in done.stderr
+    assert_one_sentence(monkeypatch, capsys, 'damaged', 'experiments.sample', f'--workdir={workdir}')
 
 
 def test_a_run_that_diverges_ends_with_its_account_and_exit_code_1(tmp_path):
     done = command('experiments.digits_jem', f'--workdir={tmp_path}', *SMALL, '--config.steps=60', '--config.optimizer.learning_rate=1e6',
-                   '--config.optimizer.warmup=1')
+                   '--config.optimizer.warmup=1', '--config.guard.remedies=()')
     assert done.returncode == 1 and 'diverged at step' in done.stderr and 'Traceback' not in done.stderr
     assert json.loads((tmp_path / 'summary.json').read_text())['diverged']
 

@@ -166,11 +166,40 @@ def test_a_batch_that_does_not_divide_is_refused_before_anything_is_written(tmp_
     assert not (tmp_path / 'run').exists()
 
 
-def test_a_damaged_checkpoint_gets_one_sentence(tmp_path):
-    train(tmp_path, 3)
-    for file in (tmp_path / 'checkpoints' / '3').rglob('*'):
+def truncate(checkpoint):
+    for file in checkpoint.rglob('*'):
         if file.is_file() and file.stat().st_size > 200:
             file.write_bytes(file.read_bytes()[:100])
+
+
+def test_where_the_newest_checkpoint_is_damaged_the_one_before_is_used(uninterrupted, tmp_path):
+    whole_dir, whole = uninterrupted
+    train(tmp_path, 6)
+    truncate(tmp_path / 'checkpoints' / '6')
+    said = []
+    resumed = train(tmp_path, 6, say=said.append)
+    assert 'checkpoints/6 cannot be restored' in said[0] and 'the one of step 3 is used' in said[0] and 'from step 3' in said[1]
+    for a, b in zip(leaves(whole), leaves(resumed), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert [row for row in metrics(whole_dir) if 'age' not in row] == metrics(tmp_path)
+    assert len(list((tmp_path / 'damaged_checkpoints').iterdir())) == 1 and Checkpoints(tmp_path / 'checkpoints').latest() == 6
+
+
+def test_the_ring_of_checkpoints_does_not_depend_on_interruptions(tmp_path):
+    """Those at multiples of 2 stay, the newest three; of the others only the newest of all."""
+    checkpoints = Checkpoints(tmp_path, every=2)
+    for step, there in ((2, [2]), (3, [2, 3]), (4, [2, 4]), (6, [2, 4, 6]), (7, [2, 4, 6, 7]), (8, [4, 6, 8])):
+        checkpoints.save(init_state(jax.random.key(0), *line()[:1], optax.sgd(0.1), lambda key, x: x, line()[1](0)).replace(
+            step=jnp.int32(step)))
+        assert checkpoints.ring() == sorted((s for s in there if s % 2 == 0), reverse=True)
+        assert sorted(int(path.name) for path in tmp_path.iterdir()) == there
+    checkpoints.drop_after(5)
+    assert checkpoints.ring() == [4] and checkpoints.latest() == 4
+
+
+def test_a_damaged_checkpoint_gets_one_sentence(tmp_path):
+    train(tmp_path, 3)
+    truncate(tmp_path / 'checkpoints' / '3')
     with pytest.raises(InputError) as caught:
         train(tmp_path, 6)
     assert 'checkpoints/3' in str(caught.value) and 'delete that folder' in str(caught.value) and '\n' not in str(caught.value)

@@ -11,8 +11,8 @@ MAY_IMPORT = {   # module -> what of ebm_jax it may import
     'mcmc': BASE, 'replay': BASE | {'mcmc'}, 'objectives': BASE, 'augment': BASE, 'networks': BASE, 'data': BASE, 'record': BASE,
     'adapt': BASE | {'mcmc'}, 'compose': BASE,
     'methods': BASE | {'mcmc', 'objectives', 'replay', 'methods'},
-    'train': BASE, 'checkpoint': BASE,
-    'process': BASE, 'guard': BASE | {'record'}, 'fit': BASE | {'train', 'checkpoint', 'record', 'guard', 'process'},
+    'process': BASE, 'train': BASE, 'checkpoint': BASE | {'process'},
+    'guard': BASE | {'process', 'record'}, 'fit': BASE | {'train', 'checkpoint', 'record', 'guard', 'process'},
     'evaluate': BASE | {'objectives', 'mcmc', 'data', 'record', 'networks', 'evaluate'},
     'apply': BASE | {'mcmc', 'objectives', 'apply'},
 }

@@ -46,7 +46,7 @@ def run(train_step, devs, steps=3, method=METHOD, optimizer=OPTIMIZER):
     for batch in BATCHES[:steps]:
         state, metrics = train_step(state, shard_batch(batch, devs))
         seen.append(jax.device_get(metrics))
-    return jax.device_get(unshard_state(state)), seen
+    return jax.device_get(unshard_state(state, devs)), seen
 
 
 @pytest.fixture(scope='module')
@@ -109,7 +109,7 @@ def test_pmap_equals_shard_map(on_one_device):
     local = make_local_step(METHOD, OPTIMIZER, PREPARE, ema=0.9, watch_every=2)
     mesh = Mesh(devs, (devices.AXIS,), axis_types=(AxisType.Auto,))
     split = PartitionSpec(devices.AXIS)
-    specs = TrainState(PartitionSpec(), PartitionSpec(), PartitionSpec(), PartitionSpec(), split, PartitionSpec())
+    specs = TrainState(*[PartitionSpec()] * 4, split, *[PartitionSpec()] * 2)
     drop = lambda tree: jax.tree.map(lambda leaf: leaf[0], tree)   # shard_map keeps the device axis, of size 1
 
     def step(state, batch):
@@ -162,7 +162,7 @@ def test_the_state_is_donated():
 
 def test_shard_and_unshard_are_inverse():
     state = init_state(jax.random.key(0), METHOD, OPTIMIZER, PREPARE, BATCHES[0])
-    back = unshard_state(shard_state(state, jax.devices()[:4]))
+    back = unshard_state(shard_state(state, jax.devices()[:4]), jax.devices()[:4])
     np.testing.assert_array_equal(state.chains.buffer.position, back.chains.buffer.position)
 
 
