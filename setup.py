@@ -27,6 +27,7 @@ setup(
         'numpy>=2.0',
         'scipy>=1.14',
         'scikit-learn>=1.6',
+        'arviz-stats>=0.6,<1',
         'pillow>=10',
         'matplotlib>=3.9',
         'tensorboardX>=2.6,<3',

@@ -1,11 +1,11 @@
 """Sources: real files on disk, what is damaged or does not fit, and that a batch is a function of the step."""
-import io
 import itertools
 
 import jax
 import numpy as np
 import pytest
 from PIL import Image
+from tfds_sets import png, prepare
 
 from ebm_jax import data
 from ebm_jax.errors import InputError
@@ -66,28 +66,6 @@ def test_palette_images_are_read_as_colours(tmp_path):
 def test_some_examples_are_not_the_first_ones():
     examples = data.Examples('sorted', np.zeros((1000, 2, 2, 1), np.uint8), np.repeat(np.arange(10, dtype=np.int32), 100))
     assert len(set(data.some(examples, 100).y)) == 10 and len(data.some(examples, 5000).y) == 1000
-
-
-def png(image):
-    stream = io.BytesIO()
-    Image.fromarray(image).save(stream, 'PNG')
-    return stream.getvalue()
-
-
-def prepare(folder, name, features, examples):
-    """A real set on disk, written as array_record by TFDS itself. name: in CamelCase. examples: {split: [example]}."""
-    import tensorflow_datasets as tfds
-
-    def info(self):
-        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
-
-    def split_generators(self, dl_manager):
-        return {split: enumerate(rows) for split, rows in examples.items()}
-
-    made = type(name, (tfds.core.GeneratorBasedBuilder,), {
-        '__module__': __name__, 'VERSION': tfds.core.Version('1.0.0'), '_info': info, '_split_generators': split_generators,
-        '_generate_examples': lambda self: ()})   # abstract, not used: the splits are given
-    made(data_dir=str(folder), file_format='array_record').download_and_prepare()
 
 
 def test_tfds_without_tensorflow(tmp_path):

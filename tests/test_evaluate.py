@@ -8,7 +8,7 @@ import scipy.linalg
 from ebm_jax import augment, data, mcmc, objectives, replay
 from ebm_jax.apply.sample import sample
 from ebm_jax.errors import InputError
-from ebm_jax.evaluate import attributes, calibration, distance, extractor, inception, ood, predict, samples
+from ebm_jax.evaluate import attributes, calibration, chains, distance, extractor, inception, ood, predict, samples
 from ebm_jax.networks import ConvNet, per_example
 from ebm_jax.types import UNLABELLED
 
@@ -140,7 +140,7 @@ def test_kernel_distance_is_the_unbiased_discrepancy():
 def test_intervals_of_distances_cover_the_law():
     """Two Gaussians 1 apart in one of three directions: Frechet distance 1, in 8 of 10 intervals at least; wider for fewer images."""
     covered, widths = 0, []
-    measure = distance.distances_to(np.random.default_rng(99).normal(size=(4_000, 3)), halves=40)
+    measure = distance.distances_to(np.random.default_rng(99).normal(size=(2_000, 3)), halves=30)
     for seed in range(10):
         x = np.random.default_rng(seed).normal(size=(1000, 3)) + [1, 0, 0]
         low, high = measure(x)['frechet']['interval']
@@ -287,3 +287,28 @@ def test_fresh_chains_pass_the_transition_between_blocks_and_not_at_the_end():
     np.testing.assert_allclose(run(every=50), -45)
     with pytest.raises(ValueError):
         run(every=0)
+
+
+def test_what_a_metropolis_test_would_accept_of_a_langevin_chain():
+    """For E = |x|^2 / 2 at temperature 1 the log ratio is -(a / 4) (|x'|^2 - |x|^2) = -(a / 2) (E' - E); the drift is a |x|."""
+    a, dimension = 0.4, 6
+    kernel = mcmc.langevin(a, temperature=1.0)
+    starts = np.random.default_rng(0).normal(size=(5, dimension)).astype(np.float32)
+    found = chains.walk(jax.random.key(0), lambda params, x, label: 0.5 * params * jnp.sum(x ** 2), jnp.ones(()), kernel, starts,
+                        np.zeros(5), 40, step_size=a, noise=(2 * a) ** 0.5)
+    before = np.concatenate([0.5 * np.sum(starts ** 2, 1, keepdims=True), found['energy'][:, :-1]], 1)
+    np.testing.assert_allclose(found['acceptance'], np.minimum(1, np.exp(-a / 2 * (found['energy'] - before))), rtol=1e-3)
+    np.testing.assert_allclose(found['drift_to_noise'], a * np.sqrt(2 * before) / np.sqrt(2 * a * dimension), rtol=1e-4)
+    assert np.all(found['clipped'] == 0) and found['acceptance'].min() < 0.95
+    np.testing.assert_allclose(found['energy'], dimension / 2 * (found['contrast'] ** 2 + found['mean'] ** 2), rtol=1e-4)
+
+
+def test_mixing_of_autocorrelated_and_of_stuck_chains():
+    """Effective samples of x_t = r x_{t-1} + noise are N (1 - r) / (1 + r); chains around different places do not mix."""
+    rng, r = np.random.default_rng(0), 0.8
+    walk = np.zeros((8, 4000))
+    for t in range(1, walk.shape[1]):
+        walk[:, t] = r * walk[:, t - 1] + rng.normal(size=8)
+    found = chains.mixing({'walk': walk, 'stuck': walk + 20 * np.arange(8)[:, None]})
+    np.testing.assert_allclose(found['walk']['ess'], 8 * 2000 * (1 - r) / (1 + r), rtol=0.2)
+    assert found['walk']['r_hat'] < 1.01 and found['stuck']['r_hat'] > 3 and found['stuck']['ess'] < 20

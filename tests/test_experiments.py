@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 from commands import ROOT, assert_one_sentence, command, in_process, succeed
+from tfds_sets import png, prepare
 
 from ebm_jax import data
 from ebm_jax.evaluate import extractor
@@ -52,9 +53,11 @@ def test_several_cores_are_used_without_being_asked(trained):
     assert devices == f'{max(n for n in (1, 2, 4, 8) if n <= cores)} cpu device{"s" if cores > 1 else ""}'
 
 
-def test_evaluate_writes_every_figure_under_its_stable_name(trained):
+def test_evaluate_writes_every_figure_under_its_stable_name(trained, monkeypatch, capsys):
     workdir, _ = trained
-    done = succeed('experiments.evaluate', f'--workdir={workdir}', '--fresh_per_class=3', '--resamples=5', '--ood=extra=digits')
+    monkeypatch.setattr(extractor, 'STEPS', 30)
+    printed = in_process(monkeypatch, capsys, 'experiments.evaluate', f'--workdir={workdir}', '--fresh_per_class=3', '--resamples=5',
+                         '--ood=extra=digits')
     summary = json.loads((workdir / 'summary.json').read_text())
     for name in ('test_accuracy', 'ece', 'conditional_sample_accuracy', 'conditional_sample_diversity', 'steps_per_second'):
         assert isinstance(summary[name], float), name
@@ -66,7 +69,7 @@ def test_evaluate_writes_every_figure_under_its_stable_name(trained):
     assert 0.45 < summary['ood_auroc']['extra']['log_px'] < 0.55   # the test set against itself, under other noise
     assert full['ood']['extra']['log_px']['auroc'] != 0.5
     text = (workdir / 'evaluation.txt').read_text()
-    assert text.strip() == done.stdout.strip() and 'support vector machine' in text and '20 equal bins' in text
+    assert text.strip() == printed.strip() and 'support vector machine' in text and '20 equal bins' in text
     for name in ('reliability.png', 'scores.png', 'curves.png', 'samples/fresh_conditional.png', 'samples/fresh_unconditional.png',
                  'samples/buffer.png', 'samples/data.png'):
         assert (workdir / name).stat().st_size > 500, name
@@ -361,8 +364,15 @@ def test_real_mnist_runs_from_the_unpacked_file(tmp_path):
 
 
 def test_real_cifar10_runs_from_tfds(tmp_path):
-    unpacked(tmp_path, '--tfds')
-    succeed('experiments.cifar10_st_jem', f'--workdir={tmp_path}/run', f'--config.data.source=tfds:cifar10@{tmp_path}/tfds',
+    """A part of it, prepared by TFDS itself."""
+    import tensorflow_datasets as tfds
+    unpacked(tmp_path, 'cifar10')
+    with np.load(tmp_path / 'cifar10.npz') as real:
+        rows = {split: [{'image': png(image), 'label': int(label)} for image, label in zip(real[f'x_{split}'][:200], real[f'y_{split}'])]
+                for split in ('train', 'test')}
+    prepare(tmp_path / 'tfds', 'Cifar10Part', {'image': tfds.features.Image(shape=(32, 32, 3)),
+                                               'label': tfds.features.ClassLabel(num_classes=10)}, rows)
+    succeed('experiments.cifar10_st_jem', f'--workdir={tmp_path}/run', f'--config.data.source=tfds:cifar10_part@{tmp_path}/tfds',
             '--config.steps=2', '--config.network.depth=10', '--config.network.width=1', '--config.sampler.num_steps=1',
             '--config.evaluate_every=0')
     assert json.loads((tmp_path / 'run' / 'summary.json').read_text())['finished']

@@ -144,6 +144,7 @@ def test_sample_shows_the_chain_and_the_generator_alone(trained, tmp_path, monke
 
 def test_a_table_trains_its_rows_and_continues(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(extractor, 'STEPS', 30)
+    monkeypatch.setattr(dual_mcmc_tables, 'SAMPLES', 60)
     small = {argument.split('=')[0].removeprefix('--config.'): argument.split('=', 1)[1] for argument in SMALL}
     changes = {name: eval(value) for name, value in small.items() if name not in ('steps', 'x_chain.num_steps')}
     monkeypatch.setattr(dual_mcmc_tables, 'TABLES', {'order': {name: changes | {'preset': name} for name in ('short_run', 'vae')}})
@@ -221,6 +222,7 @@ def test_a_checkpoint_of_other_networks_is_refused(trained, tmp_path, monkeypatc
 
 def test_a_gap_beyond_its_limit_ends_the_run(tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit) as caught:
-        in_process(monkeypatch, capsys, NAME, f'--workdir={tmp_path}/run', *SMALL, '--config.loss.gap_limit=1e-7')
+        in_process(monkeypatch, capsys, NAME, f'--workdir={tmp_path}/run', *SMALL, '--config.loss.gap_limit=1e-7',
+                   '--config.guard.remedies=()')
     assert caught.value.code == 1 and 's_gap' in capsys.readouterr().err
     assert json.loads((tmp_path / 'run' / 'summary.json').read_text())['diverged'] is True

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from methods_under_test import BATCH, KERNEL, NOISE_FIRST, START, make_dual, make_icd, make_jem
+from methods_under_test import BATCH, KERNEL, NOISE_FIRST, START, make_dual, make_icd, make_jem, prepared, sampler_of
 
 from ebm_jax import adapt, mcmc, replay
 from ebm_jax import objectives as obj
@@ -35,13 +35,12 @@ def subset(samples, keep):
     return jax.tree.map(lambda leaf: leaf[keep], samples)
 
 
-@pytest.mark.parametrize('put', [jnp.nan, jnp.inf, -1e6])
-@pytest.mark.parametrize('options', [dict(), dict(weights=obj.balanced), dict(weights=obj.balanced, alpha=1.0),
-                                     dict(weights=partial(obj.balanced, beta=0.0, include_positives=False))])
+@pytest.mark.parametrize('put, options', [
+    (jnp.nan, dict()), (jnp.inf, dict(weights=obj.balanced)), (-1e6, dict(weights=obj.balanced, alpha=1.0)),
+    (jnp.nan, dict(weights=partial(obj.balanced, beta=0.0, include_positives=False)))])
 def test_the_loss_of_jem_is_that_of_the_chains_that_are_sound(put, options):
     method = make_jem(sampler=adapt.fixed(faulty(KERNEL, put)), **options)
-    params, chains = method.init(jax.random.key(0), BATCH)
-    samples, after = method.sample(jax.random.key(1), params, chains, BATCH)
+    params, _, samples, after = prepared(method)
     keep = np.asarray(samples.sound)
     assert 4 <= keep.sum() < 16
     honest = samples.replace(x=samples.x[keep], label=samples.label[keep], age=samples.age[keep], sound=samples.sound[keep])
@@ -53,6 +52,7 @@ def test_the_loss_of_jem_is_that_of_the_chains_that_are_sound(put, options):
 
 def compare(method, params, samples, honest, batch=BATCH, only=None):
     """Equal addends, equal gradients, and all of it finite."""
+    @jax.jit
     def losses(samples, batch):
         addends = lambda params: {name: value for name, value in method.loss(params, jax.random.key(2), batch, samples)[0].items()
                                   if only is None or name in only}
@@ -64,9 +64,8 @@ def compare(method, params, samples, honest, batch=BATCH, only=None):
 
 def test_the_loss_of_icd_is_that_of_the_chains_that_are_sound():
     method = make_icd(kernel=faulty(NOISE_FIRST, jnp.nan), kl_steps=2, num_steps=3, kl_chains=16)
-    params, chains = method.init(jax.random.key(0), BATCH)
-    _, chains = make_icd(kernel=NOISE_FIRST).sample(jax.random.key(5), params, chains, BATCH)   # past samples for the entropy
-    samples, after = method.sample(jax.random.key(1), params, chains, BATCH)
+    params, _, _, chains = prepared(make_icd(kernel=NOISE_FIRST))   # past samples for the entropy
+    samples, after = sampler_of(method)(jax.random.key(1), params, chains, BATCH)
     keep = np.asarray(samples.sound)
     assert 2 <= keep.sum() < 16 and samples.ready
     honest = samples.replace(x=samples.x[keep], label=samples.label[keep], age=samples.age[keep], sound=samples.sound[keep],
@@ -78,8 +77,7 @@ def test_the_loss_of_icd_is_that_of_the_chains_that_are_sound():
 def test_the_loss_of_dual_mcmc_is_that_of_the_chains_that_are_sound():
     settings = dual_mcmc.PAPER._replace(x_steps=2, z_steps=2)
     method = make_dual(settings, x_kernel=faulty(KERNEL, jnp.nan), z_kernel=faulty(mcmc.langevin(0.005, noise_scale=0.1), jnp.inf))
-    params, chains = method.init(jax.random.key(0), BATCH)
-    samples, _ = method.sample(jax.random.key(1), params, chains, BATCH)
+    params, _, samples, _ = prepared(method)
     in_x, in_z = np.asarray(samples.sound_x), np.asarray(samples.sound_z)
     assert 4 <= in_x.sum() < 16 and 4 <= in_z.sum() < 16
     of_x = samples.replace(z=samples.z[in_x], x=samples.x[in_x], sound_x=samples.sound_x[in_x])
@@ -108,8 +106,7 @@ def test_dead_chains_are_counted():
     still = Kernel(KERNEL.init, lambda key, state, energy_fn: (state, None))
     for kernel, dead in ((still, 1.0), (KERNEL, 0.0)):
         method = make_jem(sampler=adapt.fixed(kernel))
-        params, chains = method.init(jax.random.key(0), BATCH)
-        samples, _ = method.sample(jax.random.key(1), params, chains, BATCH)
+        params, _, samples, _ = prepared(method)
         assert method.loss(params, None, BATCH, samples)[1]['chains_dead'] == dead
 
 
@@ -232,13 +229,23 @@ class Killed(BaseException):
     """As if the process had ended."""
 
 
-@pytest.mark.parametrize('moment', range(1, 34, 4))
-def test_a_run_killed_while_it_recovers_ends_as_one_that_is_not(tmp_path, moment):
+REMEDIES = [Remedy('other random numbers'), Remedy('rate', lambda: dict(optimizer=optax.sgd(0.1)))]
+
+
+def numbered(step):
+    return {'x': np.full((4, 1), 1 + step / 1e6, np.float32)}
+
+
+@pytest.fixture(scope='module')
+def whole(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp('whole')
+    return workdir, run(workdir, 20, REMEDIES, numbered)
+
+
+@pytest.mark.parametrize('moment', [2, 10, 15, 19, 23, 30])
+def test_a_run_killed_while_it_recovers_ends_as_one_that_is_not(whole, tmp_path, moment):
     """Killed at the moment-th batch that it asks for: before, between and after two recoveries."""
-    remedies = [Remedy('other random numbers'), Remedy('rate', lambda: dict(optimizer=optax.sgd(0.1)))]
-    numbered = lambda step: {'x': np.full((4, 1), 1 + step / 1e6, np.float32)}
-    whole = run(tmp_path / 'whole', 20, remedies, numbered)
-    asked = []
+    (whole_dir, whole), asked = whole, []
 
     def until(step):
         asked.append(step)
@@ -247,11 +254,11 @@ def test_a_run_killed_while_it_recovers_ends_as_one_that_is_not(tmp_path, moment
         return numbered(step)
 
     with pytest.raises(Killed):
-        run(tmp_path / 'killed', 20, remedies, until)
-    resumed = run(tmp_path / 'killed', 20, remedies, numbered)
+        run(tmp_path / 'killed', 20, REMEDIES, until)
+    resumed = run(tmp_path / 'killed', 20, REMEDIES, numbered)
     np.testing.assert_array_equal(whole.params, resumed.params)
     np.testing.assert_array_equal(jax.random.key_data(whole.key), jax.random.key_data(resumed.key))
     for file in ('metrics.jsonl', 'recoveries/log.txt', 'recoveries/abandoned_2.jsonl'):
         without_time = lambda workdir, file=file: (workdir / file).read_text() if file.endswith('txt') else [
             {**row, 'steps_per_second': 0} for row in rows(workdir / file)]
-        assert without_time(tmp_path / 'whole') == without_time(tmp_path / 'killed')
+        assert without_time(whole_dir) == without_time(tmp_path / 'killed')
