@@ -56,7 +56,8 @@ class Recorder:
         self._lines.write(json.dumps({'step': step, **row}) + '\n')
         self._lines.flush()
         for name, value in values.items():
-            self._events.add_scalar(name, value, step)
+            if math.isfinite(value):
+                self._events.add_scalar(name, value, step)
 
     def pictures(self, step, grids):
         """Grids {name: (images in [-1, 1], columns)}, as WORKDIR/samples/NAME_STEP.png and as TensorBoard images."""

@@ -4,7 +4,7 @@
 
 All runs of one system and one K are mapped by `vmap` into one program. A run counts as diverged at the first step that is not healthy: a
 figure, gradient or parameter that is not finite, or the system's own limit (JEM [code]: a loss beyond 1e8; contrastive divergence,
-ICD [code]: |mean E+| beyond 10; dual-MCMC, ours: a gap beyond 5). Those that did are then trained again with the guard on, `guarded`
+ICD [code]: |mean E+| beyond 10; dual-MCMC, ours: a gap beyond 100). Those that did are then trained again with the guard on, `guarded`
 of each setting, one by one. Intervals are Wilson's, 95 %. Writes stability.txt, stability.json and heat maps; rerunning continues.
 JEM: three layers of 32, 64, 128 channels, batch 64, 64 negatives, Adam, buffer 2,000, noise .01, no clamp.
 """
@@ -39,7 +39,7 @@ from experiments import launch
 
 SHAPE, CLASSES, BATCH = (8, 8, 1), 10, 64
 NETWORK = per_example(ConvNet(CLASSES))
-ENERGY = per_example(ConvNet(1, (16, 32)))
+ENERGY = per_example(ConvNet(1, (16, 32), (1, 2)))
 CHUNK = 20   # steps of all runs in one call
 
 
@@ -74,7 +74,7 @@ def of_dual(setting):
                                  x_kernel=mcmc.langevin(setting.step_size, noise_scale=0.001),
                                  z_kernel=mcmc.langevin(0.005, noise_scale=0.1), latent=16, num_negatives=64)
     rates = {'energy': 1.0, 'generator': 3.0, 'inference': 1.0}
-    return method, per_network({name: optax.adam(rate * setting.learning_rate, 0.5, 0.9) for name, rate in rates.items()}), {'s_gap': 5.0}
+    return method, per_network({name: optax.adam(rate * setting.learning_rate, 0.5, 0.9) for name, rate in rates.items()}), {'s_gap': 100.0}
 
 
 SYSTEMS = {   # name: Setting -> (method, optimizer, limits)
