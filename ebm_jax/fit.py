@@ -80,7 +80,7 @@ def fit(method, batch_at, optimizer, prepare, *, workdir, steps, settings=None, 
             loop = _Loop(workdir, settings, checkpoints, guard, stop, devices, seed, steps, every, show, process.by_leader(say))
             while True:
                 try:
-                    return loop.run(**own | guard.parts())
+                    return loop.run(**own | {name: part for name, part in guard.parts().items() if name in own})
                 except Diverged as error:
                     loop.recover(error)
     except OSError as error:

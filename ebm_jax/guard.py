@@ -13,7 +13,10 @@ from ebm_jax.record import write_json, write_whole
 
 
 class Remedy(NamedTuple):
-    """What changes for one try. Every try has other random numbers, and goes on with the batches behind those it had seen."""
+    """What changes for one try. Every try has other random numbers, and goes on with the batches behind those it had seen.
+
+    parts may give all arguments of `fit`; taken are method, batch_at, optimizer, prepare, ema, limits, pictures and evaluate.
+    """
     name: str                                  # for people: 'learning rate x 0.5'
     parts: Callable[[], dict] = dict           # () -> arguments of `fit` that it replaces, with all changes so far
 
@@ -52,7 +55,8 @@ class Guard:
     def target(self, step, ring):
         """Where to go back to from a divergence at `step`.
 
-        The newest state; one further back than last time where the run got no further than ever before; 0 where there is none.
+        The newest state; where the run got no further than ever before, the next one further back than last time; 0, the very
+        beginning, where there is none.
 
         Args: ring: steps of healthy states, newest first.
         """
@@ -60,7 +64,7 @@ class Guard:
         if not ring:
             return 0
         if self.log and step <= max(entry['diverged_at'] for entry in self.log):
-            return next((state for state in ring if state < self.log[-1]['back_to']), ring[-1])
+            return next((state for state in ring if state < self.log[-1]['back_to']), 0)
         return ring[0]
 
     def go_back(self, step, why, checkpoints, say):

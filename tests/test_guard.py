@@ -140,7 +140,8 @@ def entry(diverged_at, back_to):
     ([entry(550, 500)], 520, [500, 400, 300], 400),                      # no further than before: one further back
     ([entry(550, 500)], 550, [500, 400, 300], 400),
     ([entry(550, 500), entry(520, 400)], 540, [500, 400, 300], 300),     # 500 was made anew on the way
-    ([entry(550, 500), entry(520, 300)], 540, [500, 400, 300], 300),     # nothing older is left
+    ([entry(550, 500), entry(520, 300)], 540, [500, 400, 300], 0),       # nothing older is left: all of them may be sick
+    ([entry(550, 500), entry(520, 0)], 540, [500, 400, 300], 0),
     ([entry(550, 500)], 720, [700, 600, 500], 700),                      # it got past the first divergence
     ([entry(550, 0)], 90, [], 0),
 ])
