@@ -17,7 +17,7 @@ import time
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from absl import app, flags
+from absl import app, flags, logging
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string('workdir', None, 'Folder of the runs.', required=True)
@@ -41,6 +41,7 @@ def same(a, b):
 
 
 def main(arguments):
+    logging.set_verbosity(logging.ERROR)   # orbax tells much
     root, number = pathlib.Path(FLAGS.workdir), getattr(signal, f'SIG{FLAGS.signal}')
     command = lambda workdir: [sys.executable, '-m', f'experiments.{FLAGS.experiment}', f'--workdir={workdir}', *arguments[1:]]
     run = lambda workdir: subprocess.run(command(workdir), capture_output=True, text=True, check=True)
