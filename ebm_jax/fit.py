@@ -236,8 +236,11 @@ class _Watch:
         beyond = [f'{name} = {float(metrics[name]):.3g} (beyond its limit of {limit:g})' for name, limit in self.limits.items()
                   if abs(metrics[name]) > limit]
         why = f'{", ".join(bad)} (not finite)' if bad else ', '.join(beyond)
-        x = np.asarray(self.batch(step)['x'])
-        raise Diverged(step, why if np.isfinite(x).all() else f'{why}; its batch holds values that are not finite')
+        if metrics.get('quarantined', 0) > 0:
+            why += f'; {metrics["quarantined"]:.0f} chains went astray'
+        if not np.isfinite(np.asarray(self.batch(step)['x'])).all():
+            why += '; its batch holds values that are not finite'
+        raise Diverged(step, why)
 
 
 def _computed(metrics):

@@ -52,24 +52,22 @@ class Guard:
         """Whether the present try begins at the state of that step, which was saved before it."""
         return bool(self.log) and self.log[-1]['back_to'] == step
 
-    def target(self, step, ring):
+    def target(self, step, ring, margin):
         """Where to go back to from a divergence at `step`.
 
-        The newest state; where the run got no further than ever before, the next one further back than last time; 0, the very
-        beginning, where there is none.
+        The newest state that is at least `margin` steps old, since one saved shortly before is likely on its way there; where the
+        run got no further than ever before, the next one further back than last time; 0, the very beginning, where there is none.
 
         Args: ring: steps of healthy states, newest first.
         """
-        ring = [state for state in ring if 0 < state < step]
-        if not ring:
-            return 0
+        latest = step - margin
         if self.log and step <= max(entry['diverged_at'] for entry in self.log):
-            return next((state for state in ring if state < self.log[-1]['back_to']), 0)
-        return ring[0]
+            latest = min(latest, self.log[-1]['back_to'] - 1)
+        return next((state for state in ring if 0 < state <= latest), 0)
 
     def go_back(self, step, why, checkpoints, say):
         """Begin the next try: drop the states past its beginning, keep the abandoned metrics, write the log."""
-        back_to = self.target(step, checkpoints.ring())
+        back_to = self.target(step, checkpoints.ring(), checkpoints.every)
         number, remedy = self.attempt + 1, self.remedies[self.attempt]
         checkpoints.drop_after(back_to)
         self.log.append({'try': number, 'diverged_at': step, 'why': why, 'back_to': back_to, 'change': remedy.name})

@@ -134,8 +134,8 @@ def base_config():
                                        b1=0.9, b2=0.999, clip_norm=0.0, ema=0.99))
     config.buffer = ConfigDict(dict(capacity=2048, restart=0.05))
     # What changes each time that the run has diverged and goes back, in turn, on top of earlier changes; and by which factor. () ends it.
-    config.guard = ConfigDict(dict(remedies=('new_key', 'learning_rate', 'num_steps', 'step_size'), learning_rate=0.5, num_steps=2,
-                                   step_size=0.5))
+    config.guard = ConfigDict(dict(remedies=('new_key', 'num_steps', 'learning_rate', 'num_steps', 'learning_rate', 'step_size'),
+                                   learning_rate=0.5, num_steps=2, step_size=0.5))
     return config
 
 

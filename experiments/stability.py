@@ -151,9 +151,10 @@ def name_of(setting, seed):
 def guarded_run(workdir, setting, seed, c, train, test):
     """The same run by `fit`, with the guard on."""
     changes = [('other random numbers', setting)]
-    changes.append(('learning rate x 0.5', changes[-1][1]._replace(learning_rate=setting.learning_rate / 2)))
-    changes.append(('K x 2', changes[-1][1]._replace(num_steps=2 * setting.num_steps)))
-    changes.append(('step size x 0.5', changes[-1][1]._replace(step_size=setting.step_size / 2)))
+    for name in ('K x 2', 'learning rate x 0.5') * 2:   # as the experiments have it
+        then = changes[-1][1]
+        changes.append((name, then._replace(num_steps=2 * then.num_steps) if name == 'K x 2' else
+                        then._replace(learning_rate=then.learning_rate / 2)))
     parts = lambda setting: dict(zip(('method', 'optimizer', 'limits'), SYSTEMS[setting.system](setting)))
     try:
         state = fit(**parts(setting), batch_at=lambda step: data.batch_at(train, step, BATCH, seed), prepare=PREPARE, workdir=workdir,

@@ -134,21 +134,22 @@ def entry(diverged_at, back_to):
 
 
 @pytest.mark.parametrize('log, step, ring, target', [
-    ([], 550, [500, 400, 300], 500),
-    ([], 50, [], 0),
-    ([], 50, [0], 0),
-    ([entry(550, 500)], 520, [500, 400, 300], 400),                      # no further than before: one further back
-    ([entry(550, 500)], 550, [500, 400, 300], 400),
-    ([entry(550, 500), entry(520, 400)], 540, [500, 400, 300], 300),     # 500 was made anew on the way
-    ([entry(550, 500), entry(520, 300)], 540, [500, 400, 300], 0),       # nothing older is left: all of them may be sick
-    ([entry(550, 500), entry(520, 0)], 540, [500, 400, 300], 0),
-    ([entry(550, 500)], 720, [700, 600, 500], 700),                      # it got past the first divergence
-    ([entry(550, 0)], 90, [], 0),
+    ([], 560, [500, 400, 300], 500),
+    ([], 540, [500, 400, 300], 400),                                     # saved too shortly before
+    ([], 40, [], 0),
+    ([], 60, [0], 0),
+    ([entry(560, 500)], 555, [500, 400, 300], 400),                      # no further than before: one further back
+    ([entry(560, 500)], 560, [500, 400, 300], 400),
+    ([entry(560, 500), entry(520, 400)], 555, [500, 400, 300], 300),     # 500 was made anew on the way
+    ([entry(560, 500), entry(520, 300)], 555, [500, 400, 300], 0),       # nothing older is left: all of them may be sick
+    ([entry(560, 500), entry(520, 0)], 555, [500, 400, 300], 0),
+    ([entry(560, 500)], 760, [700, 600, 500], 700),                      # it got past the first divergence
+    ([entry(560, 0)], 90, [], 0),
 ])
 def test_where_a_run_goes_back_to(tmp_path, log, step, ring, target):
     guard = Guard(tmp_path, ())
     guard.log = log
-    assert guard.target(step, ring) == target
+    assert guard.target(step, ring, 50) == target
 
 
 def fragile(limit, rate=1.0):
@@ -181,19 +182,19 @@ def test_a_run_that_diverges_goes_back_changes_and_finishes(tmp_path):
     lower = lambda: dict(optimizer=optax.sgd(0.1))
     state = run(tmp_path, 20, [Remedy('other random numbers'), Remedy('learning rate x 0.1', lower), Remedy('not used')])
     log = json.loads((tmp_path / 'recoveries' / 'log.json').read_text())
-    assert [(e['diverged_at'], e['back_to'], e['change']) for e in log] == [(11, 8, 'other random numbers'), (11, 4, 'learning rate x 0.1')]
+    assert [(e['diverged_at'], e['back_to'], e['change']) for e in log] == [(11, 4, 'other random numbers'), (11, 0, 'learning rate x 0.1')]
     assert int(state.step) == 20
-    np.testing.assert_allclose(state.params, -4 - 16 * 0.1, rtol=1e-5)   # four steps of rate 1, sixteen of rate .1
+    np.testing.assert_allclose(state.params, -20 * 0.1, rtol=1e-5)
     summary = json.loads((tmp_path / 'summary.json').read_text())
     assert summary['finished'] and summary['recoveries'] == 2 and summary['tries_left'] == 1 and summary['quarantined_chains'] == 0
     text = (tmp_path / 'recoveries' / 'log.txt').read_text().splitlines()
-    assert text[1] == ('Try 2 of 3: the run had diverged at step 11: loss = -10 (beyond its limit of 9.5). Back to step 4, with '
+    assert text[1] == ('Try 2 of 3: the run had diverged at step 11: loss = -10 (beyond its limit of 9.5). Back to step 0, with '
                        'learning rate x 0.1.')
     kept = rows(tmp_path / 'metrics.jsonl')
     first, second = (rows(tmp_path / 'recoveries' / f'abandoned_{number}.jsonl') for number in (1, 2))
     assert [row['step'] for row in kept] == list(range(1, 21))
-    assert [row['step'] for row in first] == [9, 10, 11] and [row['step'] for row in second] == list(range(5, 12))
-    assert first[0]['random'] != second[4]['random'] and first[-1]['loss'] == -10
+    assert [row['step'] for row in first] == list(range(5, 12)) and [row['step'] for row in second] == list(range(1, 12))
+    assert first[0]['random'] != second[4]['random'] and first[-1]['loss'] == second[-1]['loss'] == -10
 
 
 def test_when_no_try_is_left_the_end_says_what_was_tried_and_what_is_kept(tmp_path):
@@ -207,13 +208,13 @@ def test_when_no_try_is_left_the_end_says_what_was_tried_and_what_is_kept(tmp_pa
 
 
 def test_a_batch_that_is_not_finite_is_left_behind(tmp_path):
-    """Batch 9 is: the next try goes on behind the batches that it had seen, from step 8 with batch 10."""
+    """Batch 9 is: the next try goes on behind the batches that it had seen, from step 4 with batch 10."""
     poisoned = lambda step: {'x': np.full((4, 1), np.nan if step == 9 else 1 + step / 1000, np.float32)}
     state = run(tmp_path, 14, [Remedy('other random numbers')], batch_at=poisoned, limit=1e9)
     log = json.loads((tmp_path / 'recoveries' / 'log.json').read_text())
     assert len(log) == 1 and log[0]['diverged_at'] == 10 and 'its batch holds values that are not finite' in log[0]['why']
     seen = [row['batch'] for row in rows(tmp_path / 'metrics.jsonl')]
-    np.testing.assert_allclose(seen, 1 + np.array([0, 1, 2, 3, 4, 5, 6, 7, 10, 11, 12, 13, 14, 15]) / 1000, rtol=1e-6)
+    np.testing.assert_allclose(seen, 1 + np.array([0, 1, 2, 3, *range(10, 20)]) / 1000, rtol=1e-6)
     assert int(state.step) == 14
 
 
