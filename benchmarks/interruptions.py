@@ -61,7 +61,8 @@ def main(arguments):
         said = re.search(r'Stopped by SIGTERM after step (\d+)', out)
         fine = True
         if said:
-            fine = process.returncode == 143 and (workdir / 'checkpoints' / said.group(1)).is_dir()
+            step = said.group(1)   # before the first there is nothing to save
+            fine = process.returncode == 143 and (step == '0' or (workdir / 'checkpoints' / step).is_dir())
         if fine:
             run(workdir)
             fine = same(whole, numbers(workdir))

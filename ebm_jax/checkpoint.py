@@ -19,7 +19,7 @@ class Checkpoints:
 
     def __init__(self, folder, every=1, keep=3, read_only=False, say=print):
         """read_only: for looking on while a run may be writing; touches nothing. say: where lines for people go."""
-        self.folder, self.every, self.read_only, self.say = pathlib.Path(folder).absolute(), every, read_only, say
+        self.folder, self.every, self.keep, self.read_only, self.say = pathlib.Path(folder).absolute(), every, keep, read_only, say
         if read_only and not self.folder.is_dir():
             raise InputError(f'no checkpoints in {self.folder}: train first')
         ring, newest = keep_policy.EveryNSteps(interval_steps=every, max_to_keep=keep), keep_policy.LatestN(n=1)
@@ -32,9 +32,9 @@ class Checkpoints:
         return self._manager.latest_step()
 
     def ring(self):
-        """Steps of the complete checkpoints at multiples of `every`, newest first."""
-        self._finish()
-        return sorted((step for step in self._manager.all_steps() if step % self.every == 0), reverse=True)
+        """Steps of the newest `keep` complete checkpoints at multiples of `every`, newest first."""
+        self.wait()
+        return sorted((step for step in self._manager.all_steps() if step % self.every == 0), reverse=True)[:self.keep]
 
     def save(self, state):
         """Begin to write `state` (chains with their leading axis of shards) under its step; a step already there is kept.
@@ -47,7 +47,7 @@ class Checkpoints:
 
     def drop_after(self, step):
         """Remove the checkpoints past a step, newest first: a run that went back to it will make others."""
-        self._finish()
+        self.wait()
         for later in sorted(self._manager.all_steps(), reverse=True):
             if later > step:
                 self._manager.delete(later)
@@ -75,7 +75,8 @@ class Checkpoints:
             for bad, why in damaged.items():
                 self._set_aside(bad, why, candidate)
             return state
-        raise InputError(damaged[max(damaged)])
+        raise InputError(f'{damaged[max(damaged)]}: it is damaged or of another configuration; delete that folder to go on from an older '
+                         'one, or use a new workdir')
 
     def _restore(self, template, step):
         here = SingleDeviceSharding(jax.local_devices()[0])
@@ -84,8 +85,7 @@ class Checkpoints:
             state = self._manager.restore(step, args=ocp.args.StandardRestore(target))
         except Exception as error:   # orbax and its storage layers raise many types for a damaged or foreign checkpoint
             first = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-            raise _Damaged(f'checkpoint {self.folder / str(step)} cannot be restored ({first}): it is damaged or of another '
-                           'configuration; delete that folder to go on from an older one, or use a new workdir') from error
+            raise _Damaged(f'checkpoint {self.folder / str(step)} cannot be restored ({first})') from error
         mismatch = [(jax.tree_util.keystr(path), a.shape, b.shape) for (path, a), b in
                     zip(jax.tree_util.tree_leaves_with_path(template), jax.tree.leaves(state)) if a.shape != b.shape]
         if mismatch:
@@ -95,7 +95,7 @@ class Checkpoints:
         return state
 
     def _set_aside(self, step, why, instead):
-        self.say(f'{why.partition(": it is")[0]}; the one of step {instead} is used.')
+        self.say(f'{why}; the one of step {instead} is used.')
         if not self.read_only:
             process.by_leader(self._move_aside)(step)
             process.meet(f'damaged {step}')
@@ -106,12 +106,15 @@ class Checkpoints:
         aside.mkdir(exist_ok=True)
         (self.folder / str(step)).rename(aside / f'{step}_{len(list(aside.iterdir()))}')
 
-    def _finish(self):
+    def wait(self):
+        """Until everything begun is on disk. Raises: NotSaved."""
         self._try(self._manager.wait_until_finished)
 
     def _try(self, write):
         try:
             write()
+        except jax.errors.JaxRuntimeError:   # of another process that is gone, not of the disk
+            raise
         except Exception as error:   # of many types, like those of restore
             why = (str(error).strip() or type(error).__name__).splitlines()[0].rpartition(': ')[2][:200]   # the system's words come last
             raise NotSaved(f'a checkpoint cannot be written to {self.folder} ({why})') from error
@@ -119,7 +122,7 @@ class Checkpoints:
     def close(self):
         """Wait until everything begun is on disk, and let go."""
         try:
-            self._finish()
+            self.wait()
         finally:
             self._manager.close()
 

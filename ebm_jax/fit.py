@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
@@ -63,7 +64,7 @@ def fit(method, batch_at, optimizer, prepare, *, workdir, steps, settings=None, 
                          f'checkpoint_every={checkpoint_every}, picture_every={picture_every}')
     if not 0 <= ema < 1 or seed < 0:
         raise InputError(f'ema must lie in [0, 1) and seed be at least 0, got {ema} and {seed}')
-    devices = list(devices or jax.devices())
+    devices = sorted(devices or jax.devices(), key=lambda device: device.process_index)   # each process's next to each other
     workdir, first = pathlib.Path(workdir), batch_at(0)
     _check(method, first, prepare, optimizer, devices, limits)
     try:
@@ -77,6 +78,7 @@ def fit(method, batch_at, optimizer, prepare, *, workdir, steps, settings=None, 
         with (process.only_writer(workdir), process.Stop() as stop,
               contextlib.closing(Checkpoints(workdir / 'checkpoints', checkpoint_every, say=process.by_leader(say))) as checkpoints):
             guard = Guard(workdir, remedies)
+            guard.settle(checkpoints)
             loop = _Loop(workdir, settings, checkpoints, guard, stop, devices, seed, steps, every, show, process.by_leader(say))
             while True:
                 try:
@@ -87,7 +89,8 @@ def fit(method, batch_at, optimizer, prepare, *, workdir, steps, settings=None, 
         if error.errno not in UNWRITABLE and not isinstance(error, NotSaved):
             raise
         what = str(error) if isinstance(error, NotSaved) else f'{workdir} cannot be written ({error.strerror})'
-        raise NotSaved(f'{what}: make room, then the same command continues from the newest complete checkpoint') from error
+        raise NotSaved(f'{what}: when that is mended (room on the disk, rights), the same command continues from the newest complete '
+                       'checkpoint') from error
 
 
 class _Loop(NamedTuple):
@@ -127,8 +130,8 @@ class _Loop(NamedTuple):
                       (self.every['checkpoint'], lambda step, state: self.checkpoints.save(state))]   # last: what it covers is complete
             watch = _Watch(self, recorder, limits, batch)
             for step in watch.bar(start):
-                if self.stop.asked(step):
-                    self.save_and_stop(step - 1, watch, state)
+                if self.stop.asked(step + self.guard.skipped):   # a number that only grows
+                    self.save_and_stop(step - 1, watch, state, start)
                 state, metrics = train_step(state, shard_batch(batch(step), devices))
                 watch.after_step(step, metrics)
                 due = [chore for every, chore in chores if every and (step % every == 0 or step == self.steps)]
@@ -137,6 +140,7 @@ class _Loop(NamedTuple):
                     whole = unshard_state(state, devices)
                     for chore in due:
                         chore(step, whole)
+        self.checkpoints.wait()
         self.summarise({
             'finished': True, 'diverged': False, 'account': None, 'step': self.steps, 'steps_per_second': watch.rate(),
             'seconds_per_step': watch.seconds_per_step(), 'parameters': cost.num_parameters(state.params),
@@ -150,23 +154,24 @@ class _Loop(NamedTuple):
         """The state that the present try goes on from."""
         state = make() if self.checkpoints.latest() is None else self.checkpoints.restore(jax.eval_shape(make))
         step = int(state.step)
-        if self.guard.begins_at(step):
-            state = state.replace(key=jax.random.fold_in(state.key, self.guard.attempt))
+        if int(state.attempt) != self.guard.attempt:
+            state = state.replace(key=jax.random.fold_in(state.key, self.guard.attempt), attempt=jnp.int32(self.guard.attempt))
         if 0 < step < self.steps:
             self.say(f'Continuing {self.workdir} from step {step}.')
         return state
 
-    def save_and_stop(self, step, watch, state):
-        """The end that a signal asked for."""
+    def save_and_stop(self, step, watch, state, start):
+        """The end that a signal asked for. A state that no step was made from is not saved again."""
         watch.pause()
-        self.checkpoints.save(unshard_state(state, self.devices))
+        if step > start:
+            self.checkpoints.save(unshard_state(state, self.devices))
         raise Stopped(self.stop.signal, step)
 
     def recover(self, error):
         """Begin the next try after a divergence. Raises: Diverged where none is left."""
         if self.guard.tries_left:
             self.guard.go_back(error.step, error.why, self.checkpoints, self.say)
-            self.summarise({})
+            self.summarise({'diverged': False, 'account': None})
             return
         kept = self.checkpoints.latest()
         kept = 'no checkpoint was written before it' if kept is None else f'the checkpoint of step {kept} is kept'

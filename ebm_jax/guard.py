@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from ebm_jax import process
+from ebm_jax.errors import InputError
 from ebm_jax.record import write_json, write_whole
 
 
@@ -29,6 +30,10 @@ class Guard:
         self.folder, self.remedies = pathlib.Path(workdir) / 'recoveries', tuple(remedies)
         log = self.folder / 'log.json'
         self.log = json.loads(log.read_text()) if log.exists() else []
+        done, named = [entry['change'] for entry in self.log], [remedy.name for remedy in self.remedies]
+        if named[:len(done)] != done:
+            raise InputError(f'{workdir} has already gone back {len(done)} times, with {", ".join(done)}: keep these as the first remedies '
+                             f'(given: {", ".join(named) or "none"}), and add or leave out behind them')
 
     @property
     def tries_left(self):
@@ -46,11 +51,14 @@ class Guard:
 
     def parts(self):
         """The arguments of `fit` that the present try replaces."""
-        return self.remedies[min(self.attempt, len(self.remedies)) - 1].parts() if self.log and self.remedies else {}
+        return self.remedies[self.attempt - 1].parts() if self.log else {}
 
-    def begins_at(self, step):
-        """Whether the present try begins at the state of that step, which was saved before it."""
-        return bool(self.log) and self.log[-1]['back_to'] == step
+    def settle(self, checkpoints):
+        """Drop the states past the beginning of the present try, also where the run was killed before it could."""
+        if self.log and not self.log[-1]['settled']:
+            checkpoints.drop_after(self.log[-1]['back_to'])
+            self.log[-1]['settled'] = True
+            process.by_leader(write_json)(self.folder / 'log.json', self.log)
 
     def target(self, step, ring, margin):
         """Where to go back to from a divergence at `step`.
@@ -66,15 +74,15 @@ class Guard:
         return next((state for state in ring if 0 < state <= latest), 0)
 
     def go_back(self, step, why, checkpoints, say):
-        """Begin the next try: drop the states past its beginning, keep the abandoned metrics, write the log."""
+        """Begin the next try: keep the abandoned metrics, write the log, drop the states past its beginning."""
         back_to = self.target(step, checkpoints.ring(), checkpoints.every)
         number, remedy = self.attempt + 1, self.remedies[self.attempt]
-        checkpoints.drop_after(back_to)
-        self.log.append({'try': number, 'diverged_at': step, 'why': why, 'back_to': back_to, 'change': remedy.name})
+        self.log.append({'try': number, 'diverged_at': step, 'why': why, 'back_to': back_to, 'change': remedy.name, 'settled': False})
         lines = [f'Try {entry["try"]} of {len(self.remedies)}: the run had diverged at step {entry["diverged_at"]}: {entry["why"]}. '
                  f'Back to step {entry["back_to"]}, with {entry["change"]}.' for entry in self.log]
         process.by_leader(self._write)(number, back_to, lines)
         process.meet('recovery')
+        self.settle(checkpoints)
         say(lines[-1])
 
     def _write(self, number, back_to, lines):

@@ -3,6 +3,7 @@
 In a run of several processes (`jax.distributed`) all do the same; the first one leads: it alone writes and shows what people look at.
 """
 import contextlib
+import errno
 import fcntl
 import os
 import pathlib
@@ -57,6 +58,10 @@ def only_writer(folder):
             lock.seek(0)
             raise InputError(f'{folder} is being written by another run ({lock.read().strip()}): wait for its end, or choose another '
                              'folder') from error
+        except OSError as error:
+            if error.errno not in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):
+                raise
+            print(f'{folder} lies on a file system without locks ({error.strerror}): make sure yourself that only one run writes there')
         lock.truncate(0)
         lock.write(f'process {os.getpid()} on {socket.gethostname()}\n')
         lock.flush()

@@ -18,8 +18,16 @@ def write_whole(path, text):
 
 
 def write_json(path, content):
-    """Write JSON whole or not at all."""
-    write_whole(path, json.dumps(content, indent=2) + '\n')
+    """Write JSON whole or not at all; a number that is not finite as a string, since JSON has none."""
+    write_whole(path, json.dumps(_finite(content), indent=2) + '\n')
+
+
+def _finite(content):
+    if isinstance(content, dict):
+        return {key: _finite(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_finite(value) for value in content]
+    return str(content) if isinstance(content, float) and not math.isfinite(content) else content
 
 
 def update_summary(workdir, content):

@@ -19,14 +19,15 @@ from ebm_jax import devices
 from ebm_jax.mcmc import or_start, sound
 from ebm_jax.types import UNLABELLED, Array, Draw, PyTree, ReplayBuffer
 
-EMPTY = -1   # the age of an entry that was never filled
+EMPTY = -1    # the age of an entry that was never filled
+ASTRAY = -2   # of one whose chain went astray: the next draw of it is a new start
 
 
 @struct.dataclass
 class ReplayState:
     position: PyTree   # [capacity, ...]
     label: Array       # int32 [capacity]
-    age: Array         # int32 [capacity]; rounds since the (re)start, EMPTY where nothing was written yet
+    age: Array         # int32 [capacity]; rounds since the (re)start, EMPTY where nothing was written yet, or ASTRAY
     seen: Array        # int32; chains written so far
 
 
@@ -76,7 +77,7 @@ def _take(key, state, start, restart, index, labels):
     """The chains at `index` under their new labels, started anew with probability `restart` or where the entry is empty."""
     restart_key, start_key = jax.random.split(key)
     age = state.age.at[index].get(mode='fill', fill_value=EMPTY)   # an index past the end stands for no entry
-    anew = jax.random.bernoulli(restart_key, restart, index.shape) | (age == EMPTY)
+    anew = jax.random.bernoulli(restart_key, restart, index.shape) | (age < 0)
     fresh = jax.vmap(start)(jax.random.split(start_key, len(index)), labels)
     old = jax.tree.map(lambda leaf: leaf[index], state.position)
     return Draw(_select(anew, fresh, old), labels, jnp.where(anew, 0, age), index)
@@ -225,14 +226,14 @@ def fresh(start):
 def quarantine(draw, x):
     """Take chains that went astray out of the loss and out of the buffer.
 
-    A chain that is not `mcmc.sound` stands at its start again, so that energies there are finite, with weight 0 in the loss; its
-    entry is written as empty, so that the next draw of it is a new start.
+    A chain that is not `mcmc.sound` stands at its start again, so that energies there are finite, with weight 0 in the loss; the next
+    draw of its entry is a new start.
 
     Args: draw: where the chains began. x: [n, ...], where they ended. Returns: (x, Draw to be written, sound [n]).
     Source: ours.
     """
     fine = sound(x)
-    return or_start(fine, x, draw.position), draw._replace(age=jnp.where(fine, draw.age, EMPTY - 1)), fine
+    return or_start(fine, x, draw.position), draw._replace(age=jnp.where(fine, draw.age, ASTRAY - 1)), fine
 
 
 class Pools(NamedTuple):

@@ -23,10 +23,11 @@ class TrainState:
     chains: PyTree       # leaves [shards, ...]; [devices, shards per device, ...] inside `shard_state`
     key: Array
     quarantined: Array   # int32: chains so far that went astray and left the loss, over all steps
+    attempt: Array       # int32: the try of a guarded run that made this state
 
 
-AXES = TrainState(step=None, params=None, opt_state=None, ema_params=None, chains=0, key=None,   # of devices, in a state from
-                  quarantined=None)                                                              # `shard_state`
+# The axes of devices in a state from `shard_state`.
+AXES = TrainState(step=None, params=None, opt_state=None, ema_params=None, chains=0, key=None, quarantined=None, attempt=None)
 
 
 def init_state(key, method, optimizer, prepare, batch, *, ema=0.0):
@@ -40,7 +41,7 @@ def init_state(key, method, optimizer, prepare, batch, *, ema=0.0):
     def make():
         params, chains = method.init(init_key, prepare_batch(prepare, prepare_key, batch))
         return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), jax.tree.map(jnp.copy, params) if ema else (),
-                          chains, key, jnp.zeros((), jnp.int32))
+                          chains, key, jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32))
 
     return jax.jit(make)()
 
@@ -71,7 +72,7 @@ def make_local_step(method, optimizer, prepare, *, ema=0.0, limits=LIMITS, watch
         prepare_key, sample_key, loss_key = jax.random.split(jax.random.fold_in(state.key, state.step), 3)
         batch = prepare_batch(prepare, prepare_key, batch)
         params, opt_state, chains = state.params, state.opt_state, state.chains
-        losses, all_grads, metrics, watched = {}, [], {}, {}
+        losses, all_grads, metrics, watched, astray = {}, [], {}, {}, 0.0
         for part in method.rounds:
             samples, chains = part.sample(sample_key, params, chains, batch)
             addends_of, taught = _lesson(part, params, loss_key, batch, jax.lax.stop_gradient(samples))
@@ -88,6 +89,7 @@ def make_local_step(method, optimizer, prepare, *, ema=0.0, limits=LIMITS, watch
             taught = optax.apply_updates(taught, updates)
             params = taught if part.teaches is None else {**params, **taught}
             losses, metrics, all_grads = losses | addends, metrics | found, [*all_grads, grads]
+            astray += across.mean(found.get('quarantined', 0.0))
         metrics = across.mean({'loss': sum(losses.values()), **{f'loss/{name}': value for name, value in losses.items()}, **metrics})
         metrics['grad_norm'], metrics['param_norm'] = optax.tree.norm(all_grads), optax.tree.norm(params)
         healthy = jnp.all(jnp.isfinite(jnp.stack([jnp.asarray(m, jnp.float32) for m in metrics.values()])))
@@ -95,8 +97,9 @@ def make_local_step(method, optimizer, prepare, *, ema=0.0, limits=LIMITS, watch
             healthy &= jnp.abs(metrics[name]) <= limit
         metrics['healthy'] = healthy
         ema_params = optax.incremental_update(params, state.ema_params, 1 - ema) if ema else ()
-        quarantined = state.quarantined + jnp.round(metrics.get('quarantined', 0.0)).astype(jnp.int32)
-        return TrainState(state.step + 1, params, opt_state, ema_params, chains, state.key, quarantined), metrics | watched
+        metrics |= {'quarantined': astray} if 'quarantined' in metrics else {}   # of all rounds
+        return state.replace(step=state.step + 1, params=params, opt_state=opt_state, ema_params=ema_params, chains=chains,
+                             quarantined=state.quarantined + jnp.round(astray).astype(jnp.int32)), metrics | watched
 
     return local_step
 

@@ -22,6 +22,7 @@ from ml_collections import ConfigDict, config_flags
 from ebm_jax.errors import Diverged, InputError, NotSaved, Stopped
 
 HEARTBEAT = 20   # seconds without a sign of life after which the other processes of a run give up
+WATCHES = []     # the children of say_if_this_process_dies
 FREE_ON_RESUME = {'steps', 'log_every', 'checkpoint_every', 'picture_every', 'evaluate_every', 'guard.remedies'}
 
 
@@ -53,16 +54,27 @@ def main(run, define_flags, description):
         sys.exit(128 + stopped.signal)
     except KeyboardInterrupt:
         sys.exit(130)
-    except jax.errors.JaxRuntimeError:
+    except Exception:
         if not jax.distributed.is_initialized():
             raise
         traceback.print_exc()
-        os._exit(1)   # the ways out that wait for the other processes would wait for ever; what watches this one says what to do
+        leave(1)
 
 
 def end(sentence, code=2):
     print(f'error: {sentence}', file=sys.stderr)
+    if jax.distributed.is_initialized():
+        for child in WATCHES:
+            child.communicate(b'in order')
+        leave(code)
     sys.exit(code)
+
+
+def leave(code):
+    """End one of several processes at once: the usual way out would wait for the others, which may wait for this one."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def train(module_name):
@@ -119,6 +131,7 @@ def say_if_this_process_dies():
              '    print("error: this process of the run ended early, most likely because another one did: start all of them again by the '
              'same commands, they continue from the newest complete checkpoint", file=sys.stderr)')
     child = subprocess.Popen([sys.executable, '-c', watch], stdin=subprocess.PIPE, start_new_session=True)
+    WATCHES.append(child)
     atexit.register(child.communicate, b'in order')
 
 

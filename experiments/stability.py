@@ -151,7 +151,7 @@ def name_of(setting, seed):
 def guarded_run(workdir, setting, seed, c, train, test):
     """The same run by `fit`, with the guard on."""
     changes = [('other random numbers', setting)]
-    for name in ('K x 2', 'learning rate x 0.5') * 2:   # as the experiments have it
+    for name in ('K x 2', 'learning rate x 0.5') * 2:   # as the experiments have it, but for their last, smaller steps
         then = changes[-1][1]
         changes.append((name, then._replace(num_steps=2 * then.num_steps) if name == 'K x 2' else
                         then._replace(learning_rate=then.learning_rate / 2)))

@@ -108,7 +108,7 @@ def test_a_full_disk_ends_the_run_and_keeps_what_was_there(tmp_path):
     out, err = process.communicate(timeout=60)
     said = [line for line in err.splitlines() if line.startswith('error: ')]   # tensorstore's own threads say more
     assert process.returncode == 1 and len(said) == 1, err[-2000:]
-    assert 'cannot be written' in said[0] and 'File too large' in said[0] and 'make room' in said[0]
+    assert 'cannot be written' in said[0] and 'File too large' in said[0] and 'room on the disk' in said[0]
     assert 'from step 5' in finish(tmp_path / 'run', *options)
     assert_same_end(tmp_path / 'whole', tmp_path / 'run', 10)
 

@@ -109,7 +109,7 @@ def test_pmap_equals_shard_map(on_one_device):
     local = make_local_step(METHOD, OPTIMIZER, PREPARE, ema=0.9, watch_every=2)
     mesh = Mesh(devs, (devices.AXIS,), axis_types=(AxisType.Auto,))
     split = PartitionSpec(devices.AXIS)
-    specs = TrainState(*[PartitionSpec()] * 4, split, *[PartitionSpec()] * 2)
+    specs = TrainState(*[PartitionSpec()] * 4, split, *[PartitionSpec()] * 3)
     drop = lambda tree: jax.tree.map(lambda leaf: leaf[0], tree)   # shard_map keeps the device axis, of size 1
 
     def step(state, batch):

@@ -234,8 +234,8 @@ def _loss(models, settings):
     def loss(params, key, batch, samples):
         energies = models.energies(params, batch, samples) if 'contrast' in weights else ()
         values = {name: addend() for name, addend in _addends(models, params, energies, key, batch, samples).items() if name in weights}
-        astray = jnp.concatenate([~jnp.asarray(fine, bool) for fine in (samples.sound_x, samples.sound_z)])
-        metrics = chain_health(~astray, samples.dead) | (obj.scores(*energies, samples.sound_x) if energies else {})
+        fine = jnp.concatenate([jnp.asarray(of, bool) for of in (samples.sound_x, samples.sound_z)])
+        metrics = chain_health(fine, samples.dead) | (obj.scores(*energies, samples.sound_x) if energies else {})
         to_mse = 2 * settings.sigma ** 2 / batch['x'][0].size
         for metric, name in (('mse/data', 'generator_data'), ('mse/chain', 'generator_chain')):
             metrics |= {metric: to_mse * values[name]} if name in weights else {}
@@ -249,7 +249,8 @@ def _addends(models, params, energies, key, batch, samples):
     of_batch, of_samples = models.conditions(batch['y']), models.conditions(samples.label)
     data_keys, chain_keys = (partial(devices.keys, key) for key in jax.random.split(key))
     each = lambda one, *of: jax.vmap(partial(one, params))(*of)
-    over_z, over_x = (lambda *of, keep=keep: obj.mean_where(each(*of), keep) for keep in (samples.sound_z, samples.sound_x))
+    over_z = lambda *of: obj.mean_where(each(*of), samples.sound_z)
+    over_x = lambda *of: obj.mean_where(each(*of), samples.sound_x)
 
     def contrast():
         e_pos, e_neg = energies

@@ -157,7 +157,7 @@ def icd(network, kernel, buffer, *, num_negatives, num_steps=40, transition=None
         chain_keys = each(3)
         before = jax.vmap(steps(params, 0, num_steps - kl_steps))(chain_keys, start, draw.label)
         x = jax.vmap(steps(params, num_steps - kl_steps, kl_steps))(chain_keys, before, draw.label).position
-        dead = unmoved(draw.position, x)
+        dead = unmoved(start.position, x)
         x, ended, sound = quarantine(draw, stop_gradient(x))
         of_kl = (jnp.arange(here)[:, None] * per_shard + jnp.arange(kl_chains // shards)).reshape(-1)   # the first of each shard
         of_sound = jnp.where(sound[of_kl], of_kl, of_kl[jnp.argmax(sound[of_kl])])   # the way of one astray would be walked again
