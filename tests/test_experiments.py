@@ -363,16 +363,15 @@ def test_real_mnist_runs_from_the_unpacked_file(tmp_path):
     assert json.loads((tmp_path / 'run' / 'summary.json').read_text())['finished']
 
 
-def test_real_cifar10_runs_from_tfds(tmp_path):
-    """A part of it, prepared by TFDS itself."""
+def test_real_photographs_run_from_tfds(tmp_path):
+    """Some of CIFAR-100, prepared by TFDS itself."""
     import tensorflow_datasets as tfds
-    unpacked(tmp_path, 'cifar10')
-    with np.load(tmp_path / 'cifar10.npz') as real:
-        rows = {split: [{'image': png(image), 'label': int(label)} for image, label in zip(real[f'x_{split}'][:200], real[f'y_{split}'])]
-                for split in ('train', 'test')}
-    prepare(tmp_path / 'tfds', 'Cifar10Part', {'image': tfds.features.Image(shape=(32, 32, 3)),
-                                               'label': tfds.features.ClassLabel(num_classes=10)}, rows)
-    succeed('experiments.cifar10_st_jem', f'--workdir={tmp_path}/run', f'--config.data.source=tfds:cifar10_part@{tmp_path}/tfds',
+    unpacked(tmp_path, 'cifar100_test')
+    with np.load(tmp_path / 'cifar100_test.npz') as real:
+        rows = [{'image': png(image), 'label': int(label)} for image, label in zip(real['x_test'][:400], real['y_test'])]
+    features = {'image': tfds.features.Image(shape=(32, 32, 3)), 'label': tfds.features.ClassLabel(num_classes=100)}
+    prepare(tmp_path / 'tfds', 'Cifar100Part', features, {'train': rows[:200], 'test': rows[200:]})
+    succeed('experiments.cifar10_st_jem', f'--workdir={tmp_path}/run', f'--config.data.source=tfds:cifar100_part@{tmp_path}/tfds',
             '--config.steps=2', '--config.network.depth=10', '--config.network.width=1', '--config.sampler.num_steps=1',
             '--config.evaluate_every=0')
     assert json.loads((tmp_path / 'run' / 'summary.json').read_text())['finished']
