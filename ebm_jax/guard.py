@@ -37,7 +37,7 @@ class Guard:
 
     @property
     def tries_left(self):
-        return max(len(self.remedies) - len(self.log), 0)
+        return len(self.remedies) - len(self.log)
 
     @property
     def attempt(self):

@@ -108,6 +108,17 @@ def _metropolis(key, state, proposal, log_ratio):
     return chosen, info
 
 
+def langevin_log_ratio(here, there, step_size, temperature):
+    """Log of what a Metropolis test of a Langevin proposal compares with 1: exp(-E(x')/T) q(x|x') / (exp(-E(x)/T) q(x'|x)).
+
+    Args: here, there: (position [D], energy, gradient [D]) of x and x'. Source: Roberts & Tweedie 1996.
+    """
+    (x, energy, grad), (x_there, energy_there, grad_there) = here, there
+    forth = jnp.sum((x_there - x + step_size * grad) ** 2)
+    back = jnp.sum((x - x_there + step_size * grad_there) ** 2)
+    return (energy - energy_there + (forth - back) / (4 * step_size)) / temperature
+
+
 def mala(step_size, *, temperature=1.0):
     """Metropolis-adjusted Langevin: unbiased for exp(-E / temperature).
 
@@ -126,10 +137,8 @@ def mala(step_size, *, temperature=1.0):
         grad = ravel_pytree(state.grad)[0]
         there = x - step_size * grad + jnp.sqrt(2 * step_size * temperature) * jax.random.normal(noise_key, x.shape, x.dtype)
         proposal = _evaluate(unravel(there), energy_fn)
-        forth = jnp.sum((there - x + step_size * grad) ** 2)
-        back = jnp.sum((x - there + step_size * ravel_pytree(proposal.grad)[0]) ** 2)
-        log_ratio = (state.energy - proposal.energy + (forth - back) / (4 * step_size)) / temperature
-        return _metropolis(accept_key, state, proposal, log_ratio)
+        here, then = (x, state.energy, grad), (there, proposal.energy, ravel_pytree(proposal.grad)[0])
+        return _metropolis(accept_key, state, proposal, langevin_log_ratio(here, then, step_size, temperature))
 
     return Kernel(_evaluate, step)
 
@@ -187,9 +196,9 @@ def unmoved(start, x):
     return jnp.mean(jnp.all(jnp.stack(still), 0))
 
 
-def or_start(fine, x, start):
-    """Chains that are sound where they ended, the others where they began. fine [n], x and start [n, ...]."""
-    return jax.tree.map(lambda a, b: jnp.where(fine.reshape(-1, *[1] * (a.ndim - 1)), a, b), x, start)
+def select(mask, a, b):
+    """Chains of a where the mask says so, else of b. mask: bool [n], a and b: [n, ...]."""
+    return jax.tree.map(lambda x, y: jnp.where(mask.reshape(mask.shape + (1,) * (x.ndim - 1)), x, y), a, b)
 
 
 def run_chain(key, kernel, energy_fn, x, num_steps, record=None):

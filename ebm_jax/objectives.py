@@ -159,7 +159,7 @@ def entropy_information(logits):
 def effective_sample_size(weights):
     """1 / sum_k w_k^2 over all devices: 1 (one example takes all) to N + M (uniform). Weights [N, ...], [M, ...] -> [...]."""
     own = sum(jnp.sum(jnp.square(w / devices.count()), 0) for w in weights)
-    return 1 / (devices.mean(own) * devices.count())
+    return 1 / devices.total(own)
 
 
 def gaussian_nll(value, mean, log_variance):

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from ebm_jax import devices
-from ebm_jax.mcmc import or_start, sound
+from ebm_jax.mcmc import select, sound
 from ebm_jax.types import UNLABELLED, Array, Draw, PyTree, ReplayBuffer
 
 EMPTY = -1    # the age of an entry that was never filled
@@ -69,10 +69,6 @@ def _filled(key, start, labels):
     return ReplayState(positions, labels, jnp.zeros(len(labels), jnp.int32), jnp.zeros((), jnp.int32))
 
 
-def _select(mask, new, old):
-    return jax.tree.map(lambda a, b: jnp.where(mask.reshape(mask.shape + (1,) * (a.ndim - 1)), a, b), new, old)
-
-
 def _take(key, state, start, restart, index, labels):
     """The chains at `index` under their new labels, started anew with probability `restart` or where the entry is empty."""
     restart_key, start_key = jax.random.split(key)
@@ -80,7 +76,7 @@ def _take(key, state, start, restart, index, labels):
     anew = jax.random.bernoulli(restart_key, restart, index.shape) | (age < 0)
     fresh = jax.vmap(start)(jax.random.split(start_key, len(index)), labels)
     old = jax.tree.map(lambda leaf: leaf[index], state.position)
-    return Draw(_select(anew, fresh, old), labels, jnp.where(anew, 0, age), index)
+    return Draw(select(anew, fresh, old), labels, jnp.where(anew, 0, age), index)
 
 
 def _put(state, slots, draw, positions):
@@ -233,7 +229,7 @@ def quarantine(draw, x):
     Source: ours.
     """
     fine = sound(x)
-    return or_start(fine, x, draw.position), draw._replace(age=jnp.where(fine, draw.age, ASTRAY - 1)), fine
+    return select(fine, x, draw.position), draw._replace(age=jnp.where(fine, draw.age, ASTRAY - 1)), fine
 
 
 class Pools(NamedTuple):
@@ -258,4 +254,4 @@ def pools(buffer):
 
     return Pools(lambda key, shards: jax.vmap(buffer.init)(jax.random.split(key, shards)), draw, write,
                  lambda keys, state, n: flat(jax.vmap(buffer.peek, (0, 0, None))(keys, state, n)),
-                 lambda state: devices.mean(jnp.sum(state.age > 0)) * devices.count())
+                 lambda state: devices.total(jnp.sum(state.age > 0)))

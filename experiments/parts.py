@@ -19,6 +19,7 @@ from ebm_jax.errors import InputError
 from ebm_jax.guard import Remedy
 from ebm_jax.train import init_state
 from ebm_jax.types import UNLABELLED
+from experiments.launch import flatten
 
 
 class Parts(NamedTuple):
@@ -149,16 +150,13 @@ REMEDIES = {   # name in config.guard.remedies: the settings that it multiplies,
 def remedies_of(config, build):
     """guard.Remedy for each of config.guard.remedies. build: configuration -> Parts."""
     def changed(names):
-        config_then = ConfigDict(config.to_dict())
-        for name in names:
-            for path in REMEDIES[name]:
-                group, _, key = path.rpartition('.')
-                holder = config_then
-                for part in group.split('.'):
-                    holder = holder.get(part, ConfigDict())
-                if key in holder:
-                    holder[key] *= config.guard[name]
-        return config_then
+        flat = flatten(config)
+        there = [(name, path) for name in names for path in REMEDIES[name] if path in flat]
+        for name, path in there:
+            flat[path] *= config.guard[name]
+        then = ConfigDict(config.to_dict())
+        then.update_from_flattened_dict({path: flat[path] for _, path in there})
+        return then
 
     tunes_itself = 'sampler' in config and config.sampler.get('adaptive', False)   # its step is part of the state, not of the settings
     names = [name for name in config.guard.remedies if not (name == 'step_size' and tunes_itself)]

@@ -6,6 +6,7 @@ from arviz_stats.base import array_stats
 from jax.flatten_util import ravel_pytree
 
 from ebm_jax import devices
+from ebm_jax.mcmc import langevin_log_ratio
 
 STATISTICS = ('energy', 'mean', 'contrast')   # of a position: E(x), mean and standard deviation of its entries
 
@@ -34,8 +35,7 @@ def walk(key, energy_fn, params, kernel, starts, labels, num_steps, *, step_size
             state, info = kernel.step(jax.random.fold_in(key, t), state, energy)
             e_there, grad = jax.value_and_grad(energy)(state.position)
             there, g_there = flat(state.position), flat(grad)
-            forth, back = jnp.sum((there - x + step_size * g) ** 2), jnp.sum((x - there + step_size * g_there) ** 2)
-            log_ratio = (e - e_there) / temperature + (forth - back) / (2 * noise ** 2)
+            log_ratio = langevin_log_ratio((x, e, g), (there, e_there, g_there), step_size, temperature)
             seen = {'energy': e_there, 'mean': jnp.mean(there), 'contrast': jnp.std(there),
                     'drift_to_noise': step_size * jnp.linalg.norm(g) / (noise * jnp.sqrt(x.size)),
                     'acceptance': jnp.exp(jnp.minimum(log_ratio, 0.0)), 'clipped': info.clipped, 'saturated': info.saturated}

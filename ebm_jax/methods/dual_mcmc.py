@@ -19,7 +19,7 @@ from jax.lax import stop_gradient
 
 from ebm_jax import devices
 from ebm_jax import objectives as obj
-from ebm_jax.mcmc import chain_health, or_start, run_chain, sound, unmoved
+from ebm_jax.mcmc import chain_health, run_chain, select, sound, unmoved
 from ebm_jax.types import UNLABELLED, Kernel, Method, PyTree, Round
 
 
@@ -209,13 +209,13 @@ def _sampler(models, settings, num_negatives):
             label = _in_turn(batch['y'], here) if models.conditional else ()
             z, start, x = jax.vmap(partial(models.end_in_x, params))(devices.keys(x_key, here), *models.conditions(label))
             sound_x, dead = sound(x), unmoved(start, x) if settings.x_steps else dead
-            x = or_start(sound_x, x, start)
+            x = select(sound_x, x, start)
         if z_end:
             keys = devices.keys(z_key, len(batch['x']))
             start, end = jax.vmap(partial(models.end_in_z, params))(keys, batch['x'], *models.conditions(batch['y']))
             sound_z = sound(end)
             dead = unmoved(start, end) if settings.z_steps and not x_end else dead
-            end = or_start(sound_z, end, start)
+            end = select(sound_z, end, start)
         return stop_gradient(Samples(z, x, label, end, sound_x, sound_z, dead)), chains
 
     return sample
