@@ -16,9 +16,9 @@ from ebm_jax import devices
 from ebm_jax.errors import InputError
 from ebm_jax.evaluate import chains, distance, extractor
 from ebm_jax.record import image_grid, save_grid, update_summary
-from ebm_jax.types import UNLABELLED
 from experiments import launch
 from experiments.parts import averaged
+from experiments.telemetry import age_figures, ages_of, chain_settings, labels_of
 
 
 def define(values):
@@ -42,20 +42,16 @@ def run(values):
     traces = long_chains(parts, params, key, values)
     found = {name: float(np.median(traces[name])) for name in ('drift_to_noise', 'acceptance', 'clipped', 'saturated')}
     found['mixing'] = chains.mixing({name: traces[name] for name in chains.STATISTICS})
-    steps = (config.get('sampler') or config.x_chain).num_steps
+    steps = chain_settings(config).num_steps
     found['frechet_after'] = drift(workdir, parts, params, key, [int(time) * steps for time in values.times], values.samples)
     ages = ages_of(state)
     if ages is not None:
-        found['age'] = {f'p{q}': float(np.percentile(ages, q)) for q in (10, 50, 90, 100)}
+        found['age'] = age_figures(ages)
     plot(workdir / 'chains.png', traces, ages)
     update_summary(workdir, {'chains': found})
     lines = report(found, values, steps)
     (workdir / 'chains.txt').write_text('\n'.join(lines) + '\n')
     print('\n'.join(lines))
-
-
-def labels_of(parts, n):
-    return np.full(n, UNLABELLED) if parts.unlabelled else np.arange(n) % parts.train.num_classes
 
 
 def long_chains(parts, params, key, values):
@@ -79,13 +75,6 @@ def drift(workdir, parts, params, key, lengths, n):
         save_grid(workdir / 'samples' / f'after_{steps}_steps.png', image_grid(images[:100], 10))
         found[str(steps)] = measure(by.features(images))['frechet']['value']
     return found
-
-
-def ages_of(state):
-    """Of all chains that a buffer holds, in rounds of sampling; None without a buffer."""
-    buffer = getattr(state.chains, 'buffer', None)
-    ages = None if buffer is None else np.asarray(buffer.age).reshape(-1)
-    return None if ages is None else ages[ages >= 0]
 
 
 def plot(path, traces, ages):

@@ -32,7 +32,7 @@ class Parts(NamedTuple):
     test: data.Examples
     energy_fn: Callable | None   # (params, x, label) -> scalar
     start: Callable        # (params, key, label) -> x: where chains begin
-    kernel_at: Callable    # step size -> Kernel of fresh chains
+    kernel_options: dict   # of every Langevin kernel of the run, beside its scales, see mcmc.langevin
     fresh: ConfigDict      # settings of fresh chains
     by_class: bool         # energy_fn takes classes
     unlabelled: bool       # energy_fn takes UNLABELLED
@@ -47,6 +47,10 @@ class Parts(NamedTuple):
         keys = ('method', 'optimizer', 'prepare')
         return jax.eval_shape(lambda: init_state(jax.random.key(0), *(self.fit[k] for k in keys), self.fit['batch_at'](0),
                                                  ema=self.fit['ema']))
+
+    def kernel_at(self, step_size):
+        """The Kernel of fresh chains."""
+        return kernel_of(self.fresh, step_size, **self.kernel_options)
 
     def draw(self, key, params, labels, steps=None, **options):
         """Fresh samples, one for each label: `apply.sample` with the experiment's settings."""

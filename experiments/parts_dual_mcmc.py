@@ -118,7 +118,7 @@ def image_dual_mcmc(config):
                prepare=prepare_of(config, training=True), limits={'s_gap': config.loss.gap_limit} if settings.contrast else {},
                show=('loss', 's_gap', 'mse/data', 'mse/chain'))
     return Parts(fit, networks, predict.predictor(view, prepare_of(config, training=False)), scores, train, test, energy_fn, start,
-                 partial(kernel_of, config.fresh), config.fresh, by_class, not by_class,
+                 {}, config.fresh, by_class, not by_class,
                  own_figures=(reconstruction, inpainting) if model else (), model=model, stages=stages_of(settings, model, energy_fn))
 
 

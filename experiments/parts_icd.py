@@ -31,6 +31,7 @@ from experiments.parts import (
 )
 
 BOUNDS = (-1.0, 1.0)
+KERNEL = dict(bounds=BOUNDS, noise_first=True)
 BUFFERS = {'first_in_first_out': replay.first_in_first_out, 'reservoir': replay.reservoir, 'persistent': replay.persistent}
 REWEIGHT = {'standardised': standardised, 'spectral': spectral, 'plain': lambda kernel: kernel}
 
@@ -89,7 +90,7 @@ def image_icd(config):
                show=('loss', 's_gap', 'loss/kl', 'grad_norm'))
     view = predict.energy_view(marginal_of(energy_fn, classes) if by_class else lambda params, x: energy_fn(params, x, UNLABELLED))
     return Parts(fit, network, predict.predictor(view, prepare_of(config, training=False)), predict.ENERGY_SCORES, train, test, energy_fn,
-                 lambda params, key, label: start(key, label), partial(kernel_of, config.fresh, bounds=BOUNDS, noise_first=True),
+                 lambda params, key, label: start(key, label), KERNEL,
                  config.fresh, by_class, not by_class, transition, held_out, (kl_gradient_ratio, partial(kl_cost, build=image_icd)))
 
 
@@ -129,7 +130,7 @@ def buffer_of(config, start, classes):
 
 def method_of(config, network, buffer, transition):
     c = config.loss
-    return icd(network, kernel_of(config.sampler, bounds=BOUNDS, noise_first=True), buffer, num_negatives=c.num_negatives,
+    return icd(network, kernel_of(config.sampler, **KERNEL), buffer, num_negatives=c.num_negatives,
                num_steps=config.sampler.num_steps, transition=transition, kl_weight=c.kl_weight, kl_steps=c.kl_steps, kl_chains=c.kl_chains,
                entropy=objectives.kernel_entropy if c.kernel_entropy else objectives.nearest_neighbour_entropy,
                entropy_weight=c.entropy_weight, population=c.population, population_after=c.population_after, l2_weight=c.l2_weight,

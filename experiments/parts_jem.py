@@ -68,7 +68,7 @@ def image_jem(config, module_of, start=None):
                prepare=prepare_of(config, training=True), evaluate=accuracy)
     return Parts(fit, network, predict_fn, predict.CLASSIFIER_SCORES, train, test,
                  lambda params, x, label: objectives.energy_of(network.apply(params, x), label),
-                 lambda params, key, label: start(key, label), partial(kernel_of, config.fresh), config.fresh,
+                 lambda params, key, label: start(key, label), {}, config.fresh,
                  by_class=True, unlabelled=True)
 
 

@@ -4,6 +4,7 @@ import json
 from types import SimpleNamespace
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from commands import assert_one_sentence, in_process, succeed
@@ -12,8 +13,9 @@ from ml_collections import ConfigDict
 from ebm_jax import data
 from ebm_jax.evaluate import extractor
 from ebm_jax.train import init_state, make_train_step, shard_batch, shard_state
-from experiments import stability
-from experiments.parts import remedies_of
+from experiments import launch, stability
+from experiments.parts import averaged, remedies_of
+from experiments.telemetry import scales
 
 SMALL = ['--config.batch_size=16', '--config.log_every=2', '--config.loss.num_negatives=8', '--config.sampler.num_steps=2',
          '--config.buffer.capacity=800', '--config.network.widths=(4,4,4)', '--config.fresh.num_steps=3']
@@ -73,6 +75,31 @@ def test_a_run_that_diverges_recovers_by_its_configuration(recovered):
 def test_a_policy_that_cannot_be_gets_one_sentence(tmp_path, monkeypatch, capsys, flags, says):
     assert_one_sentence(monkeypatch, capsys, says, 'experiments.digits_jem', f'--workdir={tmp_path}/run', *flags)
     assert not (tmp_path / 'run').exists()
+
+
+def test_chains_are_watched_while_the_run_trains(recovered, monkeypatch):
+    """The last row against the checkpoint of the same step: 32 entries spread over the buffer, their energies, its ages."""
+    row = [json.loads(line) for line in (recovered / 'metrics.jsonl').read_text().splitlines()][-1]
+    assert row['step'] == 6
+    monkeypatch.setenv('JAX_NUM_CPU_DEVICES', '8')
+    _, parts, state = launch.restore(recovered)
+    buffer = state.chains.buffer
+    x, label, age = (np.asarray(leaf).reshape(-1, *leaf.shape[2:]) for leaf in (buffer.position, buffer.label, buffer.age))
+    ages = age[age >= 0]
+    assert len(ages) > 0 and [row[f'chains/age_p{q}'] for q in (10, 50, 100)] == np.percentile(ages, (10, 50, 100)).tolist()
+    some = np.flatnonzero(age >= 0)[np.linspace(0, len(ages) - 1, 32).astype(int)]
+    energies = jax.vmap(parts.energy_fn, (None, 0, 0))(averaged(state), x[some], label[some])
+    np.testing.assert_allclose(row['chains/energy_at_0'], np.mean(energies), rtol=1e-4)
+    assert row['chains/energy_at_2'] < row['chains/energy_at_1'] < row['chains/energy_at_0']
+    assert 0 < row['chains/acceptance'] <= 1 and row['chains/drift_to_noise'] > 0 and row['chains/clipped'] == 0
+
+
+def test_a_sampler_that_tunes_itself_is_watched_at_its_present_scales():
+    c = ConfigDict(dict(adaptive=True, step_size=0.1, noise=1e-4, noise_is_temperature=True))
+    tuned = jnp.broadcast_to(jnp.array([0.32, 50.0, 1.0, 0.1]), (8, 4))
+    state = SimpleNamespace(chains=SimpleNamespace(sampler=SimpleNamespace(settings=tuned)))
+    np.testing.assert_allclose(scales(c, state), (0.32, 0.8 / 50), rtol=1e-6)
+    assert scales(ConfigDict({**c.to_dict(), 'adaptive': False, 'step_size': 0.5}), state) == (0.5, 0.01)
 
 
 def test_chains_are_examined_from_the_command_line(recovered, monkeypatch, capsys):

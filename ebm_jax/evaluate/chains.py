@@ -11,16 +11,16 @@ from ebm_jax.mcmc import langevin_log_ratio
 STATISTICS = ('energy', 'mean', 'contrast')   # of a position: E(x), mean and standard deviation of its entries
 
 
-def walk(key, energy_fn, params, kernel, starts, labels, num_steps, *, step_size, noise):
-    """Run long chains and keep scalars of each step, never positions.
+def observe(energy_fn, kernel, num_steps, *, step_size, noise):
+    """A chain that keeps scalars of each step, never positions: (params, key, x, label) -> (energy of x, {name: [num_steps]}).
 
     The acceptance is that of a Metropolis test of the plain Langevin proposal, which an unadjusted chain does not make:
         min(1, exp(-(E(x') - E(x)) / T) q(x|x') / q(x'|x)),   q(x'|x) = N(x - a grad E(x), n^2 I),   T = n^2 / (2 a)
     Near 1 the chain follows exp(-E / T); at 0 it is a descent with noise, whatever its samples look like.
 
-    Args: energy_fn: (params, x, label) -> scalar. starts: [N, ...]. labels: int [N]. num_steps: int >= 1. step_size: a > 0. noise: n > 0.
-    Returns: {name: [N, num_steps]}: STATISTICS after each step; 'drift_to_noise', a |grad E| / (n sqrt(D)) before it; 'acceptance';
-      'clipped' and 'saturated', shares of entries, see types.Info.
+    Args: energy_fn: (params, x, label) -> scalar. num_steps: int >= 1. step_size: a > 0. noise: n > 0. Both may be traced.
+    Traces: STATISTICS after each step; 'drift_to_noise', a |grad E| / (n sqrt(D)) before it; 'acceptance'; 'clipped' and 'saturated',
+      shares of entries, see types.Info.
     Source: Roberts & Tweedie 1996 for the test.
     """
     temperature = noise ** 2 / (2 * step_size)
@@ -42,9 +42,19 @@ def walk(key, energy_fn, params, kernel, starts, labels, num_steps, *, step_size
             return (state, e_there, g_there), seen
 
         e, grad = jax.value_and_grad(energy)(x)
-        return jax.lax.scan(step, (kernel.init(x, energy), e, flat(grad)), jnp.arange(num_steps))[1]
+        return e, jax.lax.scan(step, (kernel.init(x, energy), e, flat(grad)), jnp.arange(num_steps))[1]
 
-    return devices.for_each(one, params, key, [np.asarray(starts), np.asarray(labels, np.int32)], description='long chains')
+    return one
+
+
+def walk(key, energy_fn, params, kernel, starts, labels, num_steps, *, step_size, noise):
+    """Run long chains, one from each start, and `observe` them.
+
+    Args: starts: [N, ...]. labels: int [N]. The rest as in `observe`. Returns: {name: [N, num_steps]}.
+    """
+    one = observe(energy_fn, kernel, num_steps, step_size=step_size, noise=noise)
+    traces = lambda *chain: one(*chain)[1]
+    return devices.for_each(traces, params, key, [np.asarray(starts), np.asarray(labels, np.int32)], description='long chains')
 
 
 def mixing(traces):
