@@ -174,3 +174,22 @@ def chain(*steps):
             x = step(jax.random.fold_in(key, i), x)
         return x
     return run
+
+
+def mask(axis, widest):
+    """Hide a stretch of a spectrogram [T, F, 1] behind 0, the mean: along axis 0 (time) or 1 (frequency), of 0 to `widest` frames or bins,
+    uniform, anywhere it fits.
+
+    Raises: ValueError for widest < 0. Source: Park et al. 2019 (SpecAugment), without time warping.
+    """
+    if widest < 0:
+        raise ValueError(f'a mask is at least 0 wide, got {widest}')
+
+    def hide(key, x):
+        width_key, place_key = jax.random.split(key)
+        width = jax.random.randint(width_key, (), 0, min(widest, x.shape[axis]) + 1)
+        begin = jax.random.randint(place_key, (), 0, x.shape[axis] - width + 1)
+        at = jnp.arange(x.shape[axis])
+        hidden = (at >= begin) & (at < begin + width)
+        return jnp.where(jnp.expand_dims(hidden, [i for i in range(x.ndim) if i != axis]), 0.0, x)
+    return hide

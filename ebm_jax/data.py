@@ -1,4 +1,5 @@
-"""Data sources: the built-in digits, .npz files, image folders, TFDS. Images are uint8 [N, H, W, C], labels int32 [N].
+"""Data sources: the built-in digits, .npz files, image folders, TFDS. Images are uint8 [N, H, W, C], labels int32 [N]; features of speech
+(see `speech`) take the place of images as float32 [N, T, F, 1] in [-1, 1].
 
 A batch is a function of the step (`batch_at`), so a resumed run sees what an uninterrupted one would have seen. Scaling and
 augmentation happen on the device, in `augment`.
@@ -19,7 +20,7 @@ from ebm_jax.errors import InputError
 class Examples(NamedTuple):
     """One split of a data set."""
     name: str
-    x: np.ndarray      # uint8 [N, H, W, C]
+    x: np.ndarray      # uint8 [N, H, W, C], or float32 in [-1, 1]
     y: np.ndarray      # int32 [N]
 
     @property
@@ -171,13 +172,14 @@ def rotated(examples):
 
 
 def inverted(examples):
-    """255 - x."""
-    return examples._replace(name=f'{examples.name} inverted', x=255 - examples.x)
+    """255 - x; of features -x."""
+    return examples._replace(name=f'{examples.name} inverted', x=255 - examples.x if examples.x.dtype == np.uint8 else -examples.x)
 
 
 def uniform_noise(examples, seed=0):
-    """As many images of independent uniform pixels."""
-    x = np.random.default_rng(seed).integers(0, 256, examples.x.shape, dtype=np.uint8)
+    """As many images of independent uniform pixels; of features uniform in [-1, 1]."""
+    rng, shape = np.random.default_rng(seed), examples.x.shape
+    x = rng.integers(0, 256, shape, dtype=np.uint8) if examples.x.dtype == np.uint8 else rng.uniform(-1, 1, shape).astype(np.float32)
     return examples._replace(name='uniform noise', x=x)
 
 
@@ -185,7 +187,8 @@ def mixed(examples, seed=0):
     """Each image averaged with another one, the field's 'interpolation' set: (x_i + x_j) / 2."""
     order = np.random.default_rng(seed).permutation(len(examples.x))
     other = np.roll(order, 1)
-    x = ((examples.x[order].astype(np.uint16) + examples.x[other]) // 2).astype(np.uint8)
+    pair = examples.x[order], examples.x[other]
+    x = ((pair[0].astype(np.uint16) + pair[1]) // 2).astype(np.uint8) if examples.x.dtype == np.uint8 else (pair[0] + pair[1]) / 2
     return examples._replace(name=f'{examples.name} mixed', x=x, y=examples.y[order])
 
 

@@ -66,7 +66,7 @@ def run(values):
     rows, numbers, said = TASKS[values.task](values, config, parts, averaged(state), examples)
     if rows:   # of equally many images each; the pictures of one image stand below each other
         images, columns = stacked(rows) if values.task != 'interpolate' else (np.concatenate(rows), values.frames)
-        save_grid(out.with_suffix('.png'), image_grid(images, columns))
+        save_grid(out.with_suffix('.png'), image_grid(parts.picture(images), columns))
     out.parent.mkdir(parents=True, exist_ok=True)
     np.savez(out.with_suffix('.npz'), **numbers)
     print(f'{said}: {" and ".join(str(out.with_suffix(ending)) for ending in ((".png", ".npz") if rows else (".npz",)))}')

@@ -72,7 +72,7 @@ def drift(workdir, parts, params, key, lengths, n):
     measure, found = distance.distances_to(by.features(reference), halves=20), {}
     for steps in lengths:
         images = parts.draw(key, params, labels_of(parts, n), steps)
-        save_grid(workdir / 'samples' / f'after_{steps}_steps.png', image_grid(images[:100], 10))
+        save_grid(workdir / 'samples' / f'after_{steps}_steps.png', image_grid(parts.picture(images[:100]), 10))
         found[str(steps)] = measure(by.features(images))['frechet']['value']
     return found
 

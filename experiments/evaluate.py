@@ -156,19 +156,19 @@ def fresh_samples(parts, state, num):
 def samples_of(workdir, parts, state, fresh):
     """Fresh samples and what training shows as grids; the conditional ones judged by an independent classifier."""
     classes, c = parts.train.num_classes, parts.fresh
-    grids = parts.fit['pictures'](state) | {'data': (data.some(parts.train, 100).x / 127.5 - 1, 10)}
+    grids = parts.fit['pictures'](state) | {'data': (parts.picture(samples.as_float(data.some(parts.train, 100).x)), 10)}
     moved = f', augmentation every {c.every} steps but in the last {c.plain}' if parts.transition else ''
     lines = [f'Fresh chains: {parts.steps()} Langevin steps of size {c.step_size:g} from the '
              f'{"generator" if parts.stages else "start distribution"}, {"temperature" if c.noise_is_temperature else "noise"} '
              f'{c.noise:g}{moved}.']
     figures = {}
     if fresh.unconditional is not None:
-        grids['fresh_unconditional'] = fresh.unconditional[:100], 10
+        grids['fresh_unconditional'] = parts.picture(fresh.unconditional[:100]), 10
     if fresh.conditional is not None:
         figures, more = judged(parts, fresh.conditional, fresh.labels)
         lines += more
         in_columns = np.arange(len(fresh.labels)).reshape(classes, -1)[:, :10].T.reshape(-1)
-        grids['fresh_conditional'] = fresh.conditional[in_columns], classes
+        grids['fresh_conditional'] = parts.picture(fresh.conditional[in_columns]), classes
     for name, (images, columns) in grids.items():
         save_grid(workdir / 'samples' / f'{name}.png', image_grid(images, columns))
     return figures, [*lines, 'Grids in samples/: ' + ', '.join(f'{name}.png' for name in sorted(grids))]

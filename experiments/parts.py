@@ -22,6 +22,10 @@ from ebm_jax.types import UNLABELLED
 from experiments.launch import flatten
 
 
+def unchanged(x):
+    return x
+
+
 class Parts(NamedTuple):
     """An experiment, built: what `fit` takes, and what evaluation and sampling need."""
     fit: dict              # keyword arguments of fit, all but workdir
@@ -37,10 +41,12 @@ class Parts(NamedTuple):
     by_class: bool         # energy_fn takes classes
     unlabelled: bool       # energy_fn takes UNLABELLED
     transition: Any = None           # of fresh chains, see apply.sample
-    held_out: Any = None             # data.Examples of the classes that the run never saw
     own_figures: tuple = ()          # functions (workdir, config, parts, state) -> (figures, lines), run by evaluate
     model: Any = None                # apply.latent.LatentModel of runs with a generator
     stages: dict = {}                # {name: steps, None for all}: stages of fresh chains that evaluate measures, too
+    picture: Callable = unchanged    # what the network sees, [N, H, W, C] -> images in [-1, 1] for grids
+    own_sets: dict = {}              # {name: () -> data.Examples}: out-of-distribution sets that only this run has
+    speech: Any = None               # parts_speech.Speech of runs on speech
 
     def state_shapes(self):
         """The shapes of the run's TrainState."""
@@ -108,14 +114,14 @@ def splits(config):
 
 
 def outsiders(spec, parts):
-    """An out-of-distribution set: a change of the test set by name (rotated, inverted, noise, mixed), the classes that were left out of
-    training (held_out), or any data source.
+    """An out-of-distribution set: one that the run has by itself (held_out: the classes that were left out of training), a change of the
+    test set by name (rotated, inverted, noise, mixed), or any data source.
     """
     test = parts.test
+    if spec in parts.own_sets:
+        return parts.own_sets[spec]()
     if spec == 'held_out':
-        if parts.held_out is None:
-            raise InputError('held_out needs a run that left classes out of training (--config.data.leave_out)')
-        return parts.held_out
+        raise InputError('held_out needs a run that left classes out of training (--config.data.leave_out)')
     changes = {'rotated': data.rotated, 'inverted': data.inverted, 'noise': data.uniform_noise, 'mixed': data.mixed}
     examples = changes[spec](test) if spec in changes else load(spec, 'test')
     if examples.x.shape[1:] != test.x.shape[1:]:
@@ -175,7 +181,7 @@ def require(config, requirements):
     requirements = {
         'seed': (config.seed >= 0, 'at least 0'), 'batch_size': (config.batch_size >= 1, 'at least 1'),
         'shards': (config.get('shards', 1) >= 1, 'at least 1'), 'evaluate_every': (config.evaluate_every >= 0, 'at least 0 (0: never)'),
-        'data.crop': (config.data.crop >= 0, 'at least 0'), 'fresh.num_steps': (config.fresh.num_steps >= 1, 'at least 1'),
+        'data.crop': (config.data.get('crop', 0) >= 0, 'at least 0'), 'fresh.num_steps': (config.fresh.num_steps >= 1, 'at least 1'),
         'optimizer.learning_rate': (0 < o.get('learning_rate', 1) < math.inf, 'finite and above 0'),
         'optimizer.warmup': (o.warmup >= 0, 'at least 0'),
         'optimizer.decay_steps': (bool(o.milestones) or o.decay_steps > o.warmup, 'above optimizer.warmup'),

@@ -91,7 +91,8 @@ def image_icd(config):
     view = predict.energy_view(marginal_of(energy_fn, classes) if by_class else lambda params, x: energy_fn(params, x, UNLABELLED))
     return Parts(fit, network, predict.predictor(view, prepare_of(config, training=False)), predict.ENERGY_SCORES, train, test, energy_fn,
                  lambda params, key, label: start(key, label), KERNEL,
-                 config.fresh, by_class, not by_class, transition, held_out, (kl_gradient_ratio, partial(kl_cost, build=image_icd)))
+                 config.fresh, by_class, not by_class, transition, (kl_gradient_ratio, partial(kl_cost, build=image_icd)),
+                 own_sets={'held_out': lambda: held_out} if held_out is not None else {})
 
 
 def labelled_splits(config):

@@ -20,6 +20,7 @@ from experiments.parts import (
     shard_capacity,
     shared_fit,
     splits,
+    unchanged,
 )
 
 
@@ -51,25 +52,36 @@ def image_jem(config, module_of, start=None):
     """
     check(config)
     train, test = splits(config)
-    shape, num_classes = train.x.shape[1:], train.num_classes
-    network = per_example(module_of(num_classes))
-    start = start or replay.uniform_start(shape)
+    start = start or replay.uniform_start(train.x.shape[1:])
+    return jem_parts(config, module_of(train.num_classes), train, test, start, partial(prepare_of, config))
+
+
+def jem_parts(config, module, train, test, start, prepare, *, picture=unchanged, **more):
+    """The parts of a JEM or ST-JEM run on anything.
+
+    Args: module: linen. start: (key, label) -> x, of the chains. prepare: training or not -> ((key, example) -> network input).
+      picture: positions -> images, for grids. more: further fields of Parts.
+    """
+    num_classes, network = train.num_classes, per_example(module)
     method = jem(network, sampler_of(config), buffer_of(config, start, num_classes), weights=weights_of(config),
                  num_negatives=config.loss.num_negatives, num_steps=config.sampler.num_steps,
                  extra_step_every=config.sampler.extra_step_every, shards=config.shards, conditional=config.loss.conditional,
                  p_x_weight=config.loss.p_x_weight, alpha=config.loss.alpha, entropy_weight=config.loss.entropy_weight)
-    predict_fn = predict.predictor(predict.classifier_view(network), prepare_of(config, training=False))
+    predict_fn = predict.predictor(predict.classifier_view(network), prepare(training=False))
     some = data.some(test, 2000)   # for the curve during training; `evaluate` takes all
 
     def accuracy(state):
         return {'test_accuracy': calibration.accuracy(predict.over(predict_fn, averaged(state), some)['logits'], some.y)}
 
-    fit = dict(shared_fit(config, train, lambda state: {'buffer': buffer_picture(state, num_classes)}), method=method,
-               prepare=prepare_of(config, training=True), evaluate=accuracy)
+    def pictures(state):
+        positions, columns = buffer_picture(state, num_classes)
+        return {'buffer': (picture(positions), columns)}
+
+    fit = dict(shared_fit(config, train, pictures), method=method, prepare=prepare(training=True), evaluate=accuracy)
     return Parts(fit, network, predict_fn, predict.CLASSIFIER_SCORES, train, test,
                  lambda params, x, label: objectives.energy_of(network.apply(params, x), label),
                  lambda params, key, label: start(key, label), {}, config.fresh,
-                 by_class=True, unlabelled=True)
+                 by_class=True, unlabelled=True, picture=picture, **more)
 
 
 def sampler_of(config):

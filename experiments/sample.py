@@ -38,7 +38,8 @@ def run(values):
     drawn = parts.draw(jax.random.key(values.seed), averaged(state), labels, values.steps, trajectory=values.trajectory)
     images, frames = drawn if values.trajectory else (drawn, None)
     out = pathlib.Path(values.out or pathlib.Path(values.workdir) / 'samples' / 'drawn')
-    save_grid(out.with_suffix('.png'), image_grid(images) if frames is None else image_grid(np.concatenate(frames), frames.shape[1]))
+    save_grid(out.with_suffix('.png'), image_grid(parts.picture(images if frames is None else np.concatenate(frames)),
+                                                   None if frames is None else frames.shape[1]))
     np.savez(out.with_suffix('.npz'), x=images, y=labels, **({} if frames is None else {'trajectory': frames}))
     print(f'{values.num} samples: {out.with_suffix(".png")} and {out.with_suffix(".npz")}')
 

@@ -91,7 +91,7 @@ def _train(module, examples):
     @partial(jax.jit, donate_argnums=(0, 1))
     def step(params, opt_state, x, y):
         def loss(params):
-            logits, _ = module.apply({'params': params}, x / 127.5 - 1.0)
+            logits, _ = module.apply({'params': params}, x)
             return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
         updates, opt_state = optimizer.update(jax.grad(loss)(params), opt_state)
         return optax.apply_updates(params, updates), opt_state
@@ -99,7 +99,7 @@ def _train(module, examples):
     opt_state = optimizer.init(params)
     for i in tqdm(range(STEPS), desc='training the extractor', unit='step', delay=2, leave=False):
         batch = data.batch_at(examples, i, size)
-        params, opt_state = step(params, opt_state, batch['x'].astype(np.float32), batch['y'])
+        params, opt_state = step(params, opt_state, as_float(batch['x']), batch['y'])
     _, hidden = _over(lambda params, x: module.apply({'params': params}, x), params, as_float(data.some(examples, 10_000).x))
     return {**params, 'scale': hidden.std(0) + 1e-6}
 

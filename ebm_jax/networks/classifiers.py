@@ -28,6 +28,31 @@ class ConvNet(nn.Module):
         return nn.Dense(self.num_classes, dtype=jnp.float32)(x.reshape(len(x), -1))
 
 
+class LineNet(nn.Module):
+    """Convolutions along one axis with swish, a dense head: [N, T, F, 1] -> logits [N, num_classes]; the other axis becomes channels.
+
+    Args: along: 'time' (spectra as channels) or 'frequency' (frames as channels). widths, strides: of each layer. size: of the kernels.
+      dtype: compute type. Raises: ValueError for another axis, or when widths and strides are not equally many.
+    """
+    num_classes: int
+    along: str = 'time'
+    widths: Sequence[int] = (64, 128, 128)
+    strides: Sequence[int] = (1, 2, 2)
+    size: int = 5
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x):
+        if self.along not in ('time', 'frequency') or len(self.widths) != len(self.strides):
+            raise ValueError(f'convolutions run along time or frequency, and widths and strides must be equally many, got {self.along!r}, '
+                             f'{self.widths} and {self.strides}')
+        x = x if self.along == 'time' else x.swapaxes(1, 2)
+        x = x.swapaxes(2, 3)
+        for width, stride in zip(self.widths, self.strides):
+            x = nn.swish(Conv(width, (self.size, 1), (stride, 1), dtype=self.dtype)(x))
+        return nn.Dense(self.num_classes, dtype=jnp.float32)(x.reshape(len(x), -1))
+
+
 class WideBlock(nn.Module):
     """Pre-activation residual block: act, 3x3, act, 3x3 (strided), plus x or a strided 1x1 of it."""
     width: int

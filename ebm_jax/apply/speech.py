@@ -1,0 +1,68 @@
+"""What an energy of windows is good for: long sequences, whole recordings, cleaner speech. All our reading, of ONE example.
+
+A window is [L, F, 1], a long sequence [T, F, 1] with T >= L; window t of it begins at frame t every.
+"""
+import jax
+import jax.numpy as jnp
+
+from ebm_jax.apply.refine import refine
+
+
+def begins(frames, length, every):
+    """Where the windows over so many frames begin; the last one ends with the sequence. Raises: ValueError when none fits."""
+    if not 1 <= length <= frames or every < 1:
+        raise ValueError(f'windows of {length} frames, one every {every}, do not fit a sequence of {frames}')
+    last = frames - length
+    starts = list(range(0, last + 1, every))
+    return jnp.array(starts if starts[-1] == last else [*starts, last])
+
+
+def coverage(frames, length, every):
+    """How many windows see each frame: int [frames]."""
+    starts = begins(frames, length, every)
+    at = jnp.arange(frames)
+    return jnp.sum((at >= starts[:, None]) & (at < starts[:, None] + length), 0)
+
+
+def windows_of(x, length, every):
+    """[T, F, 1] -> [n, length, F, 1]."""
+    return jax.vmap(lambda begin: jax.lax.dynamic_slice_in_dim(x, begin, length))(begins(len(x), length, every))
+
+
+def sequence_energy(window_energy, length, every=1, labels=None, shared=True):
+    """The energy of a long sequence: x [T, F, 1] -> scalar.
+
+        E(x) = sum_t E_window(x[t, ..., t + L - 1], y_t)
+
+    Args:
+      window_energy: (window, label) -> scalar. labels: int [n], one for each window, or one for all.
+      shared: the gradient that x gets is that of the sum with each frame's row divided by the number of windows that cover it; the value
+        stays the sum. A frame then moves as far as a frame of a single window does, wherever it stands.
+    """
+    def energy(x):
+        if shared:
+            share = 1 / coverage(len(x), length, every).astype(x.dtype)[:, None, None]
+            fixed = jax.lax.stop_gradient(x)
+            x = fixed + share * (x - fixed)
+        found = windows_of(x, length, every)
+        return jnp.sum(jax.vmap(window_energy)(found, jnp.broadcast_to(jnp.asarray(labels), (len(found),))))
+    return energy
+
+
+def pooled_logits(logits):
+    """Logits of a whole recording from those of its windows: logsumexp_w f(x_w)[c] - log n. [n, C] -> [C]."""
+    return jax.nn.logsumexp(logits, 0) - jnp.log(len(logits))
+
+
+def labels_along(phones, frames, length, every):
+    """The label of each window of a sequence that says these phones: that of the frame in its middle. phones: int [T] -> int [n]."""
+    return jnp.asarray(phones)[begins(frames, length, every) + length // 2]
+
+
+def denoise(key, energy_fn, kernel, x, num_steps, anchor=0.0):
+    """A few Langevin steps from noisy features: x_0 = x, on E(u) + anchor |u - x|^2.
+
+    Args: energy_fn: x -> scalar, of one sequence (`sequence_energy`). anchor: lambda >= 0. Returns: an array like x.
+    Source: the abstract of Sustek et al. 2023 names de-noising by a few SGLD steps; the anchor is our reading.
+    """
+    return refine(key, lambda u: energy_fn(u) + anchor * jnp.sum((u - x) ** 2), kernel, x, num_steps)

@@ -1,0 +1,182 @@
+"""Sound and its features: wav files, log-mel spectrograms and the way back, windows of frames, noise at a given level.
+
+Needs the extra `speech` (librosa, soundfile). Sound is float32 [n] in [-1, 1], features are float32 [T, F] in decibels.
+Constants [code]: 80 bins, 25 ms every 10 ms, pre-emphasis .97, each bin normalised; what is not marked so is our reading.
+"""
+import functools
+import math
+import pathlib
+import warnings
+from typing import NamedTuple
+
+import numpy as np
+
+from ebm_jax.errors import InputError
+
+try:
+    import librosa
+    import soundfile
+except ImportError as error:
+    raise InputError(f'speech needs more packages ({error.name} is missing): pip install -e ".[speech]"') from error
+
+SPAN = 4.0    # standard deviations from the mean that features may be away: they become [-1, 1], the range of images
+RANGE = 80.0  # decibels below the loudest value of a recording at which its spectrogram ends (our reading)
+
+
+class Analysis(NamedTuple):
+    """How sound becomes frames."""
+    rate: int = 16000          # samples per second
+    bins: int = 80
+    window: float = 0.025      # seconds
+    hop: float = 0.010
+    preemphasis: float = 0.97
+
+    @property
+    def window_length(self):
+        return round(self.window * self.rate)
+
+    @property
+    def hop_length(self):
+        return round(self.hop * self.rate)
+
+    @property
+    def fft(self):
+        """Points of the transform: the smallest power of two that holds a window and leaves no mel bin empty."""
+        return _fft(self.rate, self.bins, self.window_length)
+
+    def frames(self, samples):
+        """How many frames so many samples give: 1 + samples // hop. The centre of frame i is sample i hop_length."""
+        return 1 + samples // self.hop_length
+
+
+@functools.lru_cache
+def _fft(rate, bins, window_length):
+    points = 2 ** math.ceil(math.log2(window_length))
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')   # librosa's about the empty bins that are looked for here
+        while points <= 16 * window_length and not librosa.filters.mel(sr=rate, n_fft=points, n_mels=bins).any(1).all():
+            points *= 2
+        if points > 16 * window_length:
+            raise InputError(f'{bins} mel bins are too many for {rate} samples per second: take fewer')
+    return points
+
+
+def check(analysis):
+    """Refuse settings that give no features. Raises: InputError."""
+    if analysis.rate < 1000 or analysis.bins < 2 or not 0 < analysis.hop <= analysis.window or not 0 <= analysis.preemphasis < 1:
+        raise InputError('features need a rate of at least 1000, 2 bins, 0 < hop <= window and a pre-emphasis in [0, 1), got '
+                         f'{tuple(analysis)}')
+    return analysis.fft
+
+
+def read(path, rate=None):
+    """(sound, rate) of a wav or flac file. Raises: InputError for what is no sound of one channel, or has another rate than asked for."""
+    path = pathlib.Path(path)
+    if not path.is_file():
+        raise InputError(f'no sound file at {path}: check the path')
+    try:
+        sound, found = soundfile.read(path, dtype='float32', always_2d=True)
+    except (soundfile.SoundFileError, RuntimeError) as error:
+        raise InputError(f'{path} cannot be read as sound ({error}): it may be damaged or only partly written') from error
+    if sound.shape[1] != 1:
+        raise InputError(f'{path} has {sound.shape[1]} channels: mix it down to one')
+    return checked(sound[:, 0], found, path, rate), found
+
+
+def checked(sound, found, name, rate=None):
+    """Sound as float32, if it is some. Raises: InputError."""
+    sound = np.asarray(sound, np.float32)
+    if not len(sound):
+        raise InputError(f'{name} holds no sound: remove it')
+    if not np.isfinite(sound).all():
+        raise InputError(f'{name} holds {np.sum(~np.isfinite(sound))} samples that are not finite: remove or replace it')
+    if rate and found != rate:
+        raise InputError(f'{name} has {found} samples per second, but {rate} are needed: resample it')
+    return sound
+
+
+def write(path, sound, rate):
+    """Sound as a 16-bit wav file; scaled down where it would clip."""
+    pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, sound / max(1.0, float(np.abs(sound).max(initial=0.0))), rate, subtype='PCM_16')
+
+
+def log_mel(sound, analysis):
+    """Sound [n] -> log-mel spectrogram [T, F] in decibels, T = 1 + n // hop_length.
+
+        10 log10 of the power in each mel band, at most RANGE below the loudest, after y[n] = x[n] - preemphasis x[n - 1]
+
+    Frame i is centred on sample i hop_length; beyond its ends sound counts as 0. By librosa.
+    """
+    emphasised = librosa.effects.preemphasis(sound, coef=analysis.preemphasis, zi=np.zeros(1, np.float32))
+    power = librosa.feature.melspectrogram(y=emphasised, sr=analysis.rate, n_fft=analysis.fft, hop_length=analysis.hop_length,
+                                           win_length=analysis.window_length, n_mels=analysis.bins)
+    return librosa.power_to_db(power, top_db=RANGE).T.astype(np.float32)
+
+
+def to_sound(features, analysis, iterations=64):
+    """Log-mel spectrogram [T, F] in decibels -> sound [(T - 1) hop_length]: non-negative least squares to the linear spectrum, then
+    Griffin-Lim for the phase (fast, momentum .99, from random phases of seed 0), then the pre-emphasis undone. By librosa.
+
+    What is lost: phase, fine structure within a mel band, all beyond RANGE. docs/results.md has the error measured.
+    """
+    power = librosa.db_to_power(np.asarray(features, np.float64).T)
+    magnitude = librosa.feature.inverse.mel_to_stft(power, sr=analysis.rate, n_fft=analysis.fft)
+    sound = librosa.griffinlim(magnitude, n_iter=iterations, hop_length=analysis.hop_length, win_length=analysis.window_length,
+                               n_fft=analysis.fft, random_state=0)
+    return librosa.effects.deemphasis(sound, coef=analysis.preemphasis, zi=np.zeros(1)).astype(np.float32)
+
+
+class Scale(NamedTuple):
+    """Mean and standard deviation of each bin over the training frames: between decibels and the network's units."""
+    mean: np.ndarray   # [F]
+    std: np.ndarray    # [F]
+
+    def to_units(self, features):
+        """[..., F] in decibels -> [-1, 1]: (x - mean) / (SPAN std), cut. One standard deviation is 1 / SPAN."""
+        return np.clip((features - self.mean) / (SPAN * self.std), -1, 1).astype(np.float32)
+
+    def to_decibels(self, x):
+        """The inverse of `to_units`, but for the cut."""
+        return np.asarray(x) * (SPAN * self.std) + self.mean
+
+
+def scale_of(features):
+    """The Scale of a list of features [T, F]."""
+    frames = np.concatenate(list(features)).astype(np.float64)
+    return Scale(frames.mean(0).astype(np.float32), (frames.std(0) + 1e-3).astype(np.float32))
+
+
+def windows(features, length):
+    """One window around each frame, the edges repeated: [T, F] -> [T, length, F]; frame i is row length // 2 of window i."""
+    half = length // 2
+    padded = np.pad(features, ((half, length - 1 - half), (0, 0)), mode='edge')
+    return np.lib.stride_tricks.sliding_window_view(padded, length, axis=0).transpose(0, 2, 1)
+
+
+def add_noise(sound, noise, decibels):
+    """sound + g noise, g so that the power of the sound is `decibels` above that of the noise; noise is repeated or cut to length."""
+    noise = np.resize(noise, len(sound))
+    power = lambda x: np.mean(np.square(x, dtype=np.float64))
+    if power(noise) == 0:
+        raise InputError('noise that is silent cannot be brought to a level: give other noise')
+    gain = np.sqrt(power(sound) / power(noise) / 10 ** (decibels / 10))
+    return (sound + gain * noise).astype(np.float32)
+
+
+def white_noise(samples, seed):
+    """N(0, 1), [samples]."""
+    return np.random.default_rng(seed).normal(size=samples).astype(np.float32)
+
+
+def babble(sounds, samples, seed, voices=6):
+    """So many voices at once: random recordings, each at random places one after the other and at the same power, added. [samples]"""
+    rng, mixed = np.random.default_rng(seed), np.zeros(samples, np.float32)
+    for _ in range(voices):
+        voice = np.zeros(0, np.float32)
+        while len(voice) < 2 * samples:
+            voice = np.concatenate([voice, sounds[rng.integers(len(sounds))]])
+        begin = rng.integers(len(voice) - samples + 1)
+        part = voice[begin:begin + samples]
+        mixed += part / (np.sqrt(np.mean(part ** 2)) + 1e-6)
+    return mixed

@@ -1,0 +1,140 @@
+"""What evaluate measures of runs on recordings: whole recordings recognised, and how far de-noising brings noisy ones back."""
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import noisereduce
+import numpy as np
+from matplotlib.figure import Figure
+from tqdm import tqdm
+
+from ebm_jax import audio, devices, mcmc
+from ebm_jax.apply import speech as apply_speech
+from experiments.parts import averaged
+
+LEVELS = (0, 5, 10, 20)   # signal-to-noise ratios, dB
+NOISES = ('white', 'babble')
+
+
+def logits_of(parts, params, sequences):
+    """Logits of each sequence [T, F, 1]: [T, C] for its frames, or [C] pooled over windows."""
+    frontend = parts.speech.frontend
+    views = [frontend.views(np.asarray(x)) for x in sequences]
+    logits = devices.for_each(lambda params, key, x: parts.network.apply(params, x), params, jax.random.key(0), [np.concatenate(views)],
+                              description='windows')
+    parted = np.split(logits, np.cumsum([len(view) for view in views])[:-1])
+    return parted if frontend.by_frame else [np.asarray(apply_speech.pooled_logits(jnp.asarray(rows))) for rows in parted]
+
+
+def accuracy_of(parts, params, sequences, recordings):
+    """Share of labelled frames, or of recordings, whose largest logit is that of their label."""
+    right = total = 0
+    for logits, recording in zip(logits_of(parts, params, sequences), recordings):
+        labels = parts.speech.frontend.labels(recording)
+        known, found = labels >= 0, np.argmax(np.atleast_2d(logits), 1)[:len(labels)]   # a short sequence was filled up
+        right, total = right + np.sum(found[known] == labels[known]), total + np.sum(known)
+    return float(right / max(total, 1))
+
+
+def whole_recordings(workdir, config, parts, state):
+    """Accuracy on whole test recordings (frames, where labels are those of frames), and on speakers that were never heard."""
+    frontend, params, figures, lines = parts.speech.frontend, averaged(state), {}, []
+    for name, recordings in (('recording_accuracy', parts.speech.test), ('other_speakers_accuracy', parts.speech.others)):
+        recordings = [r for r in recordings if np.any(frontend.labels(r) >= 0)]
+        if recordings:
+            figures[name] = accuracy_of(parts, params, [frontend.sequence(r.sound) for r in recordings], recordings)
+            what = 'their labelled frames' if frontend.by_frame else 'logsumexp over windows'
+            lines.append(f'{name.replace("_", " "):<32}{100 * figures[name]:6.2f} %   {len(recordings)} recordings, {what}')
+    return figures, lines
+
+
+def noisy(parts, recordings, noise, level):
+    """The recordings with noise at a level in dB: a list of sounds. noise: 'white', or 'babble' of the other test recordings."""
+    voices = [r.sound for r in parts.speech.test]
+    make = {'white': audio.white_noise, 'babble': lambda samples, seed: audio.babble(voices, samples, seed)}[noise]
+    return [audio.add_noise(r.sound, make(len(r.sound), i), level) for i, r in enumerate(recordings)]
+
+
+def denoised(parts, params, sequences, c, *, labels=None, seed=0):
+    """Sequences after the chain of `apply.speech.denoise` by the settings c: a list of [T, F, 1]. Padded to one length, so one compilation."""
+    if not c.num_steps:
+        return sequences
+    frontend, longest = parts.speech.frontend, max(map(len, sequences))
+    every = 1 + frontend.length // 6
+    kernel = mcmc.langevin(c.step_size, noise_scale=c.noise)
+    padded = np.stack([np.pad(x, ((0, longest - len(x)), (0, 0), (0, 0)), mode='edge') for x in sequences])
+
+    def one(params, key, x, label):
+        energy_fn = apply_speech.sequence_energy(partial(parts.energy_fn, params), frontend.length, every, label)
+        return apply_speech.denoise(key, energy_fn, kernel, x, c.num_steps, c.anchor)
+
+    labels = np.full(len(padded), -1) if labels is None else labels
+    found = devices.for_each(one, params, jax.random.key(seed), [padded, labels], batch_size=16, description='de-noising')
+    return [x[:len(given)] for x, given in zip(found, sequences)]
+
+
+def error_of(parts, sequences, clean):
+    """Mean squared difference of log-mel spectrograms, in dB^2, over all frames."""
+    scale = parts.speech.frontend.scale
+    squares = [np.square(scale.to_decibels(x[..., 0]) - scale.to_decibels(y[..., 0])) for x, y in zip(sequences, clean)]
+    return float(np.mean(np.concatenate(squares)))
+
+
+def gated(frontend, sounds):
+    """Spectral gating of noisereduce, its defaults for stationary noise: the baseline."""
+    reduced = [noisereduce.reduce_noise(y=sound, sr=frontend.analysis.rate, stationary=True) for sound in sounds]
+    return [frontend.sequence(sound.astype(np.float32)) for sound in reduced]
+
+
+def compared(parts, params, recordings, noise, level, c):
+    """{'mse_before', 'mse_after', 'mse_gated', 'accuracy_before', ...} of one noise at one level."""
+    frontend, sounds = parts.speech.frontend, noisy(parts, recordings, noise, level)
+    clean, before = [frontend.sequence(r.sound) for r in recordings], [frontend.sequence(sound) for sound in sounds]
+    ways = {'before': before, 'after': denoised(parts, params, before, c), 'gated': gated(frontend, sounds)}
+    return {f'mse_{way}': error_of(parts, x, clean) for way, x in ways.items()} | {
+        f'accuracy_{way}': accuracy_of(parts, params, x, recordings) for way, x in ways.items()}
+
+
+def chosen(parts, num):
+    """Test recordings to measure de-noising on, spread over the set."""
+    recordings = [r for r in parts.speech.test if np.any(parts.speech.frontend.labels(r) >= 0)]
+    return [recordings[i] for i in np.unique(np.linspace(0, len(recordings) - 1, min(num, len(recordings))).astype(int))]
+
+
+def denoising(workdir, config, parts, state):
+    """De-noising at LEVELS of white noise and babble, beside spectral gating."""
+    c, params, recordings = config.denoise, averaged(state), chosen(parts, config.denoise.recordings)
+    cases = [(noise, level) for noise in NOISES for level in LEVELS]
+    progress = tqdm(cases, desc='de-noising', unit='case', delay=2, leave=False)
+    table = {(noise, level): compared(parts, params, recordings, noise, level, c) for noise, level in progress}
+    lines = [f'De-noising {len(recordings)} test recordings: {c.num_steps} steps of size {c.step_size:g}, anchor {c.anchor:g}, noise '
+             f'{c.noise:g}; spectral gating is noisereduce. Error of the log-mel spectrogram in dB^2, accuracy of the model itself.',
+             f'{"noise":<8}{"SNR":>5}  {"error: noisy":>13}{"after":>8}{"gated":>8}  {"accuracy: noisy":>16}{"after":>8}{"gated":>8}']
+    for (noise, level), row in table.items():
+        errors, right = ([row[f'{kind}_{way}'] for way in ('before', 'after', 'gated')] for kind in ('mse', 'accuracy'))
+        lines.append(f'{noise:<8}{level:>5}  {errors[0]:>13.1f}{errors[1]:>8.1f}{errors[2]:>8.1f}  '
+                     f'{right[0]:>16.3f}{right[1]:>8.3f}{right[2]:>8.3f}')
+    frontend = parts.speech.frontend
+    clean, (before,) = recordings[0].sound, noisy(parts, recordings[:1], 'white', 10)
+    after, = denoised(parts, params, [frontend.sequence(before)], c)
+    draw(workdir / 'samples' / 'denoised.png', frontend, {
+        'clean': frontend.sequence(clean), 'white noise, 10 dB': frontend.sequence(before), f'after {c.num_steps} steps': after})
+    of = lambda noise: {str(level): table[noise, level] for level in LEVELS}
+    return {'denoise': of('white'), 'denoise_babble': of('babble')}, lines
+
+
+def draw(path, frontend, sequences):
+    """Spectrograms below each other: {title: [T, F, 1]} -> PNG."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure = Figure(figsize=(9, 2.1 * len(sequences)), layout='tight')
+    for axis, (title, x) in zip(figure.subplots(len(sequences), 1, squeeze=False)[:, 0], sequences.items()):
+        seconds = len(x) * frontend.analysis.hop
+        picture = axis.imshow(frontend.scale.to_decibels(x[..., 0]).T, origin='lower', aspect='auto',
+                              extent=(0, seconds, 0, frontend.analysis.bins))
+        axis.set(title=title, ylabel='mel bin')
+        figure.colorbar(picture, ax=axis, label='dB')
+    axis.set_xlabel('seconds')
+    figure.savefig(path, dpi=90)
+
+
+FIGURES = (whole_recordings, denoising)

@@ -1,0 +1,143 @@
+"""The parts of a JEM or ST-JEM run on speech: windows of features take the place of images, everything else is that of parts_jem."""
+from typing import NamedTuple
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from ebm_jax import audio, augment, data, formants, replay, speech
+from ebm_jax.errors import InputError
+from experiments import figures_speech
+from experiments.parts_jem import jem_config, jem_parts
+
+
+class Speech(NamedTuple):
+    """What a run on recordings knows beside its windows."""
+    frontend: speech.Frontend
+    test: list      # speech.Recording
+    others: list    # of the speakers that were left out of training
+
+
+def speech_config():
+    """Settings that every run on speech has; an experiment file sets its own numbers on top of these."""
+    config = jem_config()
+    a = audio.Analysis()
+    config.features = ConfigDict(dict(rate=a.rate, bins=a.bins, window=a.window, hop=a.hop, preemphasis=a.preemphasis))
+    # window: frames of one, and so many frames between windows (every); masks: widest, in frames and bins, 0 for none. noise is in
+    # network units, as step sizes are: one standard deviation of a bin is 1/4. leave_out: names of classes, speakers: of speakers.
+    config.data = ConfigDict(dict(source='vowels', noise=0.1, window=21, every=1, time_mask=0, frequency_mask=0, leave_out=(), speakers=()))
+    config.ood = ConfigDict(dict(white='white', babble='babble', inverted='inverted', noise='noise'))
+    # Of the chain that de-noises, see apply.speech.denoise; recordings of the test set that evaluate measures it on.
+    config.denoise = ConfigDict(dict(step_size=1.0, noise=0.0, num_steps=10, anchor=0.0, recordings=60))
+    return config
+
+
+def load(source, split):
+    """(recordings, whether labels are those of frames) by name: vowels, recordings:FOLDER, fsdd:FOLDER, fsdd:FILE.npz,
+    tfds:NAME[@FOLDER][?label=speaker_id&rate=16000].
+    """
+    kind, _, where = source.partition(':')
+    if kind == 'vowels' and not where:
+        return formants.vowels(split), True
+    if kind == 'recordings' and where:
+        return speech.folder(where, split), True
+    if kind == 'fsdd' and where:
+        return speech.fsdd(where, split), False
+    if kind == 'tfds' and where:
+        place, _, query = where.partition('?')
+        name, _, folder = place.partition('@')
+        options = dict(part.partition('=')[::2] for part in query.split('&') if part)
+        if set(options) - {'label', 'rate'} or '' in options.values() or not options.get('rate', '1').isdecimal():
+            raise InputError(f'{source!r}: what follows ? must look like label=speaker_id&rate=16000, either or both')
+        options |= {'rate': int(options['rate'])} if 'rate' in options else {}
+        return speech.tfds(name, split, folder or None, **options), False
+    raise InputError(f'unknown speech {source!r}: give vowels, recordings:FOLDER, fsdd:FOLDER, fsdd:FILE.npz, tfds:NAME[@FOLDER] or '
+                     'frames:FILE.npz')
+
+
+def check(config):
+    c, d = config.data, config.denoise
+    for name, fine, must, value in (
+            ('data.window', c.window >= 1, 'at least 1', c.window), ('data.every', c.every >= 1, 'at least 1', c.every),
+            ('data.time_mask', c.time_mask >= 0, 'at least 0', c.time_mask),
+            ('data.frequency_mask', c.frequency_mask >= 0, 'at least 0', c.frequency_mask),
+            ('denoise.step_size', d.step_size > 0, 'above 0', d.step_size), ('denoise.noise', d.noise >= 0, 'at least 0', d.noise),
+            ('denoise.num_steps', d.num_steps >= 0, 'at least 0', d.num_steps), ('denoise.anchor', d.anchor >= 0, 'at least 0', d.anchor),
+            ('denoise.recordings', d.recordings >= 1, 'at least 1', d.recordings)):
+        if not fine:
+            raise InputError(f'--config.{name} must be {must}, got {value}')
+
+
+def speech_jem(config, module_of):
+    """The parts of a JEM or ST-JEM run on speech. module_of: number of classes -> linen module on [N, T, F, 1]."""
+    check(config)
+    kind, _, where = config.data.source.partition(':')
+    if kind == 'frames' and where:
+        train, test, _ = speech.frames(where)
+        more = dict(own_figures=(), own_sets={})
+    else:
+        train, test, of = windows_of(config)
+        more = dict(own_figures=figures_speech.FIGURES, own_sets=own_sets(of, config), speech=of)
+    prepare = lambda training: augment.chain(*(masks(config) if training else []), augment.gaussian_noise(config.data.noise))
+    return jem_parts(config, module_of(train.num_classes), train, test, replay.normal_start(train.x.shape[1:], 1 / audio.SPAN), prepare,
+                     picture=picture, **more)
+
+
+def masks(config):
+    widest = config.data.time_mask, config.data.frequency_mask
+    return [augment.mask(axis, width) for axis, width in enumerate(widest) if width]
+
+
+def windows_of(config):
+    """(training windows, test windows, Speech) of a source of recordings."""
+    c, analysis = config.data, audio.Analysis(**config.features)
+    audio.check(analysis)
+    (train, by_frame), (test, _) = load(c.source, 'train'), load(c.source, 'test')
+    for recording in (*train, *test):
+        if recording.rate != analysis.rate:
+            raise InputError(f'{recording.name} has {recording.rate} samples per second: set --config.features.rate={recording.rate}, or '
+                             'resample the recordings')
+    labels = lambda recordings: ({segment.phone for r in recordings for segment in r.segments} if by_frame else {r.word for r in recordings})
+    known, speakers = labels(train), {r.speaker for r in (*train, *test)}
+    for what, given, there in (('leave_out', c.leave_out, known), ('speakers', c.speakers, speakers)):
+        if not set(given) <= there or there and set(given) == there:
+            raise InputError(f'--config.data.{what} must name some, not all, of {", ".join(sorted(there))}, got {", ".join(given)}')
+    names = tuple(sorted(known - set(c.leave_out)))
+    ours, others = ([r for r in part if (r.speaker in c.speakers) == flag] for part, flag in ((train, False), ([*train, *test], True)))
+    test = [r for r in test if r.speaker not in c.speakers]
+    spectra = [audio.log_mel(r.sound, analysis) for r in data.tqdm(ours, desc='features', unit='recording', delay=2)]
+    of = speech.Frontend(analysis, audio.scale_of(spectra), names, by_frame, c.window, c.every)
+    return of.windows(ours, spectra, name=c.source), of.windows(test, name=f'{c.source}, test'), Speech(of, test, others)
+
+
+def own_sets(of, config):
+    """{name: () -> Examples}: white noise and babble of other recordings, as long and as loud as the test set; classes and speakers that
+    were left out of training.
+    """
+    frontend, voices = of.frontend, [r.sound for r in of.test]
+    level = float(np.sqrt(np.mean(np.concatenate(voices) ** 2)))
+
+    def made(name, noise):
+        sequences = [noise(len(sound), i) for i, sound in enumerate(voices)]
+        sequences = [frontend.sequence(level * sound / np.sqrt(np.mean(sound ** 2))) for sound in sequences]
+        x = np.concatenate([speech.cover(x[..., 0], frontend.length, frontend.length) for x in sequences])
+        return data.Examples(name, x[..., None], np.zeros(len(x), np.int32))
+
+    sets = {'white': lambda: made('white noise', audio.white_noise),
+            'babble': lambda: made('babble', lambda samples, seed: audio.babble(voices, samples, seed))}
+    if config.data.leave_out:
+        sets['held_out'] = lambda: frontend.windows(of.test, names=tuple(config.data.leave_out), name='held out')
+    if of.others:
+        sets['other_speakers'] = lambda: frontend.windows(of.others, name='other speakers')
+    return sets
+
+
+def picture(x, height=48):
+    """Windows [N, T, F, 1] in network units -> images for grids: time to the right, frequency upwards; single frames as silhouettes."""
+    x = np.asarray(x)
+    if x.shape[1] > 1:
+        return x.swapaxes(1, 2)[:, ::-1]
+    line = x[:, 0, :, 0]
+    step = max(1, line.shape[1] // 128)
+    line = line[:, :line.shape[1] // step * step].reshape(len(x), -1, step).mean(2)
+    levels = 1 - 2 * (np.arange(height) + 0.5) / height
+    return np.where(line[:, None, :] >= levels[:, None], 1.0, -1.0)[..., None]

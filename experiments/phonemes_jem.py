@@ -1,0 +1,18 @@
+"""Plain JEM on the phoneme frames, at the settings of phonemes_st_jem.
+
+    python -m experiments.phonemes_jem --workdir=runs/phonemes_jem --config.data.source=frames:data/phoneme_esl.npz
+"""
+from experiments import launch, phonemes_st_jem
+
+build = phonemes_st_jem.build
+
+
+def get_config():
+    config = phonemes_st_jem.get_config()
+    config.loss.balanced = False
+    config.loss.alpha = 0.0
+    return config
+
+
+if __name__ == '__main__':
+    launch.train(__spec__.name)

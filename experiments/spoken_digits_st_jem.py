@@ -1,0 +1,32 @@
+"""ST-JEM on spoken digits (the Free Spoken Digit Dataset: 3,000 recordings of six speakers at 8 kHz).
+
+    python -m experiments.spoken_digits_st_jem --workdir=runs/spoken --config.data.source=fsdd:data/fsdd.npz     # or fsdd:FOLDER
+    python -m experiments.evaluate --workdir=runs/spoken
+    python -m experiments.speech --workdir=runs/spoken --task=denoise --input=noisy.wav --out=clean.wav
+"""
+from functools import partial
+
+from ml_collections import ConfigDict
+
+from ebm_jax.networks import ConvNet
+from experiments import launch
+from experiments.parts_speech import speech_config, speech_jem
+
+
+def get_config():
+    config = speech_config()
+    config.steps = config.optimizer.decay_steps = 2000
+    config.features.update(dict(rate=8000, bins=40))
+    config.data.update(dict(source='fsdd:data/fsdd.npz', window=40, every=8, time_mask=6, frequency_mask=4))
+    config.sampler.num_steps = 10
+    config.loss.alpha = 1.0
+    config.network = ConfigDict(dict(widths=(16, 32, 64, 64), strides=(2, 2, 2, 1)))
+    return config
+
+
+def build(config):
+    return speech_jem(config, partial(ConvNet, **config.network))
+
+
+if __name__ == '__main__':
+    launch.train(__spec__.name)
