@@ -6,7 +6,7 @@ JAX ?= cpu
 VENV := .venv
 RUN := $(VENV)/bin/python
 comma := ,
-EXTRAS := test$(if $(filter-out cpu,$(JAX)),$(comma)$(JAX))
+EXTRAS := test,speech$(if $(filter-out cpu,$(JAX)),$(comma)$(JAX))
 STAMP := $(VENV)/installed-$(JAX)
 
 .PHONY: demo test lint clean

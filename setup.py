@@ -35,6 +35,7 @@ setup(
     ],
     extras_require={
         'test': ['pytest>=8', 'pytest-xdist>=3.6', 'ruff>=0.12', 'blackjax>=1.2.5,<2', 'pre-commit>=4'],
+        'speech': ['librosa>=0.11,<0.12', 'soundfile>=0.13', 'praatio>=6.2,<7', 'noisereduce>=3.0.3,<4'],
         'cuda13': ['jax[cuda13]'],
         'tpu': ['jax[tpu]'],
         'prepare': ['tensorflow-cpu>=2.20'],   # only to prepare TFDS image sets, once

@@ -50,11 +50,16 @@ class Analysis(NamedTuple):
 
 
 @functools.lru_cache
+def _filters(rate, points, bins):
+    return librosa.filters.mel(sr=rate, n_fft=points, n_mels=bins)
+
+
+@functools.lru_cache
 def _fft(rate, bins, window_length):
     points = 2 ** math.ceil(math.log2(window_length))
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')   # librosa's about the empty bins that are looked for here
-        while points <= 16 * window_length and not librosa.filters.mel(sr=rate, n_fft=points, n_mels=bins).any(1).all():
+        while points <= 16 * window_length and not _filters(rate, points, bins).any(1).all():
             points *= 2
         if points > 16 * window_length:
             raise InputError(f'{bins} mel bins are too many for {rate} samples per second: take fewer')
@@ -109,8 +114,8 @@ def log_mel(sound, analysis):
     Frame i is centred on sample i hop_length; beyond its ends sound counts as 0. By librosa.
     """
     emphasised = librosa.effects.preemphasis(sound, coef=analysis.preemphasis, zi=np.zeros(1, np.float32))
-    power = librosa.feature.melspectrogram(y=emphasised, sr=analysis.rate, n_fft=analysis.fft, hop_length=analysis.hop_length,
-                                           win_length=analysis.window_length, n_mels=analysis.bins)
+    spectrum = librosa.stft(emphasised, n_fft=analysis.fft, hop_length=analysis.hop_length, win_length=analysis.window_length)
+    power = _filters(analysis.rate, analysis.fft, analysis.bins) @ np.abs(spectrum) ** 2
     return librosa.power_to_db(power, top_db=RANGE).T.astype(np.float32)
 
 

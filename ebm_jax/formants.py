@@ -51,7 +51,7 @@ def utterance(seed, phones=None):
         segments.append(Segment(at, at + samples, name))
         at += samples
     sound = np.concatenate([*parts, np.zeros(margin)])
-    sound = 0.1 * sound / np.sqrt(np.mean(sound ** 2)) + 1e-4 * rng.normal(size=len(sound))
+    sound = 0.1 * sound / np.sqrt(np.mean(sound ** 2)) + 1e-3 * rng.normal(size=len(sound))
     return Recording(f'synthetic_{seed}', sound.astype(np.float32), RATE, tuple(segments), None, f'voice {seed}')
 
 

@@ -187,7 +187,7 @@ def tfds(name, split, data_dir=None, *, label='label', rate=16000):
 
 
 def frames(path):
-    """(train, test, names of the labels) of a .npz of single frames: x float [N, F], y int [N], part 'train' or 'test' [N], label_names [C].
+    """(train, test, names of the labels) of a .npz of single frames: x float [N, F], y int [N], part ('train' or 'test') [N], label_names.
 
     Each of the F numbers is normalised over the training frames, see `audio.Scale`. Examples are [N, 1, F, 1].
     """

@@ -69,8 +69,7 @@ def summary_of(found):
     """The main figures, under the names that stay."""
     plain = (int, float, type(None))
     summary = {key: value for key, value in found.items() if isinstance(value, plain) and key not in ('step', 'judge_accuracy')}
-    if 'reconstruction_mse' in found:
-        summary['reconstruction_mse'] = found['reconstruction_mse']
+    summary |= {name: found[name] for name in ('reconstruction_mse', 'denoise', 'denoise_babble') if name in found}
     summary['ood_auroc'] = {name: {score: figures['auroc'] for score, figures in scores.items()} for name, scores in found['ood'].items()}
     for name in ('sample_distance', 'fid'):
         if name in found:

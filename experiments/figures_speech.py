@@ -56,7 +56,7 @@ def noisy(parts, recordings, noise, level):
 
 
 def denoised(parts, params, sequences, c, *, labels=None, seed=0):
-    """Sequences after the chain of `apply.speech.denoise` by the settings c: a list of [T, F, 1]. Padded to one length, so one compilation."""
+    """Sequences [T, F, 1] after the chain of `apply.speech.denoise` by the settings c. Padded to one length: one program does all."""
     if not c.num_steps:
         return sequences
     frontend, longest = parts.speech.frontend, max(map(len, sequences))
@@ -126,10 +126,12 @@ def denoising(workdir, config, parts, state):
 def draw(path, frontend, sequences):
     """Spectrograms below each other: {title: [T, F, 1]} -> PNG."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    spectra = {title: frontend.scale.to_decibels(x[..., 0]) for title, x in sequences.items()}
+    low, high = np.percentile(next(iter(spectra.values())), (1, 100))
     figure = Figure(figsize=(9, 2.1 * len(sequences)), layout='tight')
-    for axis, (title, x) in zip(figure.subplots(len(sequences), 1, squeeze=False)[:, 0], sequences.items()):
-        seconds = len(x) * frontend.analysis.hop
-        picture = axis.imshow(frontend.scale.to_decibels(x[..., 0]).T, origin='lower', aspect='auto',
+    for axis, (title, spectrum) in zip(figure.subplots(len(sequences), 1, squeeze=False)[:, 0], spectra.items()):
+        seconds = len(spectrum) * frontend.analysis.hop
+        picture = axis.imshow(spectrum.T, vmin=low, vmax=high, origin='lower', aspect='auto',
                               extent=(0, seconds, 0, frontend.analysis.bins))
         axis.set(title=title, ylabel='mel bin')
         figure.colorbar(picture, ax=axis, label='dB')

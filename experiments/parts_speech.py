@@ -3,6 +3,7 @@ from typing import NamedTuple
 
 import numpy as np
 from ml_collections import ConfigDict
+from tqdm import tqdm
 
 from ebm_jax import audio, augment, data, formants, replay, speech
 from ebm_jax.errors import InputError
@@ -96,15 +97,15 @@ def windows_of(config):
         if recording.rate != analysis.rate:
             raise InputError(f'{recording.name} has {recording.rate} samples per second: set --config.features.rate={recording.rate}, or '
                              'resample the recordings')
-    labels = lambda recordings: ({segment.phone for r in recordings for segment in r.segments} if by_frame else {r.word for r in recordings})
-    known, speakers = labels(train), {r.speaker for r in (*train, *test)}
+    known = {segment.phone for r in train for segment in r.segments} if by_frame else {r.word for r in train}
+    speakers = {r.speaker for r in (*train, *test)}
     for what, given, there in (('leave_out', c.leave_out, known), ('speakers', c.speakers, speakers)):
         if not set(given) <= there or there and set(given) == there:
             raise InputError(f'--config.data.{what} must name some, not all, of {", ".join(sorted(there))}, got {", ".join(given)}')
     names = tuple(sorted(known - set(c.leave_out)))
     ours, others = ([r for r in part if (r.speaker in c.speakers) == flag] for part, flag in ((train, False), ([*train, *test], True)))
     test = [r for r in test if r.speaker not in c.speakers]
-    spectra = [audio.log_mel(r.sound, analysis) for r in data.tqdm(ours, desc='features', unit='recording', delay=2)]
+    spectra = [audio.log_mel(r.sound, analysis) for r in tqdm(ours, desc='features', unit='recording', delay=2, leave=False)]
     of = speech.Frontend(analysis, audio.scale_of(spectra), names, by_frame, c.window, c.every)
     return of.windows(ours, spectra, name=c.source), of.windows(test, name=f'{c.source}, test'), Speech(of, test, others)
 
