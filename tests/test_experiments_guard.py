@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from ebm_jax import data
 from ebm_jax.evaluate import extractor
+from ebm_jax.networks import ConvNet, per_example
 from ebm_jax.train import init_state, make_train_step, shard_batch, shard_state
 from experiments import launch, stability
 from experiments.parts import averaged, remedies_of
@@ -115,20 +116,24 @@ def test_chains_are_examined_from_the_command_line(recovered, monkeypatch, capsy
     assert_one_sentence(monkeypatch, capsys, '--times', *arguments[:2], '--times=0')
 
 
+SMALL_NETWORK = per_example(ConvNet(10, (4, 8), (2, 2)))
+
+
 def grid(**settings):
     return ConfigDict({**stability.get_config().to_dict(), **settings})
 
 
 def test_runs_side_by_side_are_the_runs_one_by_one():
     """Two learning rates, step sizes and seeds mapped into one program, against the train step of each."""
-    train, cases = data.digits('train'), [(1e-3, 1.0, 0), (5e-3, 0.5, 1)]
-    figures, _ = stability.train_side_by_side('st_jem', 2, cases, grid(steps=3, seeds=2), train)
+    task = stability.task_of('digits')._replace(network=SMALL_NETWORK)
+    cases = [(1e-3, 1.0, 0), (5e-3, 0.5, 1)]
+    figures, _ = stability.train_side_by_side('st_jem', 2, cases, grid(steps=3, seeds=2), task)
     for i, (rate, size, seed) in enumerate(cases):
-        method, optimizer, limits = stability.SYSTEMS['st_jem'](stability.Setting('st_jem', 2, rate, size))
+        method, optimizer, limits = stability.SYSTEMS['st_jem'](task, stability.Setting('st_jem', 2, rate, size))
         here = jax.devices()[:2]
-        batch = lambda step, seed=seed: data.batch_at(train, step, stability.BATCH, seed)
-        state = shard_state(init_state(jax.random.key(seed), method, optimizer, stability.PREPARE, data.batch_at(train, 0, 64)), here)
-        step = make_train_step(method, optimizer, stability.PREPARE, devices=here, limits=limits)
+        batch = lambda step, seed=seed: data.batch_at(task.train, step, stability.BATCH, seed)
+        state = shard_state(init_state(jax.random.key(seed), method, optimizer, task.prepare, batch(0, 0)), here)
+        step = make_train_step(method, optimizer, task.prepare, devices=here, limits=limits)
         for t in range(3):
             state, metrics = step(state, shard_batch(batch(t), here))
             np.testing.assert_allclose(figures['s_gap'][t, i], metrics['s_gap'], rtol=2e-3, atol=1e-5)
@@ -136,13 +141,15 @@ def test_runs_side_by_side_are_the_runs_one_by_one():
 
 
 def test_the_study_counts_what_diverged_and_continues(tmp_path, monkeypatch, capsys):
+    small = stability.task_of('digits')._replace(network=SMALL_NETWORK)
+    monkeypatch.setattr(stability, 'task_of', lambda source: small)
     arguments = ['experiments.stability', f'--workdir={tmp_path}', '--config.systems=jem', '--config.steps=21', '--config.seeds=2',
-                 '--config.num_steps=(1,)', '--config.learning_rates=(1e-3,1e9)', '--config.guarded=0']
+                 '--config.num_steps=(1,)', '--config.learning_rates=(1e-2,1e9)', '--config.guarded=0']
     first = in_process(monkeypatch, capsys, *arguments)
     rows = [line.split() for line in first.splitlines()[2:]]
-    assert rows[0][:7] == ['jem', '1', '0.001', '1', '0', 'of', '2'] and rows[1][:7] == ['jem', '1', '1e+09', '1', '2', 'of', '2']
+    assert rows[0][:7] == ['jem', '1', '0.01', '1', '0', 'of', '2'] and rows[1][:7] == ['jem', '1', '1e+09', '1', '2', 'of', '2']
     found = json.loads((tmp_path / 'stability.json').read_text())['runs']
-    assert 1 <= found['jem K=1 lr=1e+09 step=1 seed=0']['diverged_at'] <= 5 and found['jem K=1 lr=0.001 step=1 seed=1']['accuracy'] > 0.2
+    assert 1 <= found['jem K=1 lr=1e+09 step=1 seed=0']['diverged_at'] <= 5 and found['jem K=1 lr=0.01 step=1 seed=1']['accuracy'] > 0.2
     assert (tmp_path / 'stability.png').stat().st_size > 500 and in_process(monkeypatch, capsys, *arguments) == first
     assert_one_sentence(monkeypatch, capsys, 'another grid', *arguments, '--config.steps=30')
     assert_one_sentence(monkeypatch, capsys, 'nonsense unknown', *arguments[:2], '--config.systems=nonsense')

@@ -9,6 +9,7 @@ BASE = {'types', 'devices', 'errors', 'conv', 'cost'}
 MAY_IMPORT = {   # module -> what of ebm_jax it may import
     'types': set(), 'devices': set(), 'errors': set(), 'conv': set(), 'cost': set(),
     'mcmc': BASE, 'replay': BASE | {'mcmc'}, 'objectives': BASE, 'augment': BASE, 'networks': BASE, 'data': BASE, 'record': BASE,
+    'audio': BASE, 'speech': BASE | {'audio', 'data'}, 'formants': BASE | {'speech'},
     'adapt': BASE | {'mcmc'}, 'compose': BASE,
     'methods': BASE | {'mcmc', 'objectives', 'replay', 'methods'},
     'process': BASE, 'train': BASE, 'checkpoint': BASE | {'process'},
