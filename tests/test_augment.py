@@ -34,6 +34,20 @@ def test_half_of_the_images_are_mirrored():
     assert 150 < sum(flipped) < 250
 
 
+@pytest.mark.parametrize('axis', [0, 1])
+def test_masks_hide_stretches_of_every_width_anywhere(axis):
+    """Of 6 frames or bins: widths 0 to 3 equally often, the rest untouched, every place hidden now and then."""
+    x = np.random.default_rng(0).uniform(1, 2, (6, 6, 1)).astype(np.float32)
+    hidden = outcomes(augment.mask(axis, 3), x) == 0
+    lines = hidden.all(axis=2 - axis)[..., 0]
+    assert np.array_equal(hidden, np.broadcast_to(np.expand_dims(lines, (2 - axis, 3)), hidden.shape))
+    widths = lines.sum(1)
+    assert np.all(np.abs(np.bincount(widths, minlength=4) - 100) < 40) and np.all(np.abs(np.diff(lines, axis=1, prepend=0)).sum(1) <= 2)
+    assert lines.any(0).all() and np.array_equal(outcomes(augment.mask(axis, 3), x)[~hidden], np.broadcast_to(x, hidden.shape)[~hidden])
+    with pytest.raises(ValueError):
+        augment.mask(axis, -1)
+
+
 def test_noise_has_its_scale():
     noise = outcomes(augment.gaussian_noise(0.03), jnp.zeros((6, 5, 3)))
     np.testing.assert_allclose(noise.std(), 0.03, rtol=0.02)

@@ -1,4 +1,5 @@
 """Runs on speech: from the command line, and what is measured of them against energies whose answers are known."""
+import importlib
 import json
 from types import SimpleNamespace
 
@@ -13,7 +14,7 @@ from ebm_jax import audio, formants, mcmc, speech  # noqa: E402
 from ebm_jax.errors import InputError  # noqa: E402
 from ebm_jax.evaluate import extractor  # noqa: E402
 from ebm_jax.types import Network  # noqa: E402
-from experiments import figures_speech, parts_speech, phonemes_jem, phonemes_st_jem  # noqa: E402
+from experiments import figures_speech, launch, parts_speech, phonemes_jem, phonemes_st_jem  # noqa: E402
 from experiments import speech as command  # noqa: E402
 
 SMALL = ['--config.steps=2', '--config.batch_size=16', '--config.loss.num_negatives=8', '--config.sampler.num_steps=2',
@@ -64,6 +65,36 @@ def test_a_recording_is_classified_generated_and_denoised_from_the_command_line(
     assert float(before) > 10 and after.startswith(f'{before} after')
     for name in ('said.png', 'new.png', 'clean.png', 'clean.wav'):
         assert (tmp_path / name).stat().st_size > 500
+
+
+def test_tables_of_denoising_have_a_row_for_each_way(trained, monkeypatch, capsys):
+    arguments = 'experiments.denoise_tables', f'--workdir={trained}', '--levels=10', '--anchors=0,1e6', '--recordings=2'
+    printed = in_process(monkeypatch, capsys, *arguments, '--steps=2', '--step_size=1e-7')
+    rows = {(row['noise'], row['steps'], row['anchor']): row for row in json.loads((trained / 'denoise.json').read_text())}
+    assert len(rows) == 2 * (2 + 2) and printed == (trained / 'denoise.txt').read_text()
+    noisy, held, moved = (rows['white', way, anchor]['mse'] for way, anchor in (('noisy', None), (2, 1e6), (2, 0.0)))
+    assert held == pytest.approx(noisy, rel=1e-4) and moved == pytest.approx(noisy, rel=1e-3) and rows['babble', 'gated', None]['mse'] > 0
+    assert_one_sentence(monkeypatch, capsys, '--steps must be numbers', *arguments, '--steps=two')
+    assert_one_sentence(monkeypatch, capsys, 'of at least 0', *arguments, '--anchors=-1')
+
+
+@pytest.mark.parametrize('name', ['phonemes_jem', 'phonemes_st_jem', 'spoken_digits_st_jem', 'vowels_st_jem'])
+def test_experiments_on_speech_carry_their_command_and_build(name, tmp_path):
+    module = importlib.import_module(f'experiments.{name}')
+    assert f'python -m experiments.{name} --workdir=' in module.__doc__ and 'Expected' in module.__doc__
+    config = module.get_config()
+    if name.startswith('phonemes'):
+        rng = np.random.default_rng(0)
+        np.savez(tmp_path / 'frames.npz', x=rng.normal(size=(160, 256)).astype(np.float32), y=np.arange(160) % 5,
+                 part=np.repeat(['train', 'test'], 80), label_names=['aa', 'ao', 'dcl', 'iy', 'sh'])
+        config.data.source, shape = f'frames:{tmp_path}/frames.npz', (1, 256, 1)
+    elif name.startswith('spoken'):
+        config.data.source, shape = f'fsdd:{digits_folder(tmp_path)}', (40, 40, 1)
+        config.features.rate = 16000
+    else:
+        shape = (21, 40, 1)
+    shapes = launch.build(module, config).state_shapes()
+    assert shapes.chains.buffer.position.shape[2:] == shape and shapes.chains.buffer.seen.shape == (config.shards,)
 
 
 @pytest.mark.parametrize('flags, says', [

@@ -9,6 +9,7 @@ from ebm_jax.networks import (
     ConvNet,
     Generator,
     Inference,
+    LineNet,
     MultiScaleEnergy,
     ResidualEnergy,
     SelfAttention,
@@ -54,6 +55,24 @@ def test_bfloat16_keeps_parameters_outputs_and_chain_gradients_in_float32(make):
     exact = jax.jit(full.apply)(params, x)
     assert not np.array_equal(out, exact)   # bfloat16 was really used
     np.testing.assert_allclose(out, exact, atol=0.05)
+
+
+def test_a_line_of_convolutions_runs_along_its_axis():
+    """One layer by numpy's correlation of the padded line; the other axis, turned, is the same network."""
+    x = np.random.default_rng(0).normal(size=(2, 9, 3, 1)).astype(np.float32)
+    module = LineNet(4, 'time', (5,), (2,), 3)
+    params = jax.jit(module.init)(jax.random.key(0), x)['params']
+    kernel, bias = params['Conv_0']['kernel'], params['Conv_0']['bias']
+    padded = np.pad(x[..., 0], ((0, 0), (1, 1), (0, 0)))
+    line = sum(padded[:, a:a + 9:2] @ kernel[a, 0] for a in range(3)) + bias
+    head = params['Dense_0']
+    by_hand = (line / (1 + np.exp(-line))).reshape(2, -1) @ head['kernel'] + head['bias']
+    np.testing.assert_allclose(jax.jit(module.apply)({'params': params}, x), by_hand, rtol=1e-4, atol=1e-5)
+    turned = LineNet(4, 'frequency', (5,), (2,), 3)
+    np.testing.assert_allclose(jax.jit(turned.apply)({'params': params}, x.swapaxes(1, 2)), by_hand, rtol=1e-4, atol=1e-5)
+    for wrong in (LineNet(4, 'depth'), LineNet(4, widths=(5, 5), strides=(1,))):
+        with pytest.raises(ValueError, match='time or frequency'):
+            wrong.init(jax.random.key(0), x)
 
 
 def test_a_depth_that_makes_no_network_is_refused():

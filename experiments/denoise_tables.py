@@ -1,0 +1,78 @@
+"""De-noising against the number of steps and the weight of the anchor: python -m experiments.denoise_tables --workdir=DIR
+
+For each noise and level, the error of the log-mel spectrogram (dB^2) and the model's own accuracy after --steps of the chain, held by
+--anchors, beside what went in and spectral gating. Writes WORKDIR/denoise.txt and denoise.json.
+"""
+import pathlib
+
+from absl import flags
+from ml_collections import ConfigDict
+from tqdm import tqdm
+
+from ebm_jax.errors import InputError
+from ebm_jax.record import write_json
+from experiments import launch
+from experiments.figures_speech import LEVELS, NOISES, accuracy_of, chosen, denoised, error_of, gated, noisy
+from experiments.parts import averaged
+
+
+def define(values):
+    flags.DEFINE_string('workdir', None, 'Folder of the run.', flag_values=values)
+    flags.DEFINE_list('steps', ['5', '20', '50'], 'Numbers of steps.', flag_values=values)
+    flags.DEFINE_list('anchors', ['0', '0.1', '1'], 'Weights of |x - x_noisy|^2.', flag_values=values)
+    flags.DEFINE_list('levels', [str(level) for level in LEVELS], 'Signal-to-noise ratios in dB.', flag_values=values)
+    flags.DEFINE_float('step_size', None, 'Of the chain; default as configured.', 1e-6, flag_values=values)
+    flags.DEFINE_integer('recordings', None, 'Test recordings; default as configured.', 1, flag_values=values)
+    flags.mark_flag_as_required('workdir', values)
+
+
+def numbers(values, name, kind, low):
+    try:
+        found = [kind(text) for text in values[name].value]
+    except ValueError as error:
+        raise InputError(f'--{name} must be numbers, got {",".join(values[name].value)}') from error
+    if not found or low is not None and min(found) < low:
+        raise InputError(f'--{name} must be numbers{"" if low is None else f" of at least {low}"}, got {",".join(values[name].value)}')
+    return found
+
+
+def run(values):
+    steps, anchors, levels = numbers(values, 'steps', int, 1), numbers(values, 'anchors', float, 0), numbers(values, 'levels', float, None)
+    config, parts, state = launch.restore(values.workdir)
+    if parts.speech is None:
+        raise InputError(f'{values.workdir} was not trained on recordings: give a run on speech (frames alone have no sound)')
+    params, recordings = averaged(state), chosen(parts, values.recordings or config.denoise.recordings)
+    clean = [parts.speech.frontend.sequence(r.sound) for r in recordings]
+    rows = []
+    for noise, level in tqdm([(noise, level) for noise in NOISES for level in levels], desc='de-noising', unit='case'):
+        sounds = noisy(parts, recordings, noise, level)
+        before = [parts.speech.frontend.sequence(sound) for sound in sounds]
+        ways = {('noisy', None): before, ('gated', None): gated(parts.speech.frontend, sounds)}
+        for anchor in anchors:
+            for n in steps:
+                c = {**config.denoise, 'num_steps': n, 'anchor': anchor, 'step_size': values.step_size or config.denoise.step_size}
+                ways[n, anchor] = denoised(parts, params, before, ConfigDict(c))
+        rows += [{'noise': noise, 'level': level, 'steps': way, 'anchor': anchor, 'mse': error_of(parts, x, clean),
+                  'accuracy': accuracy_of(parts, params, x, recordings)} for (way, anchor), x in ways.items()]
+    workdir = pathlib.Path(values.workdir)
+    write_json(workdir / 'denoise.json', rows)
+    lines = table(rows, levels, len(recordings), accuracy_of(parts, params, clean, recordings))
+    (workdir / 'denoise.txt').write_text('\n'.join(lines) + '\n')
+    print('\n'.join(lines))
+
+
+def table(rows, levels, num, clean):
+    """One line for each way of each noise, error / accuracy at each level."""
+    lines = [f'{num} test recordings; error in dB^2 / accuracy (clean: {clean:.3f})',
+             f'{"noise":<8}{"steps":>6}{"anchor":>8}' + ''.join(f'{level:>10g} dB    ' for level in levels)]
+    for noise in NOISES:
+        of_noise = [row for row in rows if row['noise'] == noise]
+        for way in dict.fromkeys((row['steps'], row['anchor']) for row in of_noise):
+            cells = [row for row in of_noise if (row['steps'], row['anchor']) == way]
+            lines.append(f'{noise:<8}{way[0]:>6}{"-" if way[1] is None else f"{way[1]:g}":>8}'
+                         + ''.join(f'{row["mse"]:>9.1f} / {row["accuracy"]:.3f}' for row in cells))
+    return lines
+
+
+if __name__ == '__main__':
+    launch.main(run, define, __doc__)
