@@ -16,7 +16,12 @@ def count_flops(fn, *args, loop_length=1):
     length counts `loop_length` times, a `cond` its dearest branch.
     Args: arrays or shapes (`jax.ShapeDtypeStruct`). Returns: int.
     """
-    return _count(jax.make_jaxpr(fn)(*args).jaxpr, loop_length)
+    return flops_of(jax.make_jaxpr(fn)(*args), loop_length)
+
+
+def flops_of(program, loop_length=1):
+    """As `count_flops`, of a program that is traced already (`jax.make_jaxpr`)."""
+    return _count(program.jaxpr, loop_length)
 
 
 def _count(jaxpr, loop_length):
@@ -66,9 +71,8 @@ def num_bytes(tree):
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
-def forecast(method, local_step, state, batch, devices, steps):
-    """What the run will cost, in a few lines, before the first long step. local_step, state, batch: as for one device."""
-    flops = count_flops(local_step, state, batch, loop_length=method.chain_steps)
+def forecast(method, flops, state, devices, steps):
+    """What the run will cost, in a few lines, before the first long step. flops: of a whole step."""
     here = jax.local_devices()[0]
     rate = matmul_rate(here) * (jax.process_count() if here.platform == 'cpu' else len(devices))   # one CPU product uses all cores
     seconds = steps * flops / (rate * EFFICIENCY)

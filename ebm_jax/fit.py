@@ -66,7 +66,7 @@ def fit(method, batch_at, optimizer, prepare, *, workdir, steps, settings=None, 
         raise InputError(f'ema must lie in [0, 1) and seed be at least 0, got {ema} and {seed}')
     devices = sorted(devices or jax.devices(), key=lambda device: device.process_index)   # each process's next to each other
     workdir, first = pathlib.Path(workdir), batch_at(0)
-    _check(method, first, prepare, optimizer, devices, limits)
+    flops = _check(method, first, prepare, optimizer, devices, limits)
     try:
         workdir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -82,7 +82,8 @@ def fit(method, batch_at, optimizer, prepare, *, workdir, steps, settings=None, 
             loop = _Loop(workdir, settings, checkpoints, guard, stop, devices, seed, steps, every, show, process.by_leader(say))
             while True:
                 try:
-                    return loop.run(**own | {name: part for name, part in guard.parts().items() if name in own})
+                    changed = {name: part for name, part in guard.parts().items() if name in own}
+                    return loop.run(**own | changed, flops=None if guard.attempt else flops)
                 except Diverged as error:
                     loop.recover(error)
     except OSError as error:
@@ -107,8 +108,8 @@ class _Loop(NamedTuple):
     show: tuple
     say: Callable
 
-    def run(self, method, batch_at, optimizer, prepare, ema, limits, pictures, evaluate):
-        """Train from where the present try stands to the end; the final state."""
+    def run(self, method, batch_at, optimizer, prepare, ema, limits, pictures, evaluate, flops):
+        """Train from where the present try stands to the end; the final state. flops: of a step, for a forecast; None for none."""
         first, devices, batch = batch_at(0), self.devices, lambda step: batch_at(step - 1 + self.guard.skipped)
         state = self.begin(lambda: init_state(jax.random.key(self.seed), method, optimizer, prepare, first, ema=ema))
         start = int(state.step)
@@ -119,8 +120,8 @@ class _Loop(NamedTuple):
             self.summarise({'finished': True, 'diverged': False, 'account': None, 'step': start})
             return state
         train_step = make_train_step(method, optimizer, prepare, devices=devices, ema=ema, limits=limits, watch_every=self.every['watch'])
-        local_step = make_local_step(method, optimizer, prepare, limits=limits)
-        self.say(cost.forecast(method, local_step, state, first, devices, self.steps - start))
+        if flops:
+            self.say(cost.forecast(method, flops, state, devices, self.steps - start))
         state = shard_state(state, devices)
         with contextlib.closing(Recorder(self.workdir, start) if process.leads() else Silent()) as recorder:
             draw = process.by_leader(lambda step, state: recorder.pictures(step, pictures(state)))
@@ -254,7 +255,7 @@ def _computed(metrics):
 
 
 def _check(method, batch, prepare, optimizer, devices, limits):
-    """Refuse, before anything long begins, what does not split over the devices or does not fit together."""
+    """Refuse, before anything long begins, what does not split over the devices or does not fit together; the FLOPs of a step."""
     fits = 'the parts of this run do not fit together'
     n = len(devices)
     try:
@@ -265,6 +266,7 @@ def _check(method, batch, prepare, optimizer, devices, limits):
         if number is not None and number % n:
             raise InputError(f'{what} {number} cannot be split over {n} devices: choose a number divisible by {n}, or fewer devices')
     try:
-        trace_step(make_local_step(method, optimizer, prepare, limits=limits), shapes, batch, n)
+        program = trace_step(make_local_step(method, optimizer, prepare, limits=limits), shapes, batch, n)
     except ValueError as error:
         raise InputError(f'{fits}: {str(error).splitlines()[0]}') from error
+    return cost.flops_of(program, method.chain_steps)

@@ -154,9 +154,13 @@ def make_train_step(method, optimizer, prepare, *, devices=None, ema=0.0, limits
 
 
 def trace_step(local_step, state, batch, n):
-    """Trace a local step as one of n devices', without compiling it, to find early what does not fit. state: shapes, as of one device."""
+    """The program of a local step as n devices run it, traced and not compiled: finds early what does not fit, and counts.
+
+    state: shapes, as of one device. Returns: as `jax.make_jaxpr`, of all n devices.
+    """
     split = lambda tree: jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((n, leaf.shape[0] // n, *leaf.shape[1:]), leaf.dtype), tree)
-    jax.eval_shape(jax.vmap(local_step, in_axes=(AXES, 0), axis_name=across.AXIS), state.replace(chains=split(state.chains)), split(batch))
+    mapped = jax.vmap(local_step, in_axes=(AXES, 0), axis_name=across.AXIS)
+    return jax.make_jaxpr(mapped)(state.replace(chains=split(state.chains)), split(batch))
 
 
 def shard_state(state, devices):
