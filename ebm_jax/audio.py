@@ -100,6 +100,12 @@ def checked(sound, found, name, rate=None):
     return sound
 
 
+def levelled(sound, level=0.1):
+    """Sound scaled to a root mean square of `level`, so that how loud somebody spoke says nothing (our reading). Silence stays silent."""
+    loudness = np.sqrt(np.mean(np.square(sound, dtype=np.float64)))
+    return sound if loudness == 0 else (level / loudness * sound).astype(np.float32)
+
+
 def write(path, sound, rate):
     """Sound as a 16-bit wav file; scaled down where it would clip."""
     pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)

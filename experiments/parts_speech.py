@@ -93,6 +93,7 @@ def windows_of(config):
     c, analysis = config.data, audio.Analysis(**config.features)
     audio.check(analysis)
     (train, by_frame), (test, _) = load(c.source, 'train'), load(c.source, 'test')
+    train, test = ([r._replace(sound=audio.levelled(r.sound)) for r in recordings] for recordings in (train, test))
     for recording in (*train, *test):
         if recording.rate != analysis.rate:
             raise InputError(f'{recording.name} has {recording.rate} samples per second: set --config.features.rate={recording.rate}, or '
@@ -115,11 +116,9 @@ def own_sets(of, config):
     were left out of training.
     """
     frontend, voices = of.frontend, [r.sound for r in of.test]
-    level = float(np.sqrt(np.mean(np.concatenate(voices) ** 2)))
-
     def made(name, noise):
         sequences = [noise(len(sound), i) for i, sound in enumerate(voices)]
-        sequences = [frontend.sequence(level * sound / np.sqrt(np.mean(sound ** 2))) for sound in sequences]
+        sequences = [frontend.sequence(audio.levelled(sound)) for sound in sequences]
         x = np.concatenate([speech.cover(x[..., 0], frontend.length, frontend.length) for x in sequences])
         return data.Examples(name, x[..., None], np.zeros(len(x), np.int32))
 

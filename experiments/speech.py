@@ -63,7 +63,7 @@ def run(values):
 def given(values, parts):
     """(name, sound) that the task is about."""
     if values.input:
-        return values.input, audio.read(values.input, parts.speech.frontend.analysis.rate)[0]
+        return values.input, audio.levelled(audio.read(values.input, parts.speech.frontend.analysis.rate)[0])
     if values.index >= len(parts.speech.test):
         raise InputError(f'--index={values.index} is too large: there are {len(parts.speech.test)} test recordings')
     recording = parts.speech.test[values.index]

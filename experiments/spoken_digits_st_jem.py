@@ -15,12 +15,13 @@ from experiments.parts_speech import speech_config, speech_jem
 
 def get_config():
     config = speech_config()
-    config.steps = config.optimizer.decay_steps = 2000
+    config.steps = config.optimizer.decay_steps = 3000
+    config.optimizer.learning_rate = 2e-3
     config.features.update(dict(rate=8000, bins=40))
-    config.data.update(dict(source='fsdd:data/fsdd.npz', window=40, every=8, time_mask=6, frequency_mask=4))
+    config.data.update(dict(source='fsdd:data/fsdd.npz', window=32, every=4, time_mask=6, frequency_mask=4))
     config.sampler.num_steps = 10
     config.loss.alpha = 1.0
-    config.network = ConfigDict(dict(widths=(16, 32, 64, 64), strides=(2, 2, 2, 1)))
+    config.network = ConfigDict(dict(widths=(24, 48, 64, 64), strides=(2, 2, 2, 1)))
     return config
 
 

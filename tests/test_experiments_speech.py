@@ -89,7 +89,7 @@ def test_experiments_on_speech_carry_their_command_and_build(name, tmp_path):
                  part=np.repeat(['train', 'test'], 80), label_names=['aa', 'ao', 'dcl', 'iy', 'sh'])
         config.data.source, shape = f'frames:{tmp_path}/frames.npz', (1, 256, 1)
     elif name.startswith('spoken'):
-        config.data.source, shape = f'fsdd:{digits_folder(tmp_path)}', (40, 40, 1)
+        config.data.source, shape = f'fsdd:{digits_folder(tmp_path)}', (32, 40, 1)
         config.features.rate = 16000
     else:
         shape = (21, 40, 1)

@@ -74,6 +74,9 @@ def test_noise_is_added_at_its_level():
         for level in (0, 10):
             added = audio.add_noise(sound, noise, level) - sound
             np.testing.assert_allclose(10 * np.log10(np.mean(sound ** 2) / np.mean(added ** 2)), level, atol=1e-3)
+    np.testing.assert_allclose(np.sqrt(np.mean(audio.levelled(sound) ** 2)), 0.1, rtol=1e-5)
+    np.testing.assert_allclose(audio.levelled(3 * sound), audio.levelled(sound), rtol=1e-5)
+    assert audio.levelled(np.zeros(5, np.float32)).tolist() == [0] * 5
     with pytest.raises(InputError, match='silent'):
         audio.add_noise(sound, np.zeros(5), 0)
 
