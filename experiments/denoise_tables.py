@@ -1,8 +1,10 @@
-"""De-noising against the number of steps and the weight of the anchor: python -m experiments.denoise_tables --workdir=DIR
+"""De-noising against the number of steps and the anchor: python -m experiments.denoise_tables --workdir=DIR
 
 For each noise and level, the error of the log-mel spectrogram (dB^2) and the model's own accuracy after --steps of the chain, held by
---anchors, beside what went in and spectral gating. Writes WORKDIR/denoise.txt and denoise.json.
+--anchors: the one that knows of noise ('in noise'), the plain one |x - x_noisy|^2, and the first without the energy ('alone'); beside
+what went in and spectral gating. Writes WORKDIR/denoise.txt and denoise.json.
 """
+import itertools
 import pathlib
 
 from absl import flags
@@ -15,13 +17,15 @@ from experiments import launch
 from experiments.figures_speech import LEVELS, NOISES, accuracy_of, chosen, denoised, error_of, gated, noisy
 from experiments.parts import averaged
 
+KINDS = ('in noise', 'plain', 'alone')
+
 
 def define(values):
     flags.DEFINE_string('workdir', None, 'Folder of the run.', flag_values=values)
-    flags.DEFINE_list('steps', ['5', '20', '50'], 'Numbers of steps.', flag_values=values)
-    flags.DEFINE_list('anchors', ['0', '0.1', '1'], 'Weights of |x - x_noisy|^2.', flag_values=values)
+    flags.DEFINE_list('steps', ['20', '100'], 'Numbers of steps.', flag_values=values)
+    flags.DEFINE_list('anchors', ['0', '0.5', '2'], 'Weights of |x - x_noisy|^2.', flag_values=values)
     flags.DEFINE_list('levels', [str(level) for level in LEVELS], 'Signal-to-noise ratios in dB.', flag_values=values)
-    flags.DEFINE_float('step_size', None, 'Of the chain; default as configured.', 1e-6, flag_values=values)
+    flags.DEFINE_float('step_size', None, 'Of the chain; default as configured.', 1e-9, flag_values=values)
     flags.DEFINE_integer('recordings', None, 'Test recordings; default as configured.', 1, flag_values=values)
     flags.mark_flag_as_required('workdir', values)
 
@@ -47,13 +51,15 @@ def run(values):
     for noise, level in tqdm([(noise, level) for noise in NOISES for level in levels], desc='de-noising', unit='case'):
         sounds = noisy(parts, recordings, noise, level)
         before = [parts.speech.frontend.sequence(sound) for sound in sounds]
-        ways = {('noisy', None): before, ('gated', None): gated(parts.speech.frontend, sounds)}
-        for anchor in anchors:
-            for n in steps:
-                c = {**config.denoise, 'num_steps': n, 'anchor': anchor, 'step_size': values.step_size or config.denoise.step_size}
-                ways[n, anchor] = denoised(parts, params, before, ConfigDict(c))
-        rows += [{'noise': noise, 'level': level, 'steps': way, 'anchor': anchor, 'mse': error_of(parts, x, clean),
-                  'accuracy': accuracy_of(parts, params, x, recordings)} for (way, anchor), x in ways.items()]
+        ways = {('noisy', None, None): before, ('gated', None, None): gated(parts.speech.frontend, sounds)}
+        for kind, anchor, n in itertools.product(KINDS, anchors, steps):
+            if anchor or kind == 'plain':   # without an anchor all kinds are one
+                c = ConfigDict({**config.denoise, 'num_steps': n, 'anchor': anchor})
+                c.step_size = values.step_size or c.step_size
+                c.percentile = 0.0 if kind == 'plain' else c.percentile
+                ways[kind, n, anchor] = denoised(parts, params, before, c, prior=kind != 'alone')
+        rows += [{'noise': noise, 'level': level, 'way': kind, 'steps': n, 'anchor': anchor, 'mse': error_of(parts, x, clean),
+                  'accuracy': accuracy_of(parts, params, x, recordings)} for (kind, n, anchor), x in ways.items()]
     workdir = pathlib.Path(values.workdir)
     write_json(workdir / 'denoise.json', rows)
     lines = table(rows, levels, len(recordings), accuracy_of(parts, params, clean, recordings))
@@ -64,12 +70,14 @@ def run(values):
 def table(rows, levels, num, clean):
     """One line for each way of each noise, error / accuracy at each level."""
     lines = [f'{num} test recordings; error in dB^2 / accuracy (clean: {clean:.3f})',
-             f'{"noise":<8}{"steps":>6}{"anchor":>8}' + ''.join(f'{level:>10g} dB    ' for level in levels)]
+             f'{"noise":<8}{"way":<10}{"steps":>6}{"anchor":>8}' + ''.join(f'{level:>14g} dB' for level in levels)]
     for noise in NOISES:
         of_noise = [row for row in rows if row['noise'] == noise]
-        for way in dict.fromkeys((row['steps'], row['anchor']) for row in of_noise):
-            cells = [row for row in of_noise if (row['steps'], row['anchor']) == way]
-            lines.append(f'{noise:<8}{way[0]:>6}{"-" if way[1] is None else f"{way[1]:g}":>8}'
+        named = lambda row: (row['way'], row['steps'], row['anchor'])
+        for way in dict.fromkeys(map(named, of_noise)):
+            cells = [row for row in of_noise if named(row) == way]
+            steps, anchor = ('-' if value is None else f'{value:g}' for value in way[1:])
+            lines.append(f'{noise:<8}{way[0]:<10}{steps:>6}{anchor:>8}'
                          + ''.join(f'{row["mse"]:>9.1f} / {row["accuracy"]:.3f}' for row in cells))
     return lines
 

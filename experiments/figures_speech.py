@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from ebm_jax import audio, devices, mcmc
 from ebm_jax.apply import speech as apply_speech
+from ebm_jax.types import UNLABELLED
 from experiments.parts import averaged
 
 LEVELS = (0, 5, 10, 20)   # signal-to-noise ratios, dB
@@ -55,21 +56,27 @@ def noisy(parts, recordings, noise, level):
     return [audio.add_noise(r.sound, make(len(r.sound), i), level) for i, r in enumerate(recordings)]
 
 
-def denoised(parts, params, sequences, c, *, labels=None, seed=0):
-    """Sequences [T, F, 1] after the chain of `apply.speech.denoise` by the settings c. Padded to one length: one program does all."""
+def denoised(parts, params, sequences, c, *, prior=True, seed=0):
+    """Sequences [T, F, 1] after the chain of `apply.speech.denoise` by the settings c. prior: False leaves the energy out.
+
+    The spectrum of the noise is taken to be, in each bin, the c.percentile-th percentile over the frames of the recording.
+    """
     if not c.num_steps:
         return sequences
     frontend, longest = parts.speech.frontend, max(map(len, sequences))
     every = 1 + frontend.length // 6
     kernel = mcmc.langevin(c.step_size, noise_scale=c.noise)
-    padded = np.stack([np.pad(x, ((0, longest - len(x)), (0, 0), (0, 0)), mode='edge') for x in sequences])
+    padded = np.stack([np.pad(x, ((0, longest - len(x)), (0, 0), (0, 0)), mode='edge') for x in sequences])   # one program for all
+    scale = frontend.scale
+    noises = np.stack([np.percentile(scale.to_decibels(x[..., 0]), c.percentile, axis=0) for x in sequences])
 
-    def one(params, key, x, label):
-        energy_fn = apply_speech.sequence_energy(partial(parts.energy_fn, params), frontend.length, every, label)
-        return apply_speech.denoise(key, energy_fn, kernel, x, c.num_steps, c.anchor)
+    def one(params, key, x, noise):
+        energy_fn = apply_speech.sequence_energy(partial(parts.energy_fn, params), frontend.length, every, UNLABELLED)
+        observe = apply_speech.in_noise(noise, scale.mean, audio.SPAN * scale.std) if c.percentile else lambda u: u
+        return apply_speech.denoise(key, energy_fn if prior else lambda u: 0.0, kernel, x, c.num_steps, c.anchor, observe)
 
-    labels = np.full(len(padded), -1) if labels is None else labels
-    found = devices.for_each(one, params, jax.random.key(seed), [padded, labels], batch_size=16, description='de-noising')
+    inputs = [padded, noises.astype(np.float32)]
+    found = devices.for_each(one, params, jax.random.key(seed), inputs, batch_size=16, description='de-noising')
     return [x[:len(given)] for x, given in zip(found, sequences)]
 
 
@@ -87,10 +94,11 @@ def gated(frontend, sounds):
 
 
 def compared(parts, params, recordings, noise, level, c):
-    """{'mse_before', 'mse_after', 'mse_gated', 'accuracy_before', ...} of one noise at one level."""
+    """{'mse_before', 'mse_after', 'mse_anchor_alone', 'mse_gated', 'accuracy_before', ...} of one noise at one level."""
     frontend, sounds = parts.speech.frontend, noisy(parts, recordings, noise, level)
     clean, before = [frontend.sequence(r.sound) for r in recordings], [frontend.sequence(sound) for sound in sounds]
-    ways = {'before': before, 'after': denoised(parts, params, before, c), 'gated': gated(frontend, sounds)}
+    ways = {'before': before, 'after': denoised(parts, params, before, c), 'anchor_alone': denoised(parts, params, before, c, prior=False),
+            'gated': gated(frontend, sounds)}
     return {f'mse_{way}': error_of(parts, x, clean) for way, x in ways.items()} | {
         f'accuracy_{way}': accuracy_of(parts, params, x, recordings) for way, x in ways.items()}
 
@@ -107,13 +115,13 @@ def denoising(workdir, config, parts, state):
     cases = [(noise, level) for noise in NOISES for level in LEVELS]
     progress = tqdm(cases, desc='de-noising', unit='case', delay=2, leave=False)
     table = {(noise, level): compared(parts, params, recordings, noise, level, c) for noise, level in progress}
-    lines = [f'De-noising {len(recordings)} test recordings: {c.num_steps} steps of size {c.step_size:g}, anchor {c.anchor:g}, noise '
-             f'{c.noise:g}; spectral gating is noisereduce. Error of the log-mel spectrogram in dB^2, accuracy of the model itself.',
-             f'{"noise":<8}{"SNR":>5}  {"error: noisy":>13}{"after":>8}{"gated":>8}  {"accuracy: noisy":>16}{"after":>8}{"gated":>8}']
+    lines = [f'De-noising {len(recordings)} test recordings: {c.num_steps} steps of size {c.step_size:g}, anchor {c.anchor:g}, noise at '
+             f'percentile {c.percentile:g}; alone: the anchor without the energy; gated: spectral gating by noisereduce.',
+             'Error of the log-mel spectrogram in dB^2 / accuracy of the model itself.',
+             f'{"noise":<8}{"SNR":>5}' + ''.join(f'{way:>18}' for way in ('noisy', 'after', 'alone', 'gated'))]
     for (noise, level), row in table.items():
-        errors, right = ([row[f'{kind}_{way}'] for way in ('before', 'after', 'gated')] for kind in ('mse', 'accuracy'))
-        lines.append(f'{noise:<8}{level:>5}  {errors[0]:>13.1f}{errors[1]:>8.1f}{errors[2]:>8.1f}  '
-                     f'{right[0]:>16.3f}{right[1]:>8.3f}{right[2]:>8.3f}')
+        lines.append(f'{noise:<8}{level:>5}' + ''.join(f'{row[f"mse_{way}"]:>10.1f} / {row[f"accuracy_{way}"]:.3f}' for way in (
+            'before', 'after', 'anchor_alone', 'gated')))
     frontend = parts.speech.frontend
     clean, (before,) = recordings[0].sound, noisy(parts, recordings[:1], 'white', 10)
     after, = denoised(parts, params, [frontend.sequence(before)], c)

@@ -27,8 +27,9 @@ def speech_config():
     # network units, as step sizes are: one standard deviation of a bin is 1/4. leave_out: names of classes, speakers: of speakers.
     config.data = ConfigDict(dict(source='vowels', noise=0.1, window=21, every=1, time_mask=0, frequency_mask=0, leave_out=(), speakers=()))
     config.ood = ConfigDict(dict(white='white', babble='babble', inverted='inverted', noise='noise'))
-    # Of the chain that de-noises, see apply.speech.denoise; recordings of the test set that evaluate measures it on.
-    config.denoise = ConfigDict(dict(step_size=1.0, noise=0.0, num_steps=10, anchor=0.0, recordings=60))
+    # Of the chain that de-noises, see apply.speech.denoise. percentile: over the frames of a recording, at which its noise is taken to lie
+    # (0: the plain anchor, which knows nothing of noise). recordings: of the test set that evaluate measures it on.
+    config.denoise = ConfigDict(dict(step_size=0.2, noise=0.0, num_steps=100, anchor=2.0, percentile=30.0, recordings=60))
     return config
 
 
@@ -63,6 +64,7 @@ def check(config):
             ('data.frequency_mask', c.frequency_mask >= 0, 'at least 0', c.frequency_mask),
             ('denoise.step_size', d.step_size > 0, 'above 0', d.step_size), ('denoise.noise', d.noise >= 0, 'at least 0', d.noise),
             ('denoise.num_steps', d.num_steps >= 0, 'at least 0', d.num_steps), ('denoise.anchor', d.anchor >= 0, 'at least 0', d.anchor),
+            ('denoise.percentile', 0 <= d.percentile <= 100, 'in [0, 100]', d.percentile),
             ('denoise.recordings', d.recordings >= 1, 'at least 1', d.recordings)):
         if not fine:
             raise InputError(f'--config.{name} must be {must}, got {value}')

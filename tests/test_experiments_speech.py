@@ -40,7 +40,7 @@ def test_evaluate_measures_recordings_and_denoising(trained, monkeypatch, capsys
     full = json.loads((trained / 'evaluation.json').read_text())
     assert set(full['denoise']) == {'0', '5', '10', '20'} == set(full['denoise_babble'])
     row = full['denoise']['0']
-    assert set(row) == {f'{kind}_{way}' for kind in ('mse', 'accuracy') for way in ('before', 'after', 'gated')}
+    assert set(row) == {f'{kind}_{way}' for kind in ('mse', 'accuracy') for way in ('before', 'after', 'anchor_alone', 'gated')}
     errors = [full['denoise'][level]['mse_before'] for level in ('0', '5', '10', '20')]
     assert errors == sorted(errors, reverse=True) and row['mse_after'] != row['mse_before']
     assert summary['denoise'] == full['denoise'] and 'noisereduce' in printed
@@ -70,10 +70,11 @@ def test_a_recording_is_classified_generated_and_denoised_from_the_command_line(
 def test_tables_of_denoising_have_a_row_for_each_way(trained, monkeypatch, capsys):
     arguments = 'experiments.denoise_tables', f'--workdir={trained}', '--levels=10', '--anchors=0,1e6', '--recordings=2'
     printed = in_process(monkeypatch, capsys, *arguments, '--steps=2', '--step_size=1e-7')
-    rows = {(row['noise'], row['steps'], row['anchor']): row for row in json.loads((trained / 'denoise.json').read_text())}
-    assert len(rows) == 2 * (2 + 2) and printed == (trained / 'denoise.txt').read_text()
-    noisy, held, moved = (rows['white', way, anchor]['mse'] for way, anchor in (('noisy', None), (2, 1e6), (2, 0.0)))
-    assert held == pytest.approx(noisy, rel=1e-4) and moved == pytest.approx(noisy, rel=1e-3) and rows['babble', 'gated', None]['mse'] > 0
+    rows = {(row['noise'], row['way'], row['anchor']): row['mse'] for row in json.loads((trained / 'denoise.json').read_text())}
+    assert len(rows) == 2 * (2 + 4) and printed == (trained / 'denoise.txt').read_text()
+    noisy = rows['white', 'noisy', None]
+    assert rows['white', 'plain', 1e6] == pytest.approx(noisy, rel=1e-4) and rows['white', 'plain', 0.0] == pytest.approx(noisy, rel=1e-3)
+    assert rows['white', 'alone', 1e6] < 0.95 * noisy and rows['babble', 'gated', None] > 0
     assert_one_sentence(monkeypatch, capsys, '--steps must be numbers', *arguments, '--steps=two')
     assert_one_sentence(monkeypatch, capsys, 'of at least 0', *arguments, '--anchors=-1')
 
@@ -178,7 +179,7 @@ def test_denoising_moves_every_frame_alike_and_only_its_own():
     """E = |window|^2 / 2 with shared gradients: x (1 - a)^steps everywhere, also at the edges and where recordings were filled up."""
     parts = parts_of(lambda params, x, label: 0.5 * jnp.sum(x ** 2), None, by_frame=True)
     sequences = [np.random.default_rng(i).normal(size=(n, 3, 1)).astype(np.float32) for i, n in enumerate((6, 11))]
-    c = ConfigDict(dict(step_size=0.2, noise=0.0, num_steps=3, anchor=0.0))
+    c = ConfigDict(dict(step_size=0.2, noise=0.0, num_steps=3, anchor=0.0, percentile=0.0))
     found = figures_speech.denoised(parts, (), sequences, c)
     for before, after in zip(sequences, found):
         np.testing.assert_allclose(after, before * 0.8 ** 3, rtol=1e-5, atol=1e-6)

@@ -306,6 +306,31 @@ def test_denoising_ends_between_the_energy_and_the_anchor():
     np.testing.assert_allclose(end(1.5), 0.7 * 3 / 4, rtol=1e-4)
 
 
+def test_noise_adds_its_power_and_frees_what_it_drowns():
+    """Equal powers are 3 dB more; far above the noise nothing changes, far below it the noise is seen and no gradient is left."""
+    mean, std = np.array([-20.0, -30.0]), np.array([40.0, 20.0])
+    noise = np.array([-20.0, -30.0])
+    observe = apply_speech.in_noise(noise, mean, std)
+    units = lambda decibels: jnp.asarray((decibels - mean) / std)[None, :, None]
+    found = lambda decibels: np.asarray(observe(units(decibels)))[0, :, 0] * std + mean
+    np.testing.assert_allclose(found(noise), noise + 10 * np.log10(2), atol=1e-4)
+    np.testing.assert_allclose(found(noise + 40), noise + 40, atol=1e-3)
+    np.testing.assert_allclose(found(noise - 40), noise, atol=1e-3)
+    slope = jax.grad(lambda u: jnp.sum(observe(u)))
+    np.testing.assert_allclose(slope(units(noise + 40)), 1, atol=1e-3)
+    np.testing.assert_allclose(slope(units(noise - 40)), 0, atol=1e-3)
+    np.testing.assert_allclose(slope(units(noise)), 0.5, atol=1e-4)
+
+
+def test_denoising_compares_what_it_would_observe():
+    """Without an energy the anchor alone finds the clean level under known noise, where the noise leaves it to be seen."""
+    noise, mean, std = np.zeros(1), np.zeros(1), np.full(1, 40.0)
+    observe, kernel = apply_speech.in_noise(noise, mean, std), mcmc.langevin(0.2, noise_scale=0.0)
+    clean = jnp.array([[[3.0 / 40]], [[12.0 / 40]]])
+    found = apply_speech.denoise(jax.random.key(0), lambda u: 0.0, kernel, observe(clean), 400, 1.0, observe)
+    np.testing.assert_allclose(found, clean, atol=1e-3)
+
+
 def test_logits_of_windows_pool_to_those_of_the_recording():
     logits = np.random.default_rng(0).normal(size=(6, 4))
     np.testing.assert_allclose(apply_speech.pooled_logits(logits), np.log(np.exp(logits).mean(0)), rtol=1e-5)

@@ -59,10 +59,26 @@ def labels_along(phones, frames, length, every):
     return jnp.asarray(phones)[begins(frames, length, every) + length // 2]
 
 
-def denoise(key, energy_fn, kernel, x, num_steps, anchor=0.0):
-    """A few Langevin steps from noisy features: x_0 = x, on E(u) + anchor |u - x|^2.
+def denoise(key, energy_fn, kernel, x, num_steps, anchor=0.0, observe=lambda u: u):
+    """A few Langevin steps from noisy features: x_0 = x, on E(u) + anchor |observe(u) - x|^2.
 
-    Args: energy_fn: x -> scalar, of one sequence (`sequence_energy`). anchor: lambda >= 0. Returns: an array like x.
-    Source: the abstract of Sustek et al. 2023 names de-noising by a few SGLD steps; the anchor is our reading.
+    Args: energy_fn: x -> scalar, of one sequence (`sequence_energy`). anchor: lambda >= 0. observe: clean features -> what noise makes of
+      them (`in_noise`); as they are, the plain anchor |u - x|^2.
+    Returns: an array like x.
+    Source: the abstract of Sustek et al. 2023 names de-noising by a few SGLD steps; the anchors are our reading.
     """
-    return refine(key, lambda u: energy_fn(u) + anchor * jnp.sum((u - x) ** 2), kernel, x, num_steps)
+    return refine(key, lambda u: energy_fn(u) + anchor * jnp.sum((observe(u) - x) ** 2), kernel, x, num_steps)
+
+
+def in_noise(noise, mean, std):
+    """What features become in stationary noise whose power adds to theirs: a function of [T, F, 1] in units of (dB - mean) / std.
+
+        dB(observed) = 10 log10(10^(dB(u) / 10) + 10^(noise / 10))
+
+    Bins that the noise drowns are then free to be anything below it, which is for the energy to say.
+    Args: noise [F] in dB; mean, std [F] of the units. Source: our reading; powers add, phases are left out.
+    """
+    def observe(u):
+        decibels = jnp.logaddexp((u[..., 0] * std + mean) * (jnp.log(10) / 10), noise * (jnp.log(10) / 10)) * (10 / jnp.log(10))
+        return ((decibels - mean) / std)[..., None]
+    return observe
