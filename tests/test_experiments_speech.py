@@ -74,7 +74,7 @@ def test_tables_of_denoising_have_a_row_for_each_way(trained, monkeypatch, capsy
     assert len(rows) == 2 * (2 + 4) and printed == (trained / 'denoise.txt').read_text()
     noisy = rows['white', 'noisy', None]
     assert rows['white', 'plain', 1e6] == pytest.approx(noisy, rel=1e-4) and rows['white', 'plain', 0.0] == pytest.approx(noisy, rel=1e-3)
-    assert rows['white', 'alone', 1e6] < 0.95 * noisy and rows['babble', 'gated', None] > 0
+    assert rows['white', 'alone', 1e6] < 0.97 * noisy and rows['babble', 'gated', None] > 0
     assert_one_sentence(monkeypatch, capsys, '--steps must be numbers', *arguments, '--steps=two')
     assert_one_sentence(monkeypatch, capsys, 'of at least 0', *arguments, '--anchors=-1')
 
