@@ -49,6 +49,19 @@ def whole_recordings(workdir, config, parts, state):
     return figures, lines
 
 
+def inversion(workdir, config, parts, state):
+    """What the way from features to sound and back loses: root mean square error in dB, and what is still recognised."""
+    frontend, params, recordings = parts.speech.frontend, averaged(state), chosen(parts, config.denoise.recordings)
+    before = [frontend.sequence(r.sound) for r in recordings]
+    after = [frontend.sequence(frontend.sound(x)) for x in tqdm(before, desc='features to sound', unit='recording', delay=2, leave=False)]
+    pairs = [(x[:len(y)], y[:len(x)]) for x, y in zip(before, after)]
+    error = error_of(parts, *zip(*pairs)) ** 0.5
+    accuracy = [accuracy_of(parts, params, x, recordings) for x in (before, after)]
+    return {'inversion_rms_db': error, 'inversion_accuracy': accuracy[1]}, [
+        f'features to sound and back      {error:6.2f} dB root mean square error; {len(recordings)} recordings recognised '
+        f'{accuracy[0]:.3f} before, {accuracy[1]:.3f} after']
+
+
 def noisy(parts, recordings, noise, level):
     """The recordings with noise at a level in dB: a list of sounds. noise: 'white', or 'babble' of the other test recordings."""
     voices = [r.sound for r in parts.speech.test]
@@ -147,4 +160,4 @@ def draw(path, frontend, sequences):
     figure.savefig(path, dpi=90)
 
 
-FIGURES = (whole_recordings, denoising)
+FIGURES = (whole_recordings, inversion, denoising)

@@ -8,7 +8,7 @@ from functools import partial
 
 from ml_collections import ConfigDict
 
-from ebm_jax.networks import ConvNet
+from ebm_jax.networks import ConvNet, WideResNet
 from experiments import launch
 from experiments.parts_speech import speech_config, speech_jem
 
@@ -21,12 +21,15 @@ def get_config():
     config.data.update(dict(source='fsdd:data/fsdd.npz', window=32, every=4, time_mask=6, frequency_mask=4))
     config.sampler.num_steps = 10
     config.loss.alpha = 1.0
-    config.network = ConfigDict(dict(widths=(24, 48, 64, 64), strides=(2, 2, 2, 1)))
+    # wide: a Wide-ResNet over (time, frequency) of that depth and width ([code] has 28 and 10) in place of the convolutions.
+    config.network = ConfigDict(dict(wide=False, depth=10, width=2, widths=(24, 48, 64, 64), strides=(2, 2, 2, 1)))
     return config
 
 
 def build(config):
-    return speech_jem(config, partial(ConvNet, **config.network))
+    c = config.network
+    module = partial(WideResNet, depth=c.depth, width=c.width) if c.wide else partial(ConvNet, widths=c.widths, strides=c.strides)
+    return speech_jem(config, module)
 
 
 if __name__ == '__main__':

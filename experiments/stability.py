@@ -111,6 +111,9 @@ SYSTEMS = {   # name: (Task, Setting) -> (method, optimizer, limits)
     'cd': partial(of_icd, 0.0), 'icd': partial(of_icd, 1.0), 'dual_mcmc': of_dual}
 
 
+ONE_BY_ONE = {'dual_mcmc'}   # of one program all the same: kernels of their own for each run make these convolutions slow on the CPU
+
+
 def get_config():
     """The grid, and how many of the runs that diverged are trained again with the guard on, of each setting."""
     return ConfigDict(dict(data='digits', systems='jem,st_jem,cd,icd,dual_mcmc', seeds=5, steps=600, num_steps=(1, 2, 5),
@@ -142,8 +145,9 @@ def train_side_by_side(system, num_steps, cases, c, task):
     @partial(jax.shard_map, mesh=mesh, in_specs=(split, split, split, PartitionSpec(None, 'runs')),
              out_specs=(split, PartitionSpec(None, 'runs')), check_vma=False)
     def advance(state, rates, sizes, batches):
-        each = jax.vmap(lambda rate, size, state, batch: one_step(task, Setting(system, num_steps, rate, size), state, batch))
-        return jax.lax.scan(lambda state, batch: each(rates, sizes, state, batch), state, batches)
+        one = lambda case: one_step(task, Setting(system, num_steps, *case[:2]), *case[2:])
+        each = partial(jax.lax.map, one) if system in ONE_BY_ONE else jax.vmap(one)
+        return jax.lax.scan(lambda state, batch: each((rates, sizes, state, batch)), state, batches)
 
     found = []
     for begin in tqdm(range(0, c.steps, CHUNK), desc=f'{system}, K = {num_steps}, {len(cases)} runs', unit='chunk'):

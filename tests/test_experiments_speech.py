@@ -34,7 +34,7 @@ def test_evaluate_measures_recordings_and_denoising(trained, monkeypatch, capsys
     monkeypatch.setattr(extractor, 'STEPS', 10)
     printed = in_process(monkeypatch, capsys, 'experiments.evaluate', f'--workdir={trained}', '--fresh_per_class=2', '--resamples=3')
     summary = json.loads((trained / 'summary.json').read_text())
-    for name in ('test_accuracy', 'ece', 'conditional_sample_accuracy', 'recording_accuracy'):
+    for name in ('test_accuracy', 'ece', 'conditional_sample_accuracy', 'recording_accuracy', 'inversion_accuracy'):
         assert 0 <= summary[name] <= 1, name
     assert set(summary['ood_auroc']) == {'white', 'babble', 'inverted', 'noise'}
     full = json.loads((trained / 'evaluation.json').read_text())
@@ -96,6 +96,9 @@ def test_experiments_on_speech_carry_their_command_and_build(name, tmp_path):
         shape = (21, 40, 1)
     shapes = launch.build(module, config).state_shapes()
     assert shapes.chains.buffer.position.shape[2:] == shape and shapes.chains.buffer.seen.shape == (config.shards,)
+    if name.startswith('spoken'):
+        config.network.wide = True
+        assert {'WideBlock_0', 'WideBlock_2'} < set(launch.build(module, config).state_shapes().params)
 
 
 @pytest.mark.parametrize('flags, says', [

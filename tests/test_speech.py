@@ -1,5 +1,6 @@
 """Sound, its features and the way back; label files, windows and long sequences, against what is known of them."""
 import csv
+import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +19,7 @@ from tfds_sets import prepare  # noqa: E402
 from ebm_jax import audio, data, formants, speech  # noqa: E402
 
 A16 = audio.Analysis()
+PHONES = pathlib.Path(__file__).parent.parent.parent / 'shared' / 'data' / 'speech_phones_mini.npz'
 
 
 def tone(frequency, seconds=0.5, rate=16000, level=0.1):
@@ -141,6 +143,27 @@ def labelled_folder(root, ending):
 def test_label_files_of_three_kinds_say_the_same(tmp_path, ending):
     recording, = speech.folder(labelled_folder(tmp_path, ending), 'train')
     assert recording.segments == ((0, 1600, 's'), (1600, 3744, 'iy'), (4800, 7200, 'sh')) and recording.rate == 16000
+
+
+@pytest.mark.skipif(not PHONES.exists(), reason='speech_phones_mini is not in ../shared/data')
+def test_real_phones_come_through_a_textgrid(tmp_path):
+    """A manually labelled utterance, written as wav and TextGrid by other libraries and read again."""
+    with np.load(PHONES, allow_pickle=False) as pack:
+        of_first = pack['seg_utt'] == 0
+        rows = list(zip(pack['seg_start'][of_first], pack['seg_end'][of_first], map(str, pack['seg_phone'][of_first])))
+        sound, rate = pack['audio'][:pack['offsets'][1]] / np.float32(32768), int(pack['sample_rate'][0])
+    (tmp_path / 'train').mkdir()
+    soundfile.write(tmp_path / 'train' / 'a.wav', sound, rate, subtype='PCM_16')
+    grid = textgrid.Textgrid()
+    grid.addTier(textgrid.IntervalTier('segments', rows, 0, len(sound) / rate))
+    grid.save(str(tmp_path / 'train' / 'a.TextGrid'), 'long_textgrid', includeBlankSpaces=True)
+    recording, = speech.folder(tmp_path, 'train')
+    assert [segment.phone for segment in recording.segments] == [phone for _, _, phone in rows]
+    np.testing.assert_allclose([segment.start / rate for segment in recording.segments], [start for start, _, _ in rows], atol=1e-4)
+    analysis = audio.Analysis(rate=rate)
+    phones, centres = speech.frame_phones(recording, analysis), 0.01 * np.arange(analysis.frames(len(sound)))
+    for start, end, phone in rows:
+        assert {phones[i] for i in np.flatnonzero((centres > start + 1e-4) & (centres < end - 1e-4))} <= {phone}
 
 
 def test_bad_label_files_get_one_sentence(tmp_path):
