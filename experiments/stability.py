@@ -3,7 +3,8 @@
     python -m experiments.stability --workdir=runs/stability [--config.systems=jem,st_jem] [--config.seeds=5]
     python -m experiments.stability --workdir=runs/of_phonemes --config.data=frames:data/phoneme_esl.npz --config.systems=jem,st_jem
 
-All runs of one system and one K are mapped by `vmap` into one program. A run counts as diverged at the first step that is not healthy: a
+All runs of one system and one K are one program: mapped by `vmap`, on the CPU one after the other (`lax.map`), since its convolutions are
+several times slower where each run has kernels of its own. A run counts as diverged at the first step that is not healthy: a
 figure, gradient or parameter that is not finite, or the system's own limit (JEM [code]: a loss beyond 1e8; contrastive divergence,
 ICD [code]: |mean E+| beyond 10; dual-MCMC, ours: a gap beyond 100). Those that did are then trained again with the guard on, `guarded`
 of each setting, one by one. Intervals are Wilson's, 95 %. Writes stability.txt, stability.json and heat maps; rerunning continues.
@@ -111,9 +112,6 @@ SYSTEMS = {   # name: (Task, Setting) -> (method, optimizer, limits)
     'cd': partial(of_icd, 0.0), 'icd': partial(of_icd, 1.0), 'dual_mcmc': of_dual}
 
 
-ONE_BY_ONE = {'dual_mcmc'}   # of one program all the same: kernels of their own for each run make these convolutions slow on the CPU
-
-
 def get_config():
     """The grid, and how many of the runs that diverged are trained again with the guard on, of each setting."""
     return ConfigDict(dict(data='digits', systems='jem,st_jem,cd,icd,dual_mcmc', seeds=5, steps=600, num_steps=(1, 2, 5),
@@ -146,7 +144,7 @@ def train_side_by_side(system, num_steps, cases, c, task):
              out_specs=(split, PartitionSpec(None, 'runs')), check_vma=False)
     def advance(state, rates, sizes, batches):
         one = lambda case: one_step(task, Setting(system, num_steps, *case[:2]), *case[2:])
-        each = partial(jax.lax.map, one) if system in ONE_BY_ONE else jax.vmap(one)
+        each = partial(jax.lax.map, one) if devices[0].platform == 'cpu' else jax.vmap(one)
         return jax.lax.scan(lambda state, batch: each((rates, sizes, state, batch)), state, batches)
 
     found = []
