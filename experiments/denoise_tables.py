@@ -6,6 +6,7 @@ what went in and spectral gating. Writes WORKDIR/denoise.txt and denoise.json.
 """
 import itertools
 import pathlib
+from functools import partial
 
 from absl import flags
 from ml_collections import ConfigDict
@@ -14,7 +15,7 @@ from tqdm import tqdm
 from ebm_jax.errors import InputError
 from ebm_jax.record import write_json
 from experiments import launch
-from experiments.figures_speech import LEVELS, NOISES, accuracy_of, chosen, denoised, error_of, gated, noisy
+from experiments.figures_speech import LEVELS, NOISES, accuracy_of, chosen, compared, denoised, gated, in_cases
 from experiments.parts import averaged
 
 KINDS = ('in noise', 'plain', 'alone')
@@ -46,23 +47,22 @@ def run(values):
     if parts.speech is None:
         raise InputError(f'{values.workdir} was not trained on recordings: give a run on speech (frames alone have no sound)')
     params, recordings = averaged(state), chosen(parts, values.recordings or config.denoise.recordings)
-    clean = [parts.speech.frontend.sequence(r.sound) for r in recordings]
+    frontend, (cases, sounds) = parts.speech.frontend, in_cases(parts, recordings, levels)
+    before = [frontend.sequence(sound) for sound in sounds]
+    ways = {('noisy', None, None): lambda: before, ('gated', None, None): lambda: gated(frontend, sounds)}
+    for kind, anchor, n in itertools.product(KINDS, anchors, steps):
+        if anchor or kind == 'plain':   # without an anchor all kinds are one
+            c = ConfigDict({**config.denoise, 'num_steps': n, 'anchor': anchor})
+            c.step_size = values.step_size or c.step_size
+            c.percentile = 0.0 if kind == 'plain' else c.percentile
+            ways[kind, n, anchor] = partial(denoised, parts, params, before, c, prior=kind != 'alone')
     rows = []
-    for noise, level in tqdm([(noise, level) for noise in NOISES for level in levels], desc='de-noising', unit='case'):
-        sounds = noisy(parts, recordings, noise, level)
-        before = [parts.speech.frontend.sequence(sound) for sound in sounds]
-        ways = {('noisy', None, None): before, ('gated', None, None): gated(parts.speech.frontend, sounds)}
-        for kind, anchor, n in itertools.product(KINDS, anchors, steps):
-            if anchor or kind == 'plain':   # without an anchor all kinds are one
-                c = ConfigDict({**config.denoise, 'num_steps': n, 'anchor': anchor})
-                c.step_size = values.step_size or c.step_size
-                c.percentile = 0.0 if kind == 'plain' else c.percentile
-                ways[kind, n, anchor] = denoised(parts, params, before, c, prior=kind != 'alone')
-        rows += [{'noise': noise, 'level': level, 'way': kind, 'steps': n, 'anchor': anchor, 'mse': error_of(parts, x, clean),
-                  'accuracy': accuracy_of(parts, params, x, recordings)} for (kind, n, anchor), x in ways.items()]
+    for (kind, n, anchor), make in tqdm(ways.items(), desc='de-noising', unit='way'):
+        rows += [{'noise': noise, 'level': level, 'way': kind, 'steps': n, 'anchor': anchor, 'mse': error, 'accuracy': accuracy}
+                 for (noise, level), (error, accuracy) in zip(cases, compared(parts, params, make(), recordings))]
     workdir = pathlib.Path(values.workdir)
     write_json(workdir / 'denoise.json', rows)
-    lines = table(rows, levels, len(recordings), accuracy_of(parts, params, clean, recordings))
+    lines = table(rows, levels, len(recordings), accuracy_of(parts, params, [frontend.sequence(r.sound) for r in recordings], recordings))
     (workdir / 'denoise.txt').write_text('\n'.join(lines) + '\n')
     print('\n'.join(lines))
 

@@ -27,14 +27,20 @@ def logits_of(parts, params, sequences):
     return parted if frontend.by_frame else [np.asarray(apply_speech.pooled_logits(jnp.asarray(rows))) for rows in parted]
 
 
-def accuracy_of(parts, params, sequences, recordings):
-    """Share of labelled frames, or of recordings, whose largest logit is that of their label."""
-    right = total = 0
+def hits(parts, params, sequences, recordings):
+    """Of each recording: how many of its frames (or its word) the largest logit is right about, and how many are labelled. int [N, 2]"""
+    found = []
     for logits, recording in zip(logits_of(parts, params, sequences), recordings):
         labels = parts.speech.frontend.labels(recording)
-        known, found = labels >= 0, np.argmax(np.atleast_2d(logits), 1)[:len(labels)]   # a short sequence was filled up
-        right, total = right + np.sum(found[known] == labels[known]), total + np.sum(known)
-    return float(right / max(total, 1))
+        known, best = labels >= 0, np.argmax(np.atleast_2d(logits), 1)[:len(labels)]   # a short sequence was filled up
+        found.append((np.sum(best[known] == labels[known]), np.sum(known)))
+    return np.array(found)
+
+
+def accuracy_of(parts, params, sequences, recordings):
+    """Share of labelled frames, or of recordings, that are recognised."""
+    right, labelled = hits(parts, params, sequences, recordings).sum(0)
+    return float(right / max(labelled, 1))
 
 
 def whole_recordings(workdir, config, parts, state):
@@ -106,14 +112,18 @@ def gated(frontend, sounds):
     return [frontend.sequence(sound.astype(np.float32)) for sound in reduced]
 
 
-def compared(parts, params, recordings, noise, level, c):
-    """{'mse_before', 'mse_after', 'mse_anchor_alone', 'mse_gated', 'accuracy_before', ...} of one noise at one level."""
-    frontend, sounds = parts.speech.frontend, noisy(parts, recordings, noise, level)
-    clean, before = [frontend.sequence(r.sound) for r in recordings], [frontend.sequence(sound) for sound in sounds]
-    ways = {'before': before, 'after': denoised(parts, params, before, c), 'anchor_alone': denoised(parts, params, before, c, prior=False),
-            'gated': gated(frontend, sounds)}
-    return {f'mse_{way}': error_of(parts, x, clean) for way, x in ways.items()} | {
-        f'accuracy_{way}': accuracy_of(parts, params, x, recordings) for way, x in ways.items()}
+def in_cases(parts, recordings, levels):
+    """(cases, sounds): the recordings in every noise at every level, case after case."""
+    cases = [(noise, level) for noise in NOISES for level in levels]
+    return cases, [sound for noise, level in cases for sound in noisy(parts, recordings, noise, level)]
+
+
+def compared(parts, params, sequences, recordings):
+    """[(error, accuracy)] of each case; the sequences are those of the recordings, case after case."""
+    clean, n = [parts.speech.frontend.sequence(r.sound) for r in recordings], len(recordings)
+    counts = hits(parts, params, sequences, recordings * (len(sequences) // n))
+    share = lambda right, labelled: float(right / max(labelled, 1))
+    return [(error_of(parts, sequences[i:i + n], clean), share(*counts[i:i + n].sum(0))) for i in range(0, len(sequences), n)]
 
 
 def chosen(parts, num):
@@ -125,9 +135,14 @@ def chosen(parts, num):
 def denoising(workdir, config, parts, state):
     """De-noising at LEVELS of white noise and babble, beside spectral gating."""
     c, params, recordings = config.denoise, averaged(state), chosen(parts, config.denoise.recordings)
-    cases = [(noise, level) for noise in NOISES for level in LEVELS]
-    progress = tqdm(cases, desc='de-noising', unit='case', delay=2, leave=False)
-    table = {(noise, level): compared(parts, params, recordings, noise, level, c) for noise, level in progress}
+    frontend, (cases, sounds) = parts.speech.frontend, in_cases(parts, recordings, LEVELS)
+    before = [frontend.sequence(sound) for sound in sounds]
+    after = denoised(parts, params, before, c)
+    ways = {'before': before, 'after': after, 'anchor_alone': denoised(parts, params, before, c, prior=False),
+            'gated': gated(frontend, sounds)}
+    found = {way: compared(parts, params, x, recordings) for way, x in ways.items()}
+    table = {case: {f'{kind}_{way}': rows[i][j] for way, rows in found.items() for j, kind in enumerate(('mse', 'accuracy'))}
+             for i, case in enumerate(cases)}
     lines = [f'De-noising {len(recordings)} test recordings: {c.num_steps} steps of size {c.step_size:g}, anchor {c.anchor:g}, noise at '
              f'percentile {c.percentile:g}; alone: the anchor without the energy; gated: spectral gating by noisereduce.',
              'Error of the log-mel spectrogram in dB^2 / accuracy of the model itself.',
@@ -135,11 +150,9 @@ def denoising(workdir, config, parts, state):
     for (noise, level), row in table.items():
         lines.append(f'{noise:<8}{level:>5}' + ''.join(f'{row[f"mse_{way}"]:>10.1f} / {row[f"accuracy_{way}"]:.3f}' for way in (
             'before', 'after', 'anchor_alone', 'gated')))
-    frontend = parts.speech.frontend
-    clean, (before,) = recordings[0].sound, noisy(parts, recordings[:1], 'white', 10)
-    after, = denoised(parts, params, [frontend.sequence(before)], c)
+    shown = cases.index(('white', 10)) * len(recordings)
     draw(workdir / 'samples' / 'denoised.png', frontend, {
-        'clean': frontend.sequence(clean), 'white noise, 10 dB': frontend.sequence(before), f'after {c.num_steps} steps': after})
+        'clean': frontend.sequence(recordings[0].sound), 'white noise, 10 dB': before[shown], f'after {c.num_steps} steps': after[shown]})
     of = lambda noise: {str(level): table[noise, level] for level in LEVELS}
     return {'denoise': of('white'), 'denoise_babble': of('babble')}, lines
 

@@ -3,8 +3,8 @@
     python -m experiments.stability --workdir=runs/stability [--config.systems=jem,st_jem] [--config.seeds=5]
     python -m experiments.stability --workdir=runs/of_phonemes --config.data=frames:data/phoneme_esl.npz --config.systems=jem,st_jem
 
-All runs of one system and one K are one program: mapped by `vmap`, on the CPU one after the other (`lax.map`), since its convolutions are
-several times slower where each run has kernels of its own. A run counts as diverged at the first step that is not healthy: a
+All runs of one system and one K are one program: mapped by `vmap`, on the CPU one after the other (`lax.map`), which is twice as fast
+there, since convolutions are slow where each run has kernels of its own. A run counts as diverged at the first step that is not healthy: a
 figure, gradient or parameter that is not finite, or the system's own limit (JEM [code]: a loss beyond 1e8; contrastive divergence,
 ICD [code]: |mean E+| beyond 10; dual-MCMC, ours: a gap beyond 100). Those that did are then trained again with the guard on, `guarded`
 of each setting, one by one. Intervals are Wilson's, 95 %. Writes stability.txt, stability.json and heat maps; rerunning continues.
