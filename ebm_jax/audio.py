@@ -4,6 +4,7 @@ Needs the extra `speech` (librosa, soundfile). Sound is float32 [n] in [-1, 1], 
 Constants [code]: 80 bins, 25 ms every 10 ms, pre-emphasis .97, each bin normalised; what is not marked so is our reading.
 """
 import functools
+import importlib
 import math
 import pathlib
 import warnings
@@ -13,14 +14,16 @@ import numpy as np
 
 from ebm_jax.errors import InputError
 
-try:
-    import librosa
-    import soundfile
-except ImportError as error:
-    raise InputError(f'speech needs more packages ({error.name} is missing): pip install -e ".[speech]"') from error
-
 SPAN = 4.0    # standard deviations from the mean that features may be away: they become [-1, 1], the range of images
 RANGE = 80.0  # decibels below the loudest value of a recording at which its spectrogram ends (our reading)
+
+
+def package(name):
+    """A module of the extra `speech`, imported where it is needed. Raises: InputError where it is not installed."""
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise InputError(f'speech needs more packages ({error.name} is missing): pip install -e ".[speech]"') from error
 
 
 class Analysis(NamedTuple):
@@ -51,7 +54,7 @@ class Analysis(NamedTuple):
 
 @functools.lru_cache
 def _filters(rate, points, bins):
-    return librosa.filters.mel(sr=rate, n_fft=points, n_mels=bins)
+    return package('librosa').filters.mel(sr=rate, n_fft=points, n_mels=bins)
 
 
 @functools.lru_cache
@@ -68,15 +71,17 @@ def _fft(rate, bins, window_length):
 
 def check(analysis):
     """Refuse settings that give no features. Raises: InputError."""
-    if analysis.rate < 1000 or analysis.bins < 2 or not 0 < analysis.hop <= analysis.window or not 0 <= analysis.preemphasis < 1:
-        raise InputError('features need a rate of at least 1000, 2 bins, 0 < hop <= window and a pre-emphasis in [0, 1), got '
-                         f'{tuple(analysis)}')
+    a = analysis
+    if not (a.rate >= 1000 and a.bins >= 2 and math.isfinite(a.window) and 0 < a.hop <= a.window and 0 <= a.preemphasis < 1
+            and a.hop_length >= 1 and a.window_length >= 2):
+        raise InputError('features need a rate of at least 1000, 2 bins, a hop of a sample or more, no longer than the window, and a '
+                         f'pre-emphasis in [0, 1), got {a}')
     return analysis.fft
 
 
 def read(path, rate=None):
     """(sound, rate) of a wav or flac file. Raises: InputError for what is no sound of one channel, or has another rate than asked for."""
-    path = pathlib.Path(path)
+    path, soundfile = pathlib.Path(path), package('soundfile')
     if not path.is_file():
         raise InputError(f'no sound file at {path}: check the path')
     try:
@@ -100,16 +105,21 @@ def checked(sound, found, name, rate=None):
     return sound
 
 
-def levelled(sound, level=0.1):
-    """Sound scaled to a root mean square of `level`, so that how loud somebody spoke says nothing (our reading). Silence stays silent."""
+def gain(sound, level=0.1):
+    """The factor that brings sound to a root mean square of `level`; 1 for silence."""
     loudness = np.sqrt(np.mean(np.square(sound, dtype=np.float64)))
-    return sound if loudness == 0 else (level / loudness * sound).astype(np.float32)
+    return np.float32(level / loudness if loudness else 1.0)
+
+
+def levelled(sound, level=0.1):
+    """Sound at a root mean square of `level`, so that how loud somebody spoke says nothing (our reading)."""
+    return gain(sound, level) * sound
 
 
 def write(path, sound, rate):
     """Sound as a 16-bit wav file; scaled down where it would clip."""
     pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
-    soundfile.write(path, sound / max(1.0, float(np.abs(sound).max(initial=0.0))), rate, subtype='PCM_16')
+    package('soundfile').write(path, sound / max(1.0, float(np.abs(sound).max(initial=0.0))), rate, subtype='PCM_16')
 
 
 def log_mel(sound, analysis):
@@ -119,6 +129,7 @@ def log_mel(sound, analysis):
 
     Frame i is centred on sample i hop_length; beyond its ends sound counts as 0. By librosa.
     """
+    librosa = package('librosa')
     emphasised = librosa.effects.preemphasis(sound, coef=analysis.preemphasis, zi=np.zeros(1, np.float32))
     spectrum = librosa.stft(emphasised, n_fft=analysis.fft, hop_length=analysis.hop_length, win_length=analysis.window_length)
     power = _filters(analysis.rate, analysis.fft, analysis.bins) @ np.abs(spectrum) ** 2
@@ -131,6 +142,7 @@ def to_sound(features, analysis, iterations=64):
 
     What is lost: phase, fine structure within a mel band, all beyond RANGE. docs/results.md has the error measured.
     """
+    librosa = package('librosa')
     power = librosa.db_to_power(np.asarray(features, np.float64).T)
     magnitude = librosa.feature.inverse.mel_to_stft(power, sr=analysis.rate, n_fft=analysis.fft)
     sound = librosa.griffinlim(magnitude, n_iter=iterations, hop_length=analysis.hop_length, win_length=analysis.window_length,

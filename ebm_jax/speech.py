@@ -10,8 +10,6 @@ import zlib
 from typing import NamedTuple
 
 import numpy as np
-from praatio import textgrid
-from praatio.utilities.errors import ParsingError
 from tqdm import tqdm
 
 from ebm_jax import audio, data
@@ -42,14 +40,14 @@ def folder(path, split):
     """Sound files with a label file of the same name beside each: FOLDER/SPLIT/**/NAME.wav and NAME.TextGrid, .lab (HTK) or .csv.
 
     TextGrid: the interval tier called phones, phonemes or segments, else the only one. .lab: start, end in units of 100 ns, phone.
-    CSV: start, end in seconds, phone. Intervals without a name are not labelled.
+    CSV: start, end in seconds, phone. Intervals without a name are not labelled. The folder that a file lies in names the speaker.
     Raises: InputError for a folder, sound or label file that cannot be used.
     """
     root = pathlib.Path(path) / _checked(split)
     files = sorted(file for file in root.rglob('*') if file.suffix.lower() in ('.wav', '.flac'))
     if not files:
         raise InputError(f'no sound files in {root}: put NAME.wav with NAME.TextGrid, NAME.lab or NAME.csv in {path}/train and {path}/test')
-    return [_annotated(file) for file in tqdm(files, desc=f'reading {root}', unit='file', delay=2)]
+    return [_annotated(file, root) for file in tqdm(files, desc=f'reading {root}', unit='file', delay=2)]
 
 
 def _checked(split):
@@ -58,21 +56,28 @@ def _checked(split):
     return split
 
 
-def _annotated(file):
+def _annotated(file, root):
     sound, rate = audio.read(file)
     labels = [file.with_suffix(ending) for ending in READERS if file.with_suffix(ending).is_file()]
     if len(labels) != 1:
         raise InputError(f'{file} needs one label file beside it ({", ".join(READERS)}), found {len(labels)}')
     try:
         rows = [(float(start), float(end), phone) for start, end, phone in READERS[labels[0].suffix](labels[0])]
-    except (ParsingError, ValueError, KeyError, IndexError, UnicodeDecodeError, csv.Error) as error:
+        if not np.isfinite([time for row in rows for time in row[:2]]).all():
+            raise ValueError('a time is not finite')
+    except (ValueError, KeyError, IndexError, UnicodeDecodeError, csv.Error) as error:
         why = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f'{labels[0]} cannot be read as labels ({why}): mend it, or remove it with its sound') from error
-    return Recording(file.stem, sound, rate, checked_segments(rows, rate, len(sound), labels[0]))
+    speaker = '' if file.parent == root else file.parent.name
+    return Recording(file.stem, sound, rate, checked_segments(rows, rate, len(sound), labels[0]), None, speaker)
 
 
 def _textgrid(file):
-    grid = textgrid.openTextgrid(str(file), includeEmptyIntervals=False)
+    textgrid, refused = audio.package('praatio.textgrid'), audio.package('praatio.utilities.errors').PraatioException
+    try:
+        grid = textgrid.openTextgrid(str(file), includeEmptyIntervals=False)
+    except refused as error:
+        raise ValueError(error) from error
     tiers = [tier for tier in grid.tiers if isinstance(tier, textgrid.IntervalTier)]
     named = [tier for tier in tiers if tier.name.lower() in ('phones', 'phonemes', 'segments', 'phone', 'phoneme')] or tiers
     if len(named) != 1:
@@ -138,11 +143,16 @@ def _fsdd_pack(path, wanted):
     ends, rate, recordings = pack['offsets'], int(pack['sample_rate']), []
     if len(ends) != len(pack['y']) + 1 or ends[-1] > len(pack['audio']):
         raise InputError(f'{path}: offsets must be one more than the recordings and end within the audio')
+    known = set(range(len(pack['speaker_names'])))
+    if not len(pack['speaker']) == len(pack['index']) == len(pack['y']) or not set(pack['speaker']) <= known:
+        raise InputError(f'{path}: speaker and index must be as many as y, speakers numbers of speaker_names')
     for i in np.flatnonzero([wanted(index) for index in pack['index']]):
         word, speaker = str(pack['y'][i]), str(pack['speaker_names'][pack['speaker'][i]])
         name = f'{word}_{speaker}_{pack["index"][i]}'
         sound = audio.checked(pack['audio'][ends[i]:ends[i + 1]] / np.float32(32768), rate, f'{path}: {name}')
         recordings.append(Recording(name, sound, rate, (), word, speaker))
+    if not recordings:
+        raise InputError(f'{path} has no recordings of this split: index 0 to 4 are for testing, the others for training')
     return recordings
 
 
@@ -162,11 +172,11 @@ def _arrays(path, needed):
 def tfds(name, split, data_dir=None, *, label='label', rate=16000):
     """A prepared TFDS set of recordings (speech_commands, librispeech): 'audio' or 'speech' as whole numbers, and a label for each.
 
-    label: where the label stands in an example ('label', 'speaker_id'). rate: of the set, which its examples do not hold. A set with TFDS's
-    own Audio feature needs TensorFlow to be opened, even where nothing is decoded.
+    split: as TFDS has it ('train', 'test_clean', 'train_clean100[:90%]'). label: where the label stands in an example ('label',
+    'speaker_id'). rate: of the set, which its examples do not hold. A set with TFDS's own Audio feature needs TensorFlow to be opened, even
+    where nothing is decoded.
     """
     import tensorflow_datasets
-    _checked(split)
     try:
         source = tensorflow_datasets.data_source(name, split=split, data_dir=data_dir, download=False)
         rows = [source[i] for i in tqdm(range(len(source)), desc=f'decoding {name} {split}', unit='recording', delay=2)]
@@ -193,13 +203,13 @@ def frames(path):
     """
     pack = _arrays(path, ('x', 'y', 'part', 'label_names'))
     x, y, part = pack['x'], pack['y'], pack['part']
-    if x.ndim != 2 or not np.issubdtype(x.dtype, np.floating) or not np.isfinite(x).all():
+    if x.ndim != 2 or not x.size or not np.issubdtype(x.dtype, np.floating) or not np.isfinite(x).all():
         raise InputError(f'{path}: x must be finite floats [N, F], got {x.dtype} {list(x.shape)}')
     classes = len(pack['label_names'])
     if y.shape != x.shape[:1] or part.shape != y.shape or not np.issubdtype(y.dtype, np.integer) or not 0 <= y.min() <= y.max() < classes:
         raise InputError(f'{path}: y must be {len(x)} integers from 0 to {classes - 1} and part as many strings')
-    if not (part == 'train').any() or not (part == 'test').any():
-        raise InputError(f"{path}: part must hold 'train' and 'test'")
+    if set(y[part == 'train']) != set(range(classes)) or not (part == 'test').any():
+        raise InputError(f"{path}: part must hold 'train' and 'test', and every label a training frame")
     scale = audio.scale_of([x[part == 'train']])
     units = scale.to_units(x)[:, None, :, None]
     of = lambda name: data.Examples(pathlib.Path(path).stem, units[part == name], y[part == name].astype(np.int32))
@@ -218,16 +228,17 @@ def frame_phones(recording, analysis):
     return phones.tolist()
 
 
-def phone_windows(recordings, features, analysis, scale, length, names, every=1, name='phones'):
+def phone_windows(recordings, features, analysis, scale, length, names, every=1, name='phones', avoid=()):
     """Examples of windows around labelled frames, under the label of the frame in the middle.
 
     Args: features: [T, F] in decibels, of each recording. names: the phones that are labels 0, 1, ...; windows of others are left out.
-      every: takes each so manieth labelled frame.
+      every: takes each so manieth labelled frame. avoid: phones that no window may hold, anywhere.
     """
     number, x, y = {phone: i for i, phone in enumerate(names)}, [], []
     for recording, spectrum in zip(recordings, features):
         phones = frame_phones(recording, analysis)
-        pick = [i for i in range(len(spectrum)) if phones[i] in number][::every]
+        inside = [phones[max(i - length // 2, 0):i - length // 2 + length] for i in range(len(spectrum))]
+        pick = [i for i in range(len(spectrum)) if phones[i] in number and not set(avoid) & set(inside[i])][::every]
         x.append(audio.windows(scale.to_units(spectrum), length)[pick])
         y += [number[phones[i]] for i in pick]
     if not y:
@@ -273,19 +284,22 @@ class Frontend(NamedTuple):
         return audio.log_mel(sound, self.analysis)
 
     def sequence(self, sound):
-        """[n] -> [T, F, 1] in network units; at least one window long, where its last frame is repeated."""
-        spectrum = self.scale.to_units(self.spectrum(sound))
-        return np.pad(spectrum, ((0, max(self.length - len(spectrum), 0)), (0, 0)), mode='edge')[..., None]
+        """[n] -> [T, F, 1] in network units."""
+        return self.scale.to_units(self.spectrum(sound))[..., None]
 
     def sound(self, x):
-        """[T, F, 1] -> [(T - 1) hop_length], see `audio.to_sound`."""
-        return audio.to_sound(self.scale.to_decibels(np.asarray(x)[..., 0]), self.analysis)
+        """[T, F, 1], cut to [-1, 1] -> [(T - 1) hop_length], see `audio.to_sound`. Raises: InputError where x is not finite."""
+        if not np.isfinite(x).all():
+            raise InputError('the chain went astray, its features are not finite: take fewer or smaller steps, or a weaker anchor')
+        return audio.to_sound(self.scale.to_decibels(np.clip(np.asarray(x)[..., 0], -1, 1)), self.analysis)
 
-    def windows(self, recordings, spectra=None, names=None, name='recordings'):
-        """Examples of recordings. spectra: theirs, where they are known. names: of other labels than the Frontend's."""
+    def windows(self, recordings, spectra=None, names=None, name='recordings', avoid=()):
+        """Examples of recordings. spectra: theirs, where they are known. names: of other labels than the Frontend's. avoid: phones that
+        no window may hold.
+        """
         spectra = [self.spectrum(r.sound) for r in recordings] if spectra is None else spectra
         if self.by_frame:
-            return phone_windows(recordings, spectra, self.analysis, self.scale, self.length, names or self.names, self.every, name)
+            return phone_windows(recordings, spectra, self.analysis, self.scale, self.length, names or self.names, self.every, name, avoid)
         return word_windows(recordings, spectra, self.scale, self.length, names or self.names, self.every, name)
 
     def views(self, x):

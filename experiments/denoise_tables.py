@@ -5,6 +5,7 @@ For each noise and level, the error of the log-mel spectrogram (dB^2) and the mo
 what went in and spectral gating. Writes WORKDIR/denoise.txt and denoise.json.
 """
 import itertools
+import math
 import pathlib
 from functools import partial
 
@@ -15,7 +16,7 @@ from tqdm import tqdm
 from ebm_jax.errors import InputError
 from ebm_jax.record import write_json
 from experiments import launch
-from experiments.figures_speech import LEVELS, NOISES, accuracy_of, chosen, compared, denoised, gated, in_cases
+from experiments.figures_speech import LEVELS, NOISES, accuracy_of, cases_of, check, chosen, compared, denoised, gated
 from experiments.parts import averaged
 
 KINDS = ('in noise', 'plain', 'alone')
@@ -36,7 +37,7 @@ def numbers(values, name, kind, low):
         found = [kind(text) for text in values[name].value]
     except ValueError as error:
         raise InputError(f'--{name} must be numbers, got {",".join(values[name].value)}') from error
-    if not found or low is not None and min(found) < low:
+    if not found or not all(map(math.isfinite, found)) or low is not None and min(found) < low:
         raise InputError(f'--{name} must be numbers{"" if low is None else f" of at least {low}"}, got {",".join(values[name].value)}')
     return found
 
@@ -47,19 +48,19 @@ def run(values):
     if parts.speech is None:
         raise InputError(f'{values.workdir} was not trained on recordings: give a run on speech (frames alone have no sound)')
     params, recordings = averaged(state), chosen(parts, values.recordings or config.denoise.recordings)
-    frontend, (cases, sounds) = parts.speech.frontend, in_cases(parts, recordings, levels)
-    before = [frontend.sequence(sound) for sound in sounds]
-    ways = {('noisy', None, None): lambda: before, ('gated', None, None): lambda: gated(frontend, sounds)}
+    frontend, given = parts.speech.frontend, cases_of(parts, recordings, levels)
+    ways = {('noisy', None, None): lambda: given.before, ('gated', None, None): lambda: gated(frontend, given.sounds)}
     for kind, anchor, n in itertools.product(KINDS, anchors, steps):
         if anchor or kind == 'plain':   # without an anchor all kinds are one
             c = ConfigDict({**config.denoise, 'num_steps': n, 'anchor': anchor})
             c.step_size = values.step_size or c.step_size
             c.percentile = 0.0 if kind == 'plain' else c.percentile
-            ways[kind, n, anchor] = partial(denoised, parts, params, before, c, prior=kind != 'alone')
+            check(c)
+            ways[kind, n, anchor] = partial(denoised, parts, params, given.before, c, prior=kind != 'alone')
     rows = []
     for (kind, n, anchor), make in tqdm(ways.items(), desc='de-noising', unit='way'):
         rows += [{'noise': noise, 'level': level, 'way': kind, 'steps': n, 'anchor': anchor, 'mse': error, 'accuracy': accuracy}
-                 for (noise, level), (error, accuracy) in zip(cases, compared(parts, params, make(), recordings))]
+                 for (noise, level), (error, accuracy) in zip(given.cases, compared(parts, params, make(), given))]
     workdir = pathlib.Path(values.workdir)
     write_json(workdir / 'denoise.json', rows)
     lines = table(rows, levels, len(recordings), accuracy_of(parts, params, [frontend.sequence(r.sound) for r in recordings], recordings))

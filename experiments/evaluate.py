@@ -3,8 +3,9 @@
 Accuracy and calibration (of classifiers), out-of-distribution detection, fresh samples, judged, and their distance to the
 data. Writes evaluation.json, evaluation.txt (the same, with the protocol beside each figure), scores.png, curves.png, samples/*.png (and
 reliability.png) into the workdir, and the main figures into its summary.json. NAME=DATA adds an out-of-distribution set: rotated,
-inverted, noise, mixed (changes of the test set), held_out (classes left out of training), npz:FILE, folder:FOLDER or
-tfds:NAME[@FOLDER]; NAME= alone removes one of the experiment's own. Distances are in the features of a classifier that is trained
+inverted, noise, mixed (changes of the test set), npz:FILE, folder:FOLDER or
+tfds:NAME[@FOLDER]; NAME= alone removes one; those that the run has by itself (classes left out of
+training, noise and babble of speech) are there already. Distances are in the features of a classifier that is trained
 on the run's data here (WORKDIR/extractor.npz, or --extractor=FILE to share one); --inception=FILE.npz adds the true FID.
 """
 import pathlib
@@ -44,7 +45,7 @@ def run(values):
     began = time.time()
     workdir = pathlib.Path(values.workdir)
     config, parts, state = launch.restore(workdir)
-    outside = {name: outsiders(spec, parts) for name, spec in requested(config, values.ood).items()}
+    outside = {name: outsiders(spec, parts) for name, spec in requested(config, parts, values.ood).items()}
     extractors = extractors_of(workdir, parts, values)
     inside = predict.over(parts.predict, averaged(state), parts.test)
     fresh = fresh_samples(parts, state, values.fresh_per_class)
@@ -80,9 +81,9 @@ def summary_of(found):
     return summary
 
 
-def requested(config, additions):
-    """The experiment's out-of-distribution sets, with the user's NAME=DATA on top."""
-    sets = dict(config.ood)
+def requested(config, parts, additions):
+    """The experiment's out-of-distribution sets and those that the run has by itself, with the user's NAME=DATA on top."""
+    sets = dict(config.ood) | {name: name for name in parts.own_sets}
     for addition in additions:
         name, equals, spec = addition.partition('=')
         if not name or not equals:

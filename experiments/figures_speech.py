@@ -1,16 +1,17 @@
 """What evaluate measures of runs on recordings: whole recordings recognised, and how far de-noising brings noisy ones back."""
+import math
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import noisereduce
 import numpy as np
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from ebm_jax import audio, devices, mcmc
 from ebm_jax.apply import speech as apply_speech
-from ebm_jax.types import UNLABELLED
+from ebm_jax.errors import InputError
 from experiments.parts import averaged
 
 LEVELS = (0, 5, 10, 20)   # signal-to-noise ratios, dB
@@ -32,7 +33,7 @@ def hits(parts, params, sequences, recordings):
     found = []
     for logits, recording in zip(logits_of(parts, params, sequences), recordings):
         labels = parts.speech.frontend.labels(recording)
-        known, best = labels >= 0, np.argmax(np.atleast_2d(logits), 1)[:len(labels)]   # a short sequence was filled up
+        known, best = labels >= 0, np.argmax(np.atleast_2d(logits), 1)
         found.append((np.sum(best[known] == labels[known]), np.sum(known)))
     return np.array(found)
 
@@ -46,12 +47,13 @@ def accuracy_of(parts, params, sequences, recordings):
 def whole_recordings(workdir, config, parts, state):
     """Accuracy on whole test recordings (frames, where labels are those of frames), and on speakers that were never heard."""
     frontend, params, figures, lines = parts.speech.frontend, averaged(state), {}, []
-    for name, recordings in (('recording_accuracy', parts.speech.test), ('other_speakers_accuracy', parts.speech.others)):
+    own = 'frame_accuracy' if frontend.by_frame else 'recording_accuracy'
+    for name, recordings in ((own, parts.speech.test), ('other_speakers_accuracy', parts.speech.others)):
         recordings = [r for r in recordings if np.any(frontend.labels(r) >= 0)]
         if recordings:
             figures[name] = accuracy_of(parts, params, [frontend.sequence(r.sound) for r in recordings], recordings)
             what = 'their labelled frames' if frontend.by_frame else 'logsumexp over windows'
-            lines.append(f'{name.replace("_", " "):<32}{100 * figures[name]:6.2f} %   {len(recordings)} recordings, {what}')
+            lines.append(f'{name.replace("_", " "):<32}{100 * figures[name]:6.2f} %   {len(recordings)} recordings, {what}, no input noise')
     return figures, lines
 
 
@@ -60,19 +62,29 @@ def inversion(workdir, config, parts, state):
     frontend, params, recordings = parts.speech.frontend, averaged(state), chosen(parts, config.denoise.recordings)
     before = [frontend.sequence(r.sound) for r in recordings]
     after = [frontend.sequence(frontend.sound(x)) for x in tqdm(before, desc='features to sound', unit='recording', delay=2, leave=False)]
-    pairs = [(x[:len(y)], y[:len(x)]) for x, y in zip(before, after)]
-    error = error_of(parts, *zip(*pairs)) ** 0.5
+    error = error_of(parts, after, before) ** 0.5
     accuracy = [accuracy_of(parts, params, x, recordings) for x in (before, after)]
     return {'inversion_rms_db': error, 'inversion_accuracy': accuracy[1]}, [
         f'features to sound and back      {error:6.2f} dB root mean square error; {len(recordings)} recordings recognised '
         f'{accuracy[0]:.3f} before, {accuracy[1]:.3f} after']
 
 
-def noisy(parts, recordings, noise, level):
-    """The recordings with noise at a level in dB: a list of sounds. noise: 'white', or 'babble' of the other test recordings."""
-    voices = [r.sound for r in parts.speech.test]
-    make = {'white': audio.white_noise, 'babble': lambda samples, seed: audio.babble(voices, samples, seed)}[noise]
-    return [audio.add_noise(r.sound, make(len(r.sound), i), level) for i, r in enumerate(recordings)]
+def in_noise(parts, recordings, noise, level):
+    """[(noisy sound, clean sound)] of recordings in noise at a level in dB, both scaled by what brings the noisy one to its level.
+
+    noise: 'white', or 'babble' of other test recordings.
+    """
+    pairs = []
+    for i, recording in enumerate(recordings):
+        others = [r.sound for r in parts.speech.test if r.name != recording.name]
+        if noise == 'babble' and not others:
+            raise InputError('babble needs at least two test recordings')
+        samples = len(recording.sound)
+        added = audio.babble(others, samples, i) if noise == 'babble' else audio.white_noise(samples, i)
+        added = audio.add_noise(recording.sound, added, level)
+        gain = audio.gain(added)
+        pairs.append((gain * added, gain * recording.sound))
+    return pairs
 
 
 def denoised(parts, params, sequences, c, *, prior=True, seed=0):
@@ -82,19 +94,19 @@ def denoised(parts, params, sequences, c, *, prior=True, seed=0):
     """
     if not c.num_steps:
         return sequences
-    frontend, longest = parts.speech.frontend, max(map(len, sequences))
-    every = 1 + frontend.length // 6
+    frontend, scale = parts.speech.frontend, parts.speech.frontend.scale
+    every, longest = 1 + frontend.length // 6, max(frontend.length, *map(len, sequences))
     kernel = mcmc.langevin(c.step_size, noise_scale=c.noise)
     padded = np.stack([np.pad(x, ((0, longest - len(x)), (0, 0), (0, 0)), mode='edge') for x in sequences])   # one program for all
-    scale = frontend.scale
     noises = np.stack([np.percentile(scale.to_decibels(x[..., 0]), c.percentile, axis=0) for x in sequences])
+    within = np.array([max(len(x), frontend.length) for x in sequences])
 
-    def one(params, key, x, noise):
-        energy_fn = apply_speech.sequence_energy(partial(parts.energy_fn, params), frontend.length, every, UNLABELLED)
+    def one(params, key, x, noise, within):
+        energy_fn = apply_speech.sequence_energy(partial(parts.energy_fn, params), frontend.length, every, within=within)
         observe = apply_speech.in_noise(noise, scale.mean, audio.SPAN * scale.std) if c.percentile else lambda u: u
         return apply_speech.denoise(key, energy_fn if prior else lambda u: 0.0, kernel, x, c.num_steps, c.anchor, observe)
 
-    inputs = [padded, noises.astype(np.float32)]
+    inputs = [padded, noises.astype(np.float32), within]
     found = devices.for_each(one, params, jax.random.key(seed), inputs, batch_size=16, description='de-noising')
     return [x[:len(given)] for x, given in zip(found, sequences)]
 
@@ -107,23 +119,38 @@ def error_of(parts, sequences, clean):
 
 
 def gated(frontend, sounds):
-    """Spectral gating of noisereduce, its defaults for stationary noise: the baseline."""
-    reduced = [noisereduce.reduce_noise(y=sound, sr=frontend.analysis.rate, stationary=True) for sound in sounds]
+    """Spectral gating of noisereduce, its settings for stationary noise: the baseline."""
+    rate, reduced = frontend.analysis.rate, []
+    for sound in sounds:
+        filled = np.pad(sound, (0, max(0, 2048 - len(sound))))   # it needs two of its transforms, and to smooth over a frame of them
+        reduced.append(audio.package('noisereduce').reduce_noise(y=filled, sr=rate, stationary=True, time_mask_smooth_ms=max(
+            50, 1 + 256_000 // rate))[:len(sound)])
     return [frontend.sequence(sound.astype(np.float32)) for sound in reduced]
 
 
-def in_cases(parts, recordings, levels):
-    """(cases, sounds): the recordings in every noise at every level, case after case."""
+class Cases(NamedTuple):
+    """Recordings in every noise at every level, case after case."""
+    cases: list        # (noise, level)
+    recordings: list   # of one case
+    sounds: list       # noisy, of all cases
+    before: list       # their sequences
+    clean: list        # those of the clean recordings
+
+
+def cases_of(parts, recordings, levels):
     cases = [(noise, level) for noise in NOISES for level in levels]
-    return cases, [sound for noise, level in cases for sound in noisy(parts, recordings, noise, level)]
+    pairs = [pair for noise, level in cases for pair in in_noise(parts, recordings, noise, level)]
+    before, clean = ([parts.speech.frontend.sequence(sound) for sound in sounds] for sounds in zip(*pairs))
+    return Cases(cases, recordings, [sound for sound, _ in pairs], before, clean)
 
 
-def compared(parts, params, sequences, recordings):
-    """[(error, accuracy)] of each case; the sequences are those of the recordings, case after case."""
-    clean, n = [parts.speech.frontend.sequence(r.sound) for r in recordings], len(recordings)
-    counts = hits(parts, params, sequences, recordings * (len(sequences) // n))
+def compared(parts, params, sequences, given):
+    """[(error, accuracy)] of each of given.cases, of one way to clean given.before."""
+    n = len(given.recordings)
+    counts = hits(parts, params, sequences, given.recordings * len(given.cases))
     share = lambda right, labelled: float(right / max(labelled, 1))
-    return [(error_of(parts, sequences[i:i + n], clean), share(*counts[i:i + n].sum(0))) for i in range(0, len(sequences), n)]
+    return [(error_of(parts, sequences[i:i + n], given.clean[i:i + n]), share(*counts[i:i + n].sum(0)))
+            for i in range(0, len(sequences), n)]
 
 
 def chosen(parts, num):
@@ -135,24 +162,23 @@ def chosen(parts, num):
 def denoising(workdir, config, parts, state):
     """De-noising at LEVELS of white noise and babble, beside spectral gating."""
     c, params, recordings = config.denoise, averaged(state), chosen(parts, config.denoise.recordings)
-    frontend, (cases, sounds) = parts.speech.frontend, in_cases(parts, recordings, LEVELS)
-    before = [frontend.sequence(sound) for sound in sounds]
-    after = denoised(parts, params, before, c)
-    ways = {'before': before, 'after': after, 'anchor_alone': denoised(parts, params, before, c, prior=False),
-            'gated': gated(frontend, sounds)}
-    found = {way: compared(parts, params, x, recordings) for way, x in ways.items()}
+    frontend, given = parts.speech.frontend, cases_of(parts, recordings, LEVELS)
+    after = denoised(parts, params, given.before, c)
+    ways = {'before': given.before, 'after': after, 'anchor_alone': denoised(parts, params, given.before, c, prior=False),
+            'gated': gated(frontend, given.sounds)}
+    found = {way: compared(parts, params, x, given) for way, x in ways.items()}
     table = {case: {f'{kind}_{way}': rows[i][j] for way, rows in found.items() for j, kind in enumerate(('mse', 'accuracy'))}
-             for i, case in enumerate(cases)}
-    lines = [f'De-noising {len(recordings)} test recordings: {c.num_steps} steps of size {c.step_size:g}, anchor {c.anchor:g}, noise at '
-             f'percentile {c.percentile:g}; alone: the anchor without the energy; gated: spectral gating by noisereduce.',
+             for i, case in enumerate(given.cases)}
+    lines = [f'De-noising {len(recordings)} test recordings: {c.num_steps} steps of size {c.step_size:g}, noise {c.noise:g}, anchor '
+             f'{c.anchor:g} (percentile {c.percentile:g}); alone: the anchor without the energy; gated: spectral gating by noisereduce.',
              'Error of the log-mel spectrogram in dB^2 / accuracy of the model itself.',
              f'{"noise":<8}{"SNR":>5}' + ''.join(f'{way:>18}' for way in ('noisy', 'after', 'alone', 'gated'))]
     for (noise, level), row in table.items():
         lines.append(f'{noise:<8}{level:>5}' + ''.join(f'{row[f"mse_{way}"]:>10.1f} / {row[f"accuracy_{way}"]:.3f}' for way in (
             'before', 'after', 'anchor_alone', 'gated')))
-    shown = cases.index(('white', 10)) * len(recordings)
+    shown = given.cases.index(('white', 10)) * len(recordings)
     draw(workdir / 'samples' / 'denoised.png', frontend, {
-        'clean': frontend.sequence(recordings[0].sound), 'white noise, 10 dB': before[shown], f'after {c.num_steps} steps': after[shown]})
+        'clean': given.clean[shown], 'white noise, 10 dB': given.before[shown], f'after {c.num_steps} steps': after[shown]})
     of = lambda noise: {str(level): table[noise, level] for level in LEVELS}
     return {'denoise': of('white'), 'denoise_babble': of('babble')}, lines
 
@@ -171,6 +197,18 @@ def draw(path, frontend, sequences):
         figure.colorbar(picture, ax=axis, label='dB')
     axis.set_xlabel('seconds')
     figure.savefig(path, dpi=90)
+
+
+def check(c):
+    """Refuse settings of de-noising that cannot be. Raises: InputError."""
+    for name, fine, must in (('step_size', 0 < c.step_size < math.inf, 'above 0 and finite'),
+                             ('noise', 0 <= c.noise < math.inf, 'at least 0'), ('num_steps', c.num_steps >= 0, 'at least 0'),
+                             ('percentile', 0 <= c.percentile <= 100, 'in [0, 100]'), ('recordings', c.recordings >= 1, 'at least 1')):
+        if not fine:
+            raise InputError(f'denoise.{name} must be {must}, got {c[name]}')
+    if not 0 <= c.anchor * c.step_size < 1:
+        raise InputError(f'the anchor of de-noising must be at least 0 and below 1 / step_size = {1 / c.step_size:g}, beyond which steps '
+                         f'overshoot, got {c.anchor}')
 
 
 FIGURES = (whole_recordings, inversion, denoising)

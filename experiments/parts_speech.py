@@ -7,7 +7,7 @@ from tqdm import tqdm
 
 from ebm_jax import audio, augment, data, formants, replay, speech
 from ebm_jax.errors import InputError
-from experiments import figures_speech
+from experiments import figures_speech, parts_jem
 from experiments.parts_jem import jem_config, jem_parts
 
 
@@ -26,16 +26,16 @@ def speech_config():
     # window: frames of one, and so many frames between windows (every); masks: widest, in frames and bins, 0 for none. noise is in
     # network units, as step sizes are: one standard deviation of a bin is 1/4. leave_out: names of classes, speakers: of speakers.
     config.data = ConfigDict(dict(source='vowels', noise=0.1, window=21, every=1, time_mask=0, frequency_mask=0, leave_out=(), speakers=()))
-    config.ood = ConfigDict(dict(white='white', babble='babble', inverted='inverted', noise='noise'))
+    config.ood = ConfigDict(dict(inverted='inverted', noise='noise'))   # beside own_sets
     # Of the chain that de-noises, see apply.speech.denoise. percentile: over the frames of a recording, at which its noise is taken to lie
     # (0: the plain anchor, which knows nothing of noise). recordings: of the test set that evaluate measures it on.
-    config.denoise = ConfigDict(dict(step_size=0.2, noise=0.0, num_steps=100, anchor=2.0, percentile=30.0, recordings=60))
+    config.denoise = ConfigDict(dict(step_size=0.2, noise=0.005, num_steps=100, anchor=2.0, percentile=30.0, recordings=60))
     return config
 
 
 def load(source, split):
     """(recordings, whether labels are those of frames) by name: vowels, recordings:FOLDER, fsdd:FOLDER, fsdd:FILE.npz,
-    tfds:NAME[@FOLDER][?label=speaker_id&rate=16000].
+    tfds:NAME[@FOLDER][?label=speaker_id&rate=16000&train=train_clean100[:90%]&test=train_clean100[90%:]].
     """
     kind, _, where = source.partition(':')
     if kind == 'vowels' and not where:
@@ -48,26 +48,22 @@ def load(source, split):
         place, _, query = where.partition('?')
         name, _, folder = place.partition('@')
         options = dict(part.partition('=')[::2] for part in query.split('&') if part)
-        if set(options) - {'label', 'rate'} or '' in options.values() or not options.get('rate', '1').isdecimal():
-            raise InputError(f'{source!r}: what follows ? must look like label=speaker_id&rate=16000, either or both')
-        options |= {'rate': int(options['rate'])} if 'rate' in options else {}
-        return speech.tfds(name, split, folder or None, **options), False
+        if set(options) - {'label', 'rate', 'train', 'test'} or '' in options.values() or not options.get('rate', '1').isdecimal():
+            raise InputError(f'{source!r}: what follows ? must look like label=speaker_id&rate=16000&train=SPLIT&test=SPLIT, any of these')
+        return speech.tfds(name, options.get(split, split), folder or None, label=options.get('label', 'label'),
+                           rate=int(options.get('rate', 16000))), False
     raise InputError(f'unknown speech {source!r}: give vowels, recordings:FOLDER, fsdd:FOLDER, fsdd:FILE.npz, tfds:NAME[@FOLDER] or '
                      'frames:FILE.npz')
 
 
 def check(config):
-    c, d = config.data, config.denoise
-    for name, fine, must, value in (
-            ('data.window', c.window >= 1, 'at least 1', c.window), ('data.every', c.every >= 1, 'at least 1', c.every),
-            ('data.time_mask', c.time_mask >= 0, 'at least 0', c.time_mask),
-            ('data.frequency_mask', c.frequency_mask >= 0, 'at least 0', c.frequency_mask),
-            ('denoise.step_size', d.step_size > 0, 'above 0', d.step_size), ('denoise.noise', d.noise >= 0, 'at least 0', d.noise),
-            ('denoise.num_steps', d.num_steps >= 0, 'at least 0', d.num_steps), ('denoise.anchor', d.anchor >= 0, 'at least 0', d.anchor),
-            ('denoise.percentile', 0 <= d.percentile <= 100, 'in [0, 100]', d.percentile),
-            ('denoise.recordings', d.recordings >= 1, 'at least 1', d.recordings)):
+    parts_jem.check(config)
+    c = config.data
+    for name, fine, must in (('window', c.window >= 1, 1), ('every', c.every >= 1, 1), ('time_mask', c.time_mask >= 0, 0),
+                             ('frequency_mask', c.frequency_mask >= 0, 0)):
         if not fine:
-            raise InputError(f'--config.{name} must be {must}, got {value}')
+            raise InputError(f'--config.data.{name} must be at least {must}, got {c[name]}')
+    figures_speech.check(config.denoise)
 
 
 def speech_jem(config, module_of):
@@ -78,7 +74,7 @@ def speech_jem(config, module_of):
         train, test, _ = speech.frames(where)
         more = dict(own_figures=(), own_sets={})
     else:
-        train, test, of = windows_of(config)
+        train, test, of = prepared(config)
         more = dict(own_figures=figures_speech.FIGURES, own_sets=own_sets(of, config), speech=of)
     prepare = lambda training: augment.chain(*(masks(config) if training else []), augment.gaussian_noise(config.data.noise))
     return jem_parts(config, module_of(train.num_classes), train, test, replay.normal_start(train.x.shape[1:], 1 / audio.SPAN), prepare,
@@ -90,44 +86,49 @@ def masks(config):
     return [augment.mask(axis, width) for axis, width in enumerate(widest) if width]
 
 
-def windows_of(config):
+def prepared(config):
     """(training windows, test windows, Speech) of a source of recordings."""
     c, analysis = config.data, audio.Analysis(**config.features)
     audio.check(analysis)
     (train, by_frame), (test, _) = load(c.source, 'train'), load(c.source, 'test')
-    train, test = ([r._replace(sound=audio.levelled(r.sound)) for r in recordings] for recordings in (train, test))
     for recording in (*train, *test):
         if recording.rate != analysis.rate:
             raise InputError(f'{recording.name} has {recording.rate} samples per second: set --config.features.rate={recording.rate}, or '
                              'resample the recordings')
+    train, test = ([r._replace(sound=audio.levelled(r.sound)) for r in recordings] for recordings in (train, test))
     known = {segment.phone for r in train for segment in r.segments} if by_frame else {r.word for r in train}
-    speakers = {r.speaker for r in (*train, *test)}
-    for what, given, there in (('leave_out', c.leave_out, known), ('speakers', c.speakers, speakers)):
-        if not set(given) <= there or there and set(given) == there:
+    left_out, speakers = tuple(map(str, c.leave_out)), tuple(map(str, c.speakers))
+    for what, given, there in (('leave_out', left_out, known), ('speakers', speakers, {r.speaker for r in train})):
+        if not set(given) <= there or set(given) == there:
             raise InputError(f'--config.data.{what} must name some, not all, of {", ".join(sorted(there))}, got {", ".join(given)}')
-    names = tuple(sorted(known - set(c.leave_out)))
-    ours, others = ([r for r in part if (r.speaker in c.speakers) == flag] for part, flag in ((train, False), ([*train, *test], True)))
-    test = [r for r in test if r.speaker not in c.speakers]
+    names = tuple(sorted(known - set(left_out)))
+    ours = [r for r in train if r.speaker not in speakers and (by_frame or r.word in names)]
+    others = [r for r in (*train, *test) if r.speaker in speakers]
+    test = [r for r in test if r.speaker not in speakers]
     spectra = [audio.log_mel(r.sound, analysis) for r in tqdm(ours, desc='features', unit='recording', delay=2, leave=False)]
-    of = speech.Frontend(analysis, audio.scale_of(spectra), names, by_frame, c.window, c.every)
-    return of.windows(ours, spectra, name=c.source), of.windows(test, name=f'{c.source}, test'), Speech(of, test, others)
+    heard = [spectrum[[phone not in left_out for phone in speech.frame_phones(r, analysis)]] for r, spectrum in zip(ours, spectra)]
+    of = speech.Frontend(analysis, audio.scale_of(heard), names, by_frame, c.window, c.every)
+    windows = of.windows(ours, spectra, name=c.source, avoid=left_out)
+    without = [name for i, name in enumerate(names) if i not in set(windows.y)]
+    if without:
+        raise InputError(f'{c.source}: no training window is labelled {", ".join(without)}: leave these out by --config.data.leave_out')
+    return windows, of.windows(test, name=f'{c.source}, test'), Speech(of, test, others)
 
 
 def own_sets(of, config):
-    """{name: () -> Examples}: white noise and babble of other recordings, as long and as loud as the test set; classes and speakers that
-    were left out of training.
+    """{name: () -> Examples}: white noise, and babble of speakers that were left out (else of the test set), as long and as loud as test
+    recordings; classes and speakers that were left out.
     """
-    frontend, voices = of.frontend, [r.sound for r in of.test]
+    frontend, sounds, voices = of.frontend, [r.sound for r in of.test], [r.sound for r in of.others or of.test]
     def made(name, noise):
-        sequences = [noise(len(sound), i) for i, sound in enumerate(voices)]
-        sequences = [frontend.sequence(audio.levelled(sound)) for sound in sequences]
+        sequences = [frontend.sequence(audio.levelled(noise(len(sound), i))) for i, sound in enumerate(sounds)]
         x = np.concatenate([speech.cover(x[..., 0], frontend.length, frontend.length) for x in sequences])
         return data.Examples(name, x[..., None], np.zeros(len(x), np.int32))
 
     sets = {'white': lambda: made('white noise', audio.white_noise),
             'babble': lambda: made('babble', lambda samples, seed: audio.babble(voices, samples, seed))}
     if config.data.leave_out:
-        sets['held_out'] = lambda: frontend.windows(of.test, names=tuple(config.data.leave_out), name='held out')
+        sets['held_out'] = lambda: frontend.windows(of.test, names=tuple(map(str, config.data.leave_out)), name='held out')
     if of.others:
         sets['other_speakers'] = lambda: frontend.windows(of.others, name='other speakers')
     return sets

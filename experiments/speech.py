@@ -7,6 +7,7 @@
 Without --input, classify and denoise take test recording --index. Writes OUT.wav (not classify), OUT.png (spectrograms, before and after)
 and OUT.npz (features in decibels, what was found). Sound comes back from log-mel features by Griffin-Lim: phases are lost.
 """
+import math
 import pathlib
 from functools import partial
 
@@ -18,10 +19,9 @@ from ml_collections import ConfigDict
 from ebm_jax import audio, devices
 from ebm_jax.apply import speech as apply_speech
 from ebm_jax.errors import InputError
-from ebm_jax.mcmc import run_chain
 from ebm_jax.types import UNLABELLED
 from experiments import launch
-from experiments.figures_speech import denoised, draw, error_of, logits_of
+from experiments.figures_speech import check, denoised, draw, error_of, logits_of
 from experiments.parts import averaged
 
 
@@ -43,6 +43,9 @@ def define(values):
 
 
 def run(values):
+    for name in ('seconds', 'snr', 'anchor'):
+        if values[name].value is not None and not math.isfinite(values[name].value):
+            raise InputError(f'--{name} must be finite, got {values[name].value}')
     config, parts, state = launch.restore(values.workdir)
     if parts.speech is None:
         raise InputError(f'{values.workdir} was not trained on recordings: give a run on speech (frames alone have no sound)')
@@ -105,26 +108,27 @@ def generate(values, config, parts, params):
 
 
 def generated(parts, params, labels, frames, steps, seed):
-    """A sequence [frames, F, 1] from N(0, I / SPAN^2) by a chain on the sum of its windows' energies, their labels given."""
+    """A sequence [frames, F, 1] from N(0, I / SPAN^2), the labels of its windows given; see `apply.speech.generate`."""
     frontend, kernel = parts.speech.frontend, parts.kernel_at(parts.fresh.step_size)
 
     def one(params, key, labels):
         start_key, key = jax.random.split(key)
         start = jax.random.normal(start_key, (frames, frontend.analysis.bins, 1)) / audio.SPAN
-        energy_fn = apply_speech.sequence_energy(partial(parts.energy_fn, params), frontend.length, 1, labels)
-        return run_chain(key, kernel, energy_fn, start, steps)[0]
+        return apply_speech.generate(key, partial(parts.energy_fn, params), kernel, start, steps, frontend.length, labels)
 
     return devices.for_each(one, params, jax.random.key(seed), [np.asarray(labels)[None]], description='generating')[0]
 
 
 def denoise(values, config, parts, params):
     frontend, (name, sound) = parts.speech.frontend, given(values, parts)
-    clean = None if values.snr is None else frontend.sequence(sound)
+    clean = None
     if values.snr is not None:
-        sound = audio.add_noise(sound, audio.white_noise(len(sound), values.seed), values.snr)
+        added = audio.add_noise(sound, audio.white_noise(len(sound), values.seed), values.snr)
+        sound, clean = audio.levelled(added), frontend.sequence(audio.gain(added) * sound)
     c = ConfigDict(config.denoise)
     c.num_steps = c.num_steps if values.steps is None else values.steps
     c.anchor = c.anchor if values.anchor is None else values.anchor
+    check(c)
     before = frontend.sequence(sound)
     after, = denoised(parts, params, [before], c, seed=values.seed)
     said = [f'{name} after {c.num_steps} steps of size {c.step_size:g}, anchor {c.anchor:g}']

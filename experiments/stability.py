@@ -272,10 +272,12 @@ def run(values):
     file, settings = workdir / 'stability.json', json.loads(c.to_json())
     found = json.loads(file.read_text()) if file.exists() else {'config': settings, 'runs': {}, 'guarded': {}}
     free = {'systems', 'guarded'}
-    if any(found['config'].get(name) != settings[name] for name in settings if name not in free):
+    if any(({'data': 'digits'} | found['config'])[name] != settings[name] for name in settings if name not in free):
         raise InputError(f'{workdir} holds a study of another grid ({found["config"]}): use that, or another --workdir')
     workdir.mkdir(parents=True, exist_ok=True)
     task = task_of(c.data)
+    if c.data != 'digits' and not set(c.systems.split(',')) <= {'jem', 'st_jem'}:
+        raise InputError(f'--config.systems={c.systems}: on frames of speech only jem and st_jem are set up')
     settings = [setting for system in c.systems.split(',') for setting in settings_of(system, c)]
     for setting in settings:
         if name_of(setting, 0) not in found['runs']:

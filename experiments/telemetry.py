@@ -1,4 +1,6 @@
 """What the chains of a run are doing, as rows of metrics.jsonl while it trains ('chains/...'), every `evaluate_every` steps."""
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,7 +15,7 @@ NUM = 32   # chains that are watched
 
 def watching_chains(parts, config):
     """The parts of a run with telemetry of its chains added to what `fit` evaluates; as they are where there is no energy to follow."""
-    if parts.energy_fn is None or not chain_settings(config).num_steps:
+    if parts.energy_fn is None or not parts.fit['method'].gradients_per_step:
         return parts
     telemetry, evaluate = telemetry_of(parts, config), parts.fit.get('evaluate') or (lambda state: {})
     return parts._replace(fit={**parts.fit, 'evaluate': lambda state: evaluate(state) | telemetry(state)})
@@ -49,10 +51,10 @@ def telemetry_of(parts, config):
     """
     c = chain_settings(config)
 
-    @jax.jit
-    def walk(params, keys, x, labels, step_size, noise):
-        kernel = mcmc.langevin(step_size, noise_scale=noise, **parts.kernel_options)
-        one = chains.observe(parts.energy_fn, kernel, c.num_steps, step_size=step_size, noise=noise)
+    @partial(jax.jit, static_argnums=0)
+    def walk(steps, params, keys, x, labels, settings):
+        kernel = mcmc.langevin(**settings, **parts.kernel_options)
+        one = chains.observe(parts.energy_fn, kernel, steps, step_size=settings['step_size'], noise=settings['noise_scale'])
         start, seen = jax.vmap(one, (None, 0, 0, 0))(params, keys, x, labels)
         return jnp.mean(start), {name: jnp.mean(trace, 0) for name, trace in seen.items()}
 
@@ -70,12 +72,12 @@ def telemetry_of(parts, config):
     def telemetry(state):
         state = jax.device_get(state.replace(opt_state=(), key=()))
         start_key, key = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), state.step))
-        params, (step_size, noise) = averaged(state), scales(c, state)
-        start, seen = walk(params, jax.random.split(key, NUM), *begin(state, params, start_key), step_size, noise)
+        params, settings, steps = averaged(state), langevin_settings(c, state), steps_of(c, state)
+        start, seen = walk(steps, params, jax.random.split(key, NUM), *begin(state, params, start_key), settings)
         trace = [float(start), *map(float, seen['energy'])]
-        figures = {f'energy_at_{t}': trace[t] for t in sorted({0, c.num_steps // 3, 2 * c.num_steps // 3, c.num_steps})}
+        figures = {f'energy_at_{t}': trace[t] for t in sorted({0, steps // 3, 2 * steps // 3, steps})}
         figures |= {name: float(jnp.mean(seen[name])) for name in ('drift_to_noise', 'acceptance', 'clipped', 'saturated')
-                    if noise > 0 or name in ('clipped', 'saturated')}
+                    if settings['noise_scale'] > 0 or name in ('clipped', 'saturated')}
         ages = ages_of(state)
         figures |= {f'age_{name}': value for name, value in age_figures(ages).items()} if ages is not None and len(ages) else {}
         return {f'chains/{name}': value for name, value in figures.items()}
@@ -83,9 +85,16 @@ def telemetry_of(parts, config):
     return telemetry
 
 
-def scales(c, state):
-    """(step size, scale of the noise) of the training's chains: as configured, or as the sampler has tuned them."""
+def langevin_settings(c, state):
+    """Arguments of `mcmc.langevin` for the training's chains: as configured, or as the sampler has tuned them."""
     if c.get('adaptive', False):
-        step_size, divisor = np.asarray(state.chains.sampler.settings)[0, :2]
-        return float(step_size), float((2 * step_size) ** 0.5 / divisor)
-    return c.step_size, (2 * c.step_size * c.noise) ** 0.5 if c.noise_is_temperature else c.noise
+        a, divisor, decay, momentum = map(float, np.asarray(state.chains.sampler.settings)[0])
+        return {'step_size': a, 'noise_scale': (2 * a) ** 0.5 / divisor, 'decay': decay, 'momentum': momentum}
+    noise = (2 * c.step_size * c.noise) ** 0.5 if c.noise_is_temperature else c.noise
+    return {'step_size': c.step_size, 'noise_scale': noise} | ({'momentum': c.momentum} if c.get('momentum', 0) else {})
+
+
+def steps_of(c, state):
+    """K of the next round of sampling."""
+    every = c.get('extra_step_every', 0)
+    return c.num_steps + (int(np.asarray(state.chains.calls)[0]) // every if every else 0)

@@ -86,19 +86,19 @@ def trained_icd(tmp_path_factory):
 def test_evaluate_knows_energies_without_a_classifier(trained_icd, monkeypatch, capsys):
     monkeypatch.setattr(extractor, 'STEPS', 30)
     text = in_process(monkeypatch, capsys, 'experiments.evaluate', f'--workdir={trained_icd}', '--fresh_per_class=3', '--resamples=5',
-                      '--ood=left=held_out', '--ood=mixed=')
+                      '--ood=mixed=')
     summary = json.loads((trained_icd / 'summary.json').read_text())
     for name in ('class_coverage', 'kl_gradient_ratio', 'kl_cost_percent', 'sample_confidence'):
         assert isinstance(summary[name], float) and np.isfinite(summary[name]), name
     assert summary['diverged'] is False and 'test_accuracy' not in summary and summary['kl_gradient_ratio'] > 0
     assert set(summary['sample_distance']) == {'frechet', 'kernel', 'n', 'extractor'} and summary['sample_distance']['n'] == 24
-    assert set(summary['ood_auroc']) == {'rotated', 'inverted', 'noise', 'left'}
+    assert set(summary['ood_auroc']) == {'rotated', 'inverted', 'noise', 'held_out'}
     assert all(set(scores) == {'energy', 'grad_norm'} for scores in summary['ood_auroc'].values())
     full = json.loads((trained_icd / 'evaluation.json').read_text())
     low, high = full['sample_distance']['fresh']['frechet']['interval']
     assert low < summary['sample_distance']['frechet'] < high and full['sample_distance']['noise']['frechet']['value'] > 0
     of_test_split = np.isin(data.digits('test').y, (8, 9)).sum()
-    assert full['ood']['left']['energy']['examples'] == of_test_split
+    assert full['ood']['held_out']['energy']['examples'] == of_test_split
     assert 'augmentation every 2 steps but in the last 1' in text and summary['sample_distance']['extractor'] in text
 
 

@@ -16,7 +16,7 @@ from ebm_jax.networks import ConvNet, per_example
 from ebm_jax.train import init_state, make_train_step, shard_batch, shard_state
 from experiments import launch, stability
 from experiments.parts import averaged, remedies_of
-from experiments.telemetry import scales
+from experiments.telemetry import langevin_settings, steps_of
 
 SMALL = ['--config.batch_size=16', '--config.log_every=2', '--config.loss.num_negatives=8', '--config.sampler.num_steps=2',
          '--config.buffer.capacity=800', '--config.network.widths=(4,4,4)', '--config.fresh.num_steps=3']
@@ -97,10 +97,14 @@ def test_chains_are_watched_while_the_run_trains(recovered, monkeypatch):
 
 def test_a_sampler_that_tunes_itself_is_watched_at_its_present_scales():
     c = ConfigDict(dict(adaptive=True, step_size=0.1, noise=1e-4, noise_is_temperature=True))
-    tuned = jnp.broadcast_to(jnp.array([0.32, 50.0, 1.0, 0.1]), (8, 4))
+    tuned = jnp.broadcast_to(jnp.array([0.32, 50.0, 0.9, 0.1]), (8, 4))
     state = SimpleNamespace(chains=SimpleNamespace(sampler=SimpleNamespace(settings=tuned)))
-    np.testing.assert_allclose(scales(c, state), (0.32, 0.8 / 50), rtol=1e-6)
-    assert scales(ConfigDict({**c.to_dict(), 'adaptive': False, 'step_size': 0.5}), state) == (0.5, 0.01)
+    found = langevin_settings(c, state)
+    assert found == pytest.approx({'step_size': 0.32, 'noise_scale': 0.8 / 50, 'decay': 0.9, 'momentum': 0.1}, rel=1e-6)
+    fixed = ConfigDict({**c.to_dict(), 'adaptive': False, 'step_size': 0.5, 'momentum': 0.2})
+    assert langevin_settings(fixed, state) == {'step_size': 0.5, 'noise_scale': 0.01, 'momentum': 0.2}
+    c.update(dict(num_steps=20, extra_step_every=781))
+    assert steps_of(c, SimpleNamespace(chains=SimpleNamespace(calls=np.full(8, 1600)))) == 22
 
 
 def test_chains_are_examined_from_the_command_line(recovered, monkeypatch, capsys):

@@ -1,6 +1,7 @@
 """Runs on speech: from the command line, and what is measured of them against energies whose answers are known."""
 import importlib
 import json
+import sys
 from types import SimpleNamespace
 
 import jax.numpy as jnp
@@ -34,7 +35,7 @@ def test_evaluate_measures_recordings_and_denoising(trained, monkeypatch, capsys
     monkeypatch.setattr(extractor, 'STEPS', 10)
     printed = in_process(monkeypatch, capsys, 'experiments.evaluate', f'--workdir={trained}', '--fresh_per_class=2', '--resamples=3')
     summary = json.loads((trained / 'summary.json').read_text())
-    for name in ('test_accuracy', 'ece', 'conditional_sample_accuracy', 'recording_accuracy', 'inversion_accuracy'):
+    for name in ('test_accuracy', 'ece', 'conditional_sample_accuracy', 'frame_accuracy', 'inversion_accuracy'):
         assert 0 <= summary[name] <= 1, name
     assert set(summary['ood_auroc']) == {'white', 'babble', 'inverted', 'noise'}
     full = json.loads((trained / 'evaluation.json').read_text())
@@ -54,6 +55,9 @@ def test_a_recording_is_classified_generated_and_denoised_from_the_command_line(
     lines = of('--task=classify', f'--input={tmp_path}/in.wav', f'--out={tmp_path}/said').splitlines()
     spans = [line.split() for line in lines[1:-1]]
     assert float(spans[0][0]) == 0 and all(a[1] == b[0] for a, b in zip(spans, spans[1:])) and spans[0][2] in formants.PHONES
+    audio.write(tmp_path / 'short.wav', formants.utterance(999, ['s', 'aa']).sound[:800], 16000)   # shorter than a window
+    short = of('--task=classify', f'--input={tmp_path}/short.wav', f'--out={tmp_path}/short').splitlines()
+    assert short[-2].split()[1] == '0.06'   # six frames
     of('--task=generate', '--phones=s,iy', '--seconds=0.06', '--steps=2', f'--out={tmp_path}/new.wav')
     with np.load(tmp_path / 'new.npz') as found:
         assert found['features'].shape == (12, 12) and found['labels'].tolist() == [4] * 6 + [3] * 6   # aa eh f iy s sh uw
@@ -73,7 +77,7 @@ def test_tables_of_denoising_have_a_row_for_each_way(trained, monkeypatch, capsy
     rows = {(row['noise'], row['way'], row['anchor']): row['mse'] for row in json.loads((trained / 'denoise.json').read_text())}
     assert len(rows) == 2 * (2 + 4) and printed == (trained / 'denoise.txt').read_text()
     noisy = rows['white', 'noisy', None]
-    assert rows['white', 'plain', 1e6] == pytest.approx(noisy, rel=1e-4) and rows['white', 'plain', 0.0] == pytest.approx(noisy, rel=1e-3)
+    assert rows['white', 'plain', 1e6] == pytest.approx(noisy, rel=5e-3) and rows['white', 'plain', 0.0] == pytest.approx(noisy, rel=5e-3)
     assert rows['white', 'alone', 1e6] < 0.97 * noisy and rows['babble', 'gated', None] > 0
     assert_one_sentence(monkeypatch, capsys, '--steps must be numbers', *arguments, '--steps=two')
     assert_one_sentence(monkeypatch, capsys, 'of at least 0', *arguments, '--anchors=-1')
@@ -103,6 +107,7 @@ def test_experiments_on_speech_carry_their_command_and_build(name, tmp_path):
 
 @pytest.mark.parametrize('flags, says', [
     (['--task=generate', '--phones=s,xx'], 'this run knows the phones aa, eh'), (['--task=generate', '--word=s'], 'give them by --phones'),
+    (['--task=denoise', '--anchor=10'], 'overshoot'), (['--task=denoise', '--snr=nan'], '--snr must be finite'),
     (['--task=classify', '--input=nothing.wav'], 'no sound file'), (['--task=denoise', '--index=40'], 'there are 40 test recordings')])
 def test_bad_requests_get_one_sentence(trained, monkeypatch, capsys, flags, says):
     assert_one_sentence(monkeypatch, capsys, says, 'experiments.speech', f'--workdir={trained}', *flags)
@@ -112,10 +117,18 @@ def test_bad_requests_get_one_sentence(trained, monkeypatch, capsys, flags, says
     (['--config.features.rate=8000'], 'has 16000 samples per second: set --config.features.rate=16000'),
     (['--config.data.source=fsdd:nowhere'], 'WORD_SPEAKER_INDEX'), (['--config.data.source=digits'], 'unknown speech'),
     (['--config.data.leave_out=("xx",)'], '--config.data.leave_out must name some'), (['--config.data.window=0'], 'at least 1'),
-    (['--config.features.bins=5000'], 'too many')])
+    (['--config.features.bins=5000'], 'too many'), (['--config.optimizer.learning_rate=-1.0'], 'optimizer.learning_rate must be'),
+    (['--config.batch_size=0'], 'batch_size must be'), (['--config.denoise.anchor=10.0'], 'overshoot')])
 def test_settings_that_cannot_be_get_one_sentence(tmp_path, monkeypatch, capsys, flags, says):
     assert_one_sentence(monkeypatch, capsys, says, 'experiments.vowels_st_jem', f'--workdir={tmp_path}/run', *flags)
     assert not (tmp_path / 'run').exists()
+
+
+def test_without_its_packages_speech_says_what_to_install(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, 'librosa', None)
+    audio._filters.cache_clear()
+    audio._fft.cache_clear()
+    assert_one_sentence(monkeypatch, capsys, 'pip install -e ".[speech]"', 'experiments.vowels_st_jem', f'--workdir={tmp_path}/run')
 
 
 def test_jem_and_st_jem_on_phonemes_differ_in_their_loss_alone():
@@ -140,19 +153,19 @@ def test_words_and_speakers_can_be_left_out(tmp_path):
     config = parts_speech.speech_config()
     config.features.bins, config.data.window, config.data.every = 12, 20, 10
     config.data.update(dict(source=f'fsdd:{digits_folder(tmp_path)}', speakers=('mia',)))
-    train, test, of = parts_speech.windows_of(config)
+    train, test, of = parts_speech.prepared(config)
     assert of.frontend.names == ('0', '1') and {r.speaker for r in of.test} == {'jo'} and [r.speaker for r in of.others] == ['mia'] * 8
     assert train.x.shape[1:] == (20, 12, 1) and set(train.y) == set(test.y) == {0, 1}
     np.testing.assert_allclose(train.x.mean((0, 1, 3)), 0, atol=0.1)
     sets = parts_speech.own_sets(of, config)
     assert set(sets) == {'white', 'babble', 'other_speakers'} and sets['white']().x.shape[1:] == (20, 12, 1)
-    config.data.update(dict(speakers=(), leave_out=('1',)))
-    train, test, of = parts_speech.windows_of(config)
+    config.data.update(dict(speakers=(), leave_out=(1,)))   # as one types it
+    train, test, of = parts_speech.prepared(config)
     assert of.frontend.names == ('0',) and len(of.test) == 8 and set(train.y) == {0}
     assert len(parts_speech.own_sets(of, config)['held_out']().x) > 4
     config.data.leave_out = ('0', '1')
     with pytest.raises(InputError, match='not all'):
-        parts_speech.windows_of(config)
+        parts_speech.prepared(config)
 
 
 def parts_of(energy_fn, logits, by_frame, bins=3, length=5):
@@ -166,7 +179,7 @@ def parts_of(energy_fn, logits, by_frame, bins=3, length=5):
 def test_accuracy_counts_labelled_frames_and_whole_words():
     """A classifier that says b where the middle of the window is above 0; of words, where the sum of e^mean is."""
     x = np.zeros((8, 3, 1), np.float32)
-    x[3:] = 1.0
+    x[3:] = 1.0   # 8 frames: what the recordings below have
     middle = lambda x: jnp.array([0.0, x[2, 0, 0] - 0.5])
     parts = parts_of(None, middle, by_frame=True)
     recording = speech.Recording('r', np.zeros(7 * 160), 16000, (speech.Segment(0, 5 * 160, 'a'), speech.Segment(5 * 160, 7 * 160, 'b')))
@@ -186,8 +199,27 @@ def test_denoising_moves_every_frame_alike_and_only_its_own():
     found = figures_speech.denoised(parts, (), sequences, c)
     for before, after in zip(sequences, found):
         np.testing.assert_allclose(after, before * 0.8 ** 3, rtol=1e-5, atol=1e-6)
+    coupled = parts_of(lambda params, x, label: jnp.sum((x[1:] - x[:-1]) ** 2), None, by_frame=True)
+    together = figures_speech.denoised(coupled, (), sequences, c)
+    for alone, beside in zip(sequences, together):
+        np.testing.assert_allclose(figures_speech.denoised(coupled, (), [alone], c)[0], beside, atol=1e-6)
     assert figures_speech.error_of(parts, found[:1], sequences[:1]) == pytest.approx(
         np.mean((4 * sequences[0] * (1 - 0.8 ** 3)) ** 2), rel=1e-4)
+
+
+def test_noisy_recordings_have_their_level_and_no_part_of_themselves_in_the_babble(monkeypatch):
+    parts = parts_of(None, None, by_frame=False)
+    recordings = [speech.Recording(name, formants.utterance(seed).sound, 16000, (), 'a') for seed, name in enumerate('xyz')]
+    parts = SimpleNamespace(speech=parts.speech._replace(test=recordings))
+    heard = []
+    babble = audio.babble
+    monkeypatch.setattr(audio, 'babble', lambda voices, *rest: heard.append(voices) or babble(voices, *rest))
+    for noise in ('white', 'babble'):
+        for mixed, clean in figures_speech.in_noise(parts, recordings, noise, 5):
+            assert np.sqrt(np.mean(mixed ** 2)) == pytest.approx(0.1, rel=1e-4)
+            np.testing.assert_allclose(10 * np.log10(np.mean(clean ** 2) / np.mean((mixed - clean) ** 2)), 5, atol=1e-2)
+    for recording, voices in zip(recordings, heard):
+        assert len(voices) == 2 and not any(np.array_equal(voice, recording.sound) for voice in voices)
 
 
 def test_generated_sequences_follow_their_phones():

@@ -103,6 +103,9 @@ def test_bad_sound_gets_one_sentence(tmp_path):
         audio.read(tmp_path / 'none.wav')
     with pytest.raises(InputError, match='too many'):
         audio.check(audio.Analysis(rate=8000, bins=3000))
+    for settings in (dict(hop=1e-5), dict(window=1e-5, hop=1e-5), dict(window=float('inf'))):
+        with pytest.raises(InputError, match='features need'):
+            audio.check(audio.Analysis(**settings))
 
 
 def test_what_is_written_is_read_again(tmp_path):
@@ -142,6 +145,7 @@ def labelled_folder(root, ending):
 @pytest.mark.parametrize('ending', ['.TextGrid', '.lab', '.csv'])
 def test_label_files_of_three_kinds_say_the_same(tmp_path, ending):
     recording, = speech.folder(labelled_folder(tmp_path, ending), 'train')
+    assert recording.speaker == 'someone'
     assert recording.segments == ((0, 1600, 's'), (1600, 3744, 'iy'), (4800, 7200, 'sh')) and recording.rate == 16000
 
 
@@ -179,6 +183,16 @@ def test_bad_label_files_get_one_sentence(tmp_path):
         speech.folder(root, 'train')
     with pytest.raises(InputError, match='no sound files'):
         speech.folder(tmp_path / 'nothing', 'train')
+    text = '0,inf,s\n'
+    label.write_text(text)
+    with pytest.raises(InputError, match='not finite'):
+        speech.folder(root, 'train')
+    label.unlink()
+    textgrid_of(label.with_suffix('.TextGrid'), ROWS)
+    grid = label.with_suffix('.TextGrid').read_text()
+    label.with_suffix('.TextGrid').write_text(grid.replace('0.234', '0.034'))   # ends before it begins
+    with pytest.raises(InputError, match='cannot be read as labels'):
+        speech.folder(root, 'train')
     textgrid_of(label.with_suffix('.TextGrid'), ROWS, tier='unheard of')
     with pytest.raises(InputError, match='2 interval tiers'):
         speech.folder(root, 'train')
@@ -193,10 +207,16 @@ def test_labels_stand_at_window_centres_to_the_sample():
     assert found.shape == (11, 5, 80)
     np.testing.assert_array_equal(found[:, 2], features)
     np.testing.assert_array_equal(found[0, :2], features[[0, 0]])
+    np.testing.assert_array_equal(found[-1, 2:], features[[-1, -1, -1]])
+    even = audio.windows(features, 4)
+    np.testing.assert_array_equal(even[:, 2], features)
+    np.testing.assert_array_equal(even[3], features[1:5])
     scale = audio.Scale(np.zeros(80, np.float32), np.full(80, 1e3, np.float32))
     examples = speech.phone_windows([recording], [features], A16, scale, 5, ('b', 'a'))
     assert examples.y.tolist() == [1, 1, 0] and examples.x.shape == (3, 5, 80, 1)
     np.testing.assert_allclose(examples.x[:, 2, :, 0], features[[1, 2, 4]] / 4e3, rtol=1e-5)
+    without = speech.phone_windows([recording], [features], A16, scale, 5, ('a',), avoid=('b',))   # frame 4 says b
+    assert without.y.tolist() == [0] and np.allclose(without.x[0, 2, :, 0], features[1] / 4e3)
     with pytest.raises(InputError, match='no frame'):
         speech.phone_windows([recording], [features], A16, scale, 5, ('c',))
 
@@ -206,6 +226,19 @@ def test_windows_cover_whole_recordings():
     found = speech.cover(features, 10, 5)[..., 0]
     assert found[:, 0].tolist() == [0, 4, 9, 13] and found[-1, -1] == 22 and np.all(np.diff(found) == 1)
     np.testing.assert_array_equal(speech.cover(features[:4], 10, 5)[..., 0], [[0, 0, 0, 0, 1, 2, 3, 3, 3, 3]])
+
+
+@pytest.mark.parametrize('seconds', [0.05, 0.4])
+def test_a_recording_is_seen_in_use_as_it_was_in_training(seconds):
+    scale = audio.Scale(np.full(12, -40, np.float32), np.full(12, 10, np.float32))
+    recording = speech.Recording('r', tone(700, seconds), 16000, (speech.Segment(0, 500, 'a'),), 'a')
+    for by_frame in (False, True):
+        frontend = speech.Frontend(audio.Analysis(bins=12), scale, ('a',), by_frame, 20, 5 if not by_frame else 1)
+        trained, used = frontend.windows([recording]).x, frontend.views(frontend.sequence(recording.sound))
+        np.testing.assert_array_equal(trained, used[:len(trained)] if by_frame else used)
+    with pytest.raises(InputError, match='astray'):
+        frontend.sound(np.full((4, 12, 1), np.nan))
+    assert np.abs(frontend.sound(np.full((30, 12, 1), 50.0))).max() < 100   # 50 is cut to 1
 
 
 def test_fsdd_in_both_layouts(tmp_path):
@@ -227,6 +260,12 @@ def test_fsdd_in_both_layouts(tmp_path):
     np.testing.assert_allclose(packed[3].sound, train[3].sound, atol=1e-4)
     with pytest.raises(InputError, match='WORD_SPEAKER_INDEX'):
         speech.fsdd(tmp_path / 'none', 'train')
+    with np.load(tmp_path / 'pack.npz') as pack:
+        arrays = dict(pack)
+    for change, says in (({'speaker': np.full(12, 2)}, 'speaker_names'), ({'index': np.zeros(12, int)}, 'no recordings of this split')):
+        np.savez(tmp_path / 'bad.npz', **{**arrays, **change})
+        with pytest.raises(InputError, match=says):
+            speech.fsdd(tmp_path / 'bad.npz', 'train')
     np.savez(tmp_path / 'bad.npz', audio=np.zeros(3))
     with pytest.raises(InputError, match='needs offsets'):
         speech.fsdd(tmp_path / 'bad.npz', 'train')
@@ -241,7 +280,8 @@ def test_frames_are_normalised_over_the_training_part(tmp_path):
     by_hand = (x[30:] - x[:30].mean(0)) / (4 * x[:30].std(0))
     np.testing.assert_allclose(test.x[:, 0, :, 0], np.clip(by_hand, -1, 1), atol=2e-3)
     for change, says in (({'y': np.full(40, 3)}, 'from 0 to 2'), ({'x': np.full((40, 16), np.nan)}, 'finite floats'),
-                         ({'part': np.array(['train'] * 40)}, "'train' and 'test'")):
+                         ({'part': np.array(['train'] * 40)}, "every label a training frame"),
+                         ({'y': np.r_[np.arange(30) % 2, np.arange(10) % 3]}, 'a training frame')):
         np.savez(tmp_path / 'f.npz', **{'x': x, 'y': np.arange(40) % 3, 'part': part, 'label_names': ['aa', 'iy', 's'], **change})
         with pytest.raises(InputError, match=says):
             speech.frames(tmp_path / 'f.npz')
@@ -253,6 +293,7 @@ def test_recordings_of_a_prepared_tfds_set(tmp_path):
     prepare(tmp_path, 'MyWords', features, {'train': [{'audio': np.arange(50 + i), 'label': i} for i in range(2)]})
     found = speech.tfds('my_words', 'train', str(tmp_path))
     assert sorted((len(r.sound), r.word) for r in found) == [(50, '0'), (51, '1')] and found[0].sound.max() < 51 / 32768
+    assert len(speech.tfds('my_words', 'train[:50%]', str(tmp_path))) == 1
     with pytest.raises(InputError, match='cannot be read as recordings'):
         speech.tfds('no_such_set', 'train', str(tmp_path))
     with pytest.raises(InputError, match='cannot be read as recordings'):
@@ -295,6 +336,17 @@ def test_each_frame_is_covered_by_the_windows_that_see_it():
         apply_speech.coverage(3, 4, 1)
 
 
+def test_filling_behind_a_sequence_has_no_part_in_it():
+    """Windows, coverage, energy and gradient of 9 frames, alone and at the head of 14, also where the number is traced."""
+    energy, x = random_energy(4, 3), np.random.default_rng(0).normal(size=(14, 3, 1)).astype(np.float32)
+    for every in (1, 3):
+        alone = jax.value_and_grad(apply_speech.sequence_energy(energy, 4, every))(x[:9])
+        filled = jax.jit(lambda n, every=every: jax.value_and_grad(apply_speech.sequence_energy(energy, 4, every, within=n))(x))(9)
+        np.testing.assert_allclose(filled[0], alone[0], rtol=1e-5)
+        np.testing.assert_allclose(filled[1], np.concatenate([alone[1], np.zeros((5, 3, 1))]), atol=1e-5)
+        assert apply_speech.coverage(14, 4, every, 9).tolist() == [*apply_speech.coverage(9, 4, every).tolist(), 0, 0, 0, 0, 0]
+
+
 def random_energy(length, bins):
     w = jax.random.normal(jax.random.key(1), (3, length, bins, 1))
     return lambda x, label: jnp.sum(jnp.sin(w[label] * x)) + jnp.sum(x ** 4)
@@ -305,9 +357,9 @@ def test_the_gradient_of_a_long_sequence_is_that_of_the_sum_of_its_windows(every
     """By central differences, in double precision; divided by the coverage where that is shared."""
     with jax.enable_x64(True):
         length, x = 4, np.random.default_rng(0).normal(size=(9, 3, 1))
-        labels = np.arange(len(apply_speech.begins(9, length, every))) % 3
+        begins = np.asarray(apply_speech.begins(9, length, every)[0])
+        labels = np.arange(len(begins)) % 3
         window_energy = random_energy(length, 3)
-        begins = np.asarray(apply_speech.begins(9, length, every))
         whole = lambda x: sum(float(window_energy(x[begin:begin + length], label)) for begin, label in zip(begins, labels))
         plain, shared = (apply_speech.sequence_energy(window_energy, length, every, labels, shared=flag) for flag in (False, True))
         assert plain(x) == pytest.approx(whole(x)) and shared(x) == pytest.approx(whole(x))

@@ -6,47 +6,61 @@ import jax
 import jax.numpy as jnp
 
 from ebm_jax.apply.refine import refine
+from ebm_jax.mcmc import run_chain
+from ebm_jax.types import UNLABELLED
 
 
-def begins(frames, length, every):
-    """Where the windows over so many frames begin; the last one ends with the sequence. Raises: ValueError when none fits."""
+def begins(frames, length, every, within=None):
+    """Where the windows over so many frames begin: every so many frames, and a last one that ends with the sequence.
+
+    Args: within: None, or how many of the frames are the sequence (may be traced); what is beyond is filling.
+    Returns: (int [n], bool [n]: False for windows that are left over where the sequence is shorter than `frames`).
+    Raises: ValueError when none fits.
+    """
     if not 1 <= length <= frames or every < 1:
         raise ValueError(f'windows of {length} frames, one every {every}, do not fit a sequence of {frames}')
-    last = frames - length
-    starts = list(range(0, last + 1, every))
-    return jnp.array(starts if starts[-1] == last else [*starts, last])
+    first = every * jnp.arange(-(-(frames - length) // every) + 1)
+    last = (frames if within is None else within) - length
+    return jnp.minimum(first, last), first < last + every
 
 
-def coverage(frames, length, every):
-    """How many windows see each frame: int [frames]."""
-    starts = begins(frames, length, every)
+def coverage(frames, length, every, within=None):
+    """How many windows see each frame: int [frames]. Arguments as in `begins`."""
+    starts, there = begins(frames, length, every, within)
     at = jnp.arange(frames)
-    return jnp.sum((at >= starts[:, None]) & (at < starts[:, None] + length), 0)
+    return jnp.sum((at >= starts[:, None]) & (at < starts[:, None] + length) & there[:, None], 0)
 
 
-def windows_of(x, length, every):
-    """[T, F, 1] -> [n, length, F, 1]."""
-    return jax.vmap(lambda begin: jax.lax.dynamic_slice_in_dim(x, begin, length))(begins(len(x), length, every))
-
-
-def sequence_energy(window_energy, length, every=1, labels=None, shared=True):
+def sequence_energy(window_energy, length, every=1, labels=UNLABELLED, shared=True, within=None):
     """The energy of a long sequence: x [T, F, 1] -> scalar.
 
         E(x) = sum_t E_window(x[t, ..., t + L - 1], y_t)
 
     Args:
-      window_energy: (window, label) -> scalar. labels: int [n], one for each window, or one for all.
+      window_energy: (window, label) -> scalar. labels: int [n], one for each window of `begins`, or one for all.
       shared: the gradient that x gets is that of the sum with each frame's row divided by the number of windows that cover it; the value
         stays the sum. A frame then moves as far as a frame of a single window does, wherever it stands.
+      within: None, or how many of the frames are the sequence, at least L; the others have no part in it.
     """
     def energy(x):
+        starts, there = begins(len(x), length, every, within)
         if shared:
-            share = 1 / coverage(len(x), length, every).astype(x.dtype)[:, None, None]
+            share = 1 / jnp.maximum(coverage(len(x), length, every, within), 1).astype(x.dtype)[:, None, None]
             fixed = jax.lax.stop_gradient(x)
             x = fixed + share * (x - fixed)
-        found = windows_of(x, length, every)
-        return jnp.sum(jax.vmap(window_energy)(found, jnp.broadcast_to(jnp.asarray(labels), (len(found),))))
+        windows = jax.vmap(lambda start: jax.lax.dynamic_slice_in_dim(x, start, length))(starts)
+        return jnp.sum(jnp.where(there, jax.vmap(window_energy)(windows, jnp.broadcast_to(jnp.asarray(labels), starts.shape)), 0.0))
     return energy
+
+
+def classify(network_fn, windows):
+    """Logits of a whole recording: `pooled_logits` of the windows [n, L, F, 1] that cover it. network_fn: window -> logits [C]."""
+    return pooled_logits(jax.vmap(network_fn)(windows))
+
+
+def generate(key, window_energy, kernel, x, num_steps, length, labels=UNLABELLED):
+    """A long sequence, by a chain from x [T, F, 1] on the sum of its windows' energies, one at each frame. labels: as `sequence_energy`."""
+    return run_chain(key, kernel, sequence_energy(window_energy, length, 1, labels), x, num_steps)[0]
 
 
 def pooled_logits(logits):
@@ -56,7 +70,7 @@ def pooled_logits(logits):
 
 def labels_along(phones, frames, length, every):
     """The label of each window of a sequence that says these phones: that of the frame in its middle. phones: int [T] -> int [n]."""
-    return jnp.asarray(phones)[begins(frames, length, every) + length // 2]
+    return jnp.asarray(phones)[begins(frames, length, every)[0] + length // 2]
 
 
 def denoise(key, energy_fn, kernel, x, num_steps, anchor=0.0, observe=lambda u: u):
