@@ -12,6 +12,8 @@ from ebm_jax import process
 from ebm_jax.errors import InputError
 from ebm_jax.record import write_json, write_whole
 
+SOON = 4   # checkpoints: the reach of the ring, and one
+
 
 class Remedy(NamedTuple):
     """What changes for one try. Every try has other random numbers, and goes on with the batches behind those it had seen.
@@ -64,10 +66,13 @@ class Guard:
         """Where to go back to from a divergence at `step`.
 
         The newest state that is at least `margin` steps old, since one saved shortly before is likely on its way there; where the
-        run got no further than ever before, the next one further back than last time; 0, the very beginning, where there is none.
+        run got no further than ever before, the next one further back than last time; 0, the very beginning, where there is none. The last
+        try begins anew, too, where the one before it ended soon: its states may all be on their way to where it ended.
 
         Args: ring: steps of healthy states, newest first.
         """
+        if self.log and self.tries_left == 1 and step - self.log[-1]['back_to'] <= SOON * margin:
+            return 0
         latest = step - margin
         if self.log and step <= max(entry['diverged_at'] for entry in self.log):
             latest = min(latest, self.log[-1]['back_to'] - 1)

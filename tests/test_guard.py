@@ -159,6 +159,14 @@ def test_where_a_run_goes_back_to(tmp_path, log, step, ring, target):
     assert guard.target(step, ring, 50) == target
 
 
+def test_the_last_try_begins_anew_where_the_one_before_ended_soon(tmp_path):
+    for step, left, target in ((690, 1, 0), (700, 1, 0), (760, 1, 700), (690, 2, 600)):
+        guard = Guard(tmp_path, ())
+        guard.log.append(entry(560, 500))
+        guard.remedies = (Remedy('a'),) * (1 + left)
+        assert guard.target(step, [700, 600, 500], 50) == target
+
+
 def fragile(limit, rate=1.0):
     """One parameter, pushed down by the loss at each step; a loss beyond the limit counts as diverged. Its only random number is logged."""
     def loss(params, key, batch, samples):
