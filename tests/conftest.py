@@ -1,4 +1,5 @@
 import atexit
+import gc
 import importlib.metadata
 import os
 import shutil
@@ -11,6 +12,8 @@ FAST_TO_COMPILE = ['--xla_backend_optimization_level=0', '--xla_llvm_disable_exp
 if importlib.metadata.version('jaxlib').startswith('0.10.'):
     FAST_TO_COMPILE.append('--xla_cpu_use_fusion_emitters=false')   # later versions do not know it, and end at flags they do not know
 os.environ['XLA_FLAGS'] = ' '.join([os.environ.get('XLA_FLAGS', ''), *FAST_TO_COMPILE])
+
+gc.set_threshold(200_000, 50, 100)   # tracing makes many objects that stay: looking through them all the time costs a tenth of the suite
 
 # One cache of compiled programs for this run of the suite, its workers and the commands that it starts: half the time goes to compilation.
 if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
