@@ -15,12 +15,12 @@ from experiments.parts_speech import speech_config, speech_jem
 
 def get_config():
     config = speech_config()
-    config.steps = config.optimizer.decay_steps = 1500
+    config.steps = config.optimizer.decay_steps = 900
     config.data.source = 'frames:data/phoneme_esl.npz'
     config.data.noise = 0.06
     config.ood = ConfigDict(dict(inverted='inverted', noise='noise', mixed='mixed'))
     config.sampler.num_steps = 5
-    config.loss.update(dict(alpha=1.0, p_x_weight=0.3))
+    config.loss.alpha = 1.0
     config.network = ConfigDict(dict(along='frequency', widths=(32, 64, 64), strides=(4, 4, 2), size=9))
     return config
 
