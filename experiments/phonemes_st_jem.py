@@ -3,6 +3,8 @@
     python ../shared/data/unpack.py data phoneme_esl     # or any .npz of x [N, F], y, part, label_names
     python -m experiments.phonemes_st_jem --workdir=runs/phonemes --config.data.source=frames:data/phoneme_esl.npz
     python -m experiments.evaluate --workdir=runs/phonemes
+Convolutions along frequency (58 thousand parameters). Time: one minute on one CPU core, as much again for the evaluation. Expected: frame
+accuracy 92.3 % (a support vector machine: 92.6 %), 97 % of fresh frames recognised, AUROC of log p(x) 1.00 against noise.
 """
 from functools import partial
 

@@ -3,6 +3,10 @@
     python -m experiments.vowels_st_jem --workdir=runs/vowels
     python -m experiments.evaluate --workdir=runs/vowels
     python -m experiments.speech --workdir=runs/vowels --task=generate --phones=s,iy,sh,aa
+Seven phones, windows of 21 frames of 40 mel bins, convolutions along time (57 thousand parameters).
+Time: 80 s on one CPU core, 4 minutes of evaluation beside other work. Expected: frame accuracy 99.1 %, 91 % of fresh windows recognised,
+AUROC of log p(x) 1.00 against white noise and .97 against babble; at 10 dB of white noise the error of the spectrogram falls from 410 to
+151 dB^2.
 """
 from functools import partial
 
