@@ -3,7 +3,7 @@
     python -m experiments.spoken_digits_st_jem --workdir=runs/spoken --config.data.source=fsdd:data/fsdd.npz     # or fsdd:FOLDER
     python -m experiments.evaluate --workdir=runs/spoken
     python -m experiments.speech --workdir=runs/spoken --task=denoise --input=noisy.wav --out=clean.wav
-Windows of 32 frames of 40 mel bins, 2-D convolutions (88 thousand parameters); --config.network.wide=true takes a Wide-ResNet.
+Windows of 32 frames, 40 mel bins, 2-D convolutions (88 thousand parameters); --config.network.wide=true takes a Wide-ResNet.
 Time: 22 minutes on one CPU core beside other work, 8 minutes of evaluation. Expected: 99.3 % of test recordings and 94.6 % of single windows
 recognised, 84 % of fresh windows, AUROC of log p(x) .93 against white noise and .80 against babble.
 """

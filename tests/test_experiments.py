@@ -19,13 +19,13 @@ from experiments import digits_compose, icd_stability, launch, parts
 SHARED = ROOT.parent / 'shared' / 'data'
 NAMES = ['digits_jem', 'digits_st_jem', 'mnist_st_jem', 'cifar10_jem', 'cifar10_st_jem', 'digits_icd', 'mnist_icd', 'cifar10_icd',
          'digits_dual_mcmc', 'mnist_dual_mcmc', 'cifar10_dual_mcmc', 'celeba64_dual_mcmc']
-SMALL = ['--config.steps=4', '--config.batch_size=16', '--config.log_every=2', '--config.checkpoint_every=2',
+SMALL = ['--config.steps=4', '--config.batch_size=16', '--config.log_every=2', '--config.checkpoint_every=2', '--config.evaluate_every=0',
          '--config.loss.num_negatives=8', '--config.sampler.num_steps=2', '--config.buffer.capacity=800', '--config.fresh.num_steps=3',
          '--config.network.widths=(4,4,4)']
 
 
 SMALL_ICD = ['--config.steps=4', '--config.batch_size=16', '--config.log_every=2', '--config.checkpoint_every=4',
-             '--config.loss.num_negatives=8',
+             '--config.evaluate_every=0', '--config.loss.num_negatives=8',
              '--config.loss.kl_chains=8', '--config.loss.population=8', '--config.loss.population_after=10', '--config.sampler.num_steps=2',
              '--config.buffer.capacity=640', '--config.fresh.num_steps=5', '--config.fresh.every=2', '--config.fresh.plain=1',
              '--config.network.width=4', '--config.network.stages=(1,)', '--config.network.scales=1', '--config.network.norm=false']

@@ -21,7 +21,7 @@ from experiments import speech as command  # noqa: E402
 SMALL = ['--config.steps=2', '--config.batch_size=16', '--config.loss.num_negatives=8', '--config.sampler.num_steps=2',
          '--config.buffer.capacity=640', '--config.fresh.num_steps=2', '--config.network.widths=(4,4,4)', '--config.features.bins=12',
          '--config.data.window=7', '--config.data.every=9', '--config.data.time_mask=3', '--config.denoise.num_steps=1',
-         '--config.denoise.recordings=1', '--config.log_every=1']
+         '--config.denoise.recordings=1', '--config.log_every=1', '--config.evaluate_every=0']
 
 
 @pytest.fixture(scope='module')
@@ -95,7 +95,7 @@ def test_experiments_on_speech_carry_their_command_and_build(name, tmp_path):
         config.data.source, shape = f'frames:{tmp_path}/frames.npz', (1, 256, 1)
     elif name.startswith('spoken'):
         config.data.source, shape = f'fsdd:{digits_folder(tmp_path)}', (32, 40, 1)
-        config.features.rate = 16000
+        config.features.rate, config.batch_size = 16000, 16
     else:
         shape = (21, 40, 1)
     shapes = launch.build(module, config).state_shapes()
