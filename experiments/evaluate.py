@@ -3,10 +3,10 @@
 Accuracy and calibration (of classifiers), out-of-distribution detection, fresh samples, judged, and their distance to the
 data. Writes evaluation.json, evaluation.txt (the same, with the protocol beside each figure), scores.png, curves.png, samples/*.png (and
 reliability.png) into the workdir, and the main figures into its summary.json. NAME=DATA adds an out-of-distribution set: rotated,
-inverted, noise, mixed (changes of the test set), npz:FILE, folder:FOLDER or
-tfds:NAME[@FOLDER]; NAME= alone removes one; those that the run has by itself (classes left out of
-training, noise and babble of speech) are there already. Distances are in the features of a classifier that is trained
-on the run's data here (WORKDIR/extractor.npz, or --extractor=FILE to share one); --inception=FILE.npz adds the true FID.
+inverted, noise, mixed (changes of the test set), npz:FILE, folder:FOLDER or tfds:NAME[@FOLDER]; NAME= alone removes one. Those that the
+run has by itself (classes left out of training; of speech also noise, babble and speakers left out) are there already. Distances are in
+the features of a classifier that is trained on the run's data here (WORKDIR/extractor.npz, or --extractor=FILE to share one);
+--inception=FILE.npz adds the true FID.
 """
 import pathlib
 import time

@@ -120,6 +120,7 @@ def own_sets(of, config):
     recordings; classes and speakers that were left out.
     """
     frontend, sounds, voices = of.frontend, [r.sound for r in of.test], [r.sound for r in of.others or of.test]
+
     def made(name, noise):
         sequences = [frontend.sequence(audio.levelled(noise(len(sound), i))) for i, sound in enumerate(sounds)]
         x = np.concatenate([speech.cover(x[..., 0], frontend.length, frontend.length) for x in sequences])
