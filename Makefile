@@ -17,7 +17,7 @@ demo: $(STAMP)
 	@echo "Look at runs/demo/samples/fresh_conditional.png, reliability.png and evaluation.txt"
 
 test: $(STAMP)
-	$(RUN) -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
+	$(RUN) -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder
 
 lint: $(STAMP)
 	$(VENV)/bin/ruff check .

@@ -14,7 +14,7 @@ SMALL = ['--config.steps=4', '--config.batch_size=16', '--config.loss.num_negati
          '--config.checkpoint_every=4', '--config.x_chain.num_steps=2', '--config.z_chain.num_steps=2', '--config.fresh.num_steps=3',
          '--config.test_z.num_steps=2', '--config.test_z.inpaint_steps=3', '--config.network.energy_widths=(4,)',
          '--config.network.energy_down=(True,)', '--config.network.generator_widths=(4,4)', '--config.network.inference_widths=(4,)',
-         '--config.network.inference_strides=(2,)', '--config.latent=5', '--config.evaluate_every=0']
+         '--config.network.inference_strides=(2,)', '--config.evaluate_every=0', '--config.latent=5']
 NAME = 'experiments.digits_dual_mcmc'
 
 
