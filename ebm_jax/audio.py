@@ -187,6 +187,12 @@ def add_noise(sound, noise, decibels):
     return (sound + gain * noise).astype(np.float32)
 
 
+def levelled_in_noise(sound, noise, decibels):
+    """(noisy, clean): `add_noise`, and both scaled by what brings the noisy one to its level."""
+    noisy = add_noise(sound, noise, decibels)
+    return gain(noisy) * noisy, gain(noisy) * sound
+
+
 def white_noise(samples, seed):
     """N(0, 1), [samples]."""
     return np.random.default_rng(seed).normal(size=samples).astype(np.float32)

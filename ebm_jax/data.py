@@ -4,6 +4,7 @@
 A batch is a function of the step (`batch_at`), so a resumed run sees what an uninterrupted one would have seen. Scaling and
 augmentation happen on the device, in `augment`.
 """
+import contextlib
 import functools
 import operator
 import pathlib
@@ -56,26 +57,32 @@ def digits(split):
     return _examples('digits', *((x_train, y_train) if split == 'train' else (x_test, y_test)))
 
 
-def npz(path, split):
-    """Arrays x_SPLIT and y_SPLIT (or x and y, as either split) of a .npz file. Labels may be left out of a test split (zeros)."""
-    _check_split(split)
-    path = pathlib.Path(path)
-    if not path.is_file():
+@contextlib.contextmanager
+def opened(path):
+    """The arrays of a .npz file, for a with-statement that reads them. Raises: InputError where there is no such file or it is damaged."""
+    if not pathlib.Path(path).is_file():
         raise InputError(f'no data file at {path}: check the path')
     try:
         with np.load(path, allow_pickle=False) as pack:
-            suffix = f'_{split}' if f'x_{split}' in pack.files else ''
-            if f'x{suffix}' not in pack.files:
-                raise InputError(f'{path} holds {sorted(pack.files)}, but needs x_{split} and y_{split} (or x and y)')
-            if f'y{suffix}' not in pack.files and split == 'train':
-                raise InputError(f'{path} has no labels y{suffix}: training needs them')
-            x = pack[f'x{suffix}']
-            y = pack[f'y{suffix}'] if f'y{suffix}' in pack.files else np.zeros(len(x), np.int32)
+            yield pack
     except InputError:
         raise
     except (zipfile.BadZipFile, zlib.error, ValueError, TypeError, EOFError, OSError) as error:
         raise InputError(f'{path} cannot be read as .npz ({error}): it may be damaged or only partly written') from error
-    return _examples(path.stem, x, y)
+
+
+def npz(path, split):
+    """Arrays x_SPLIT and y_SPLIT (or x and y, as either split) of a .npz file. Labels may be left out of a test split (zeros)."""
+    _check_split(split)
+    with opened(path) as pack:
+        suffix = f'_{split}' if f'x_{split}' in pack.files else ''
+        if f'x{suffix}' not in pack.files:
+            raise InputError(f'{path} holds {sorted(pack.files)}, but needs x_{split} and y_{split} (or x and y)')
+        if f'y{suffix}' not in pack.files and split == 'train':
+            raise InputError(f'{path} has no labels y{suffix}: training needs them')
+        x = pack[f'x{suffix}']
+        y = pack[f'y{suffix}'] if f'y{suffix}' in pack.files else np.zeros(len(x), np.int32)
+    return _examples(pathlib.Path(path).stem, x, y)
 
 
 def folder(path, split):

@@ -5,8 +5,6 @@ A source gives the Recordings of one split; what learns sees Examples of windows
 import csv
 import pathlib
 import re
-import zipfile
-import zlib
 from typing import NamedTuple
 
 import numpy as np
@@ -157,16 +155,11 @@ def _fsdd_pack(path, wanted):
 
 
 def _arrays(path, needed):
-    if not pathlib.Path(path).is_file():
-        raise InputError(f'no data file at {path}: check the path')
-    try:
-        with np.load(path, allow_pickle=False) as pack:
-            missing = [name for name in needed if name not in pack.files]
-            if missing:
-                raise InputError(f'{path} holds {sorted(pack.files)}, but needs {", ".join(missing)}, too')
-            return {name: pack[name] for name in needed}
-    except (zipfile.BadZipFile, zlib.error, ValueError, TypeError, EOFError, OSError) as error:
-        raise InputError(f'{path} cannot be read as .npz ({error}): it may be damaged or only partly written') from error
+    with data.opened(path) as pack:
+        missing = [name for name in needed if name not in pack.files]
+        if missing:
+            raise InputError(f'{path} holds {sorted(pack.files)}, but needs {", ".join(missing)}, too')
+        return {name: pack[name] for name in needed}
 
 
 def tfds(name, split, data_dir=None, *, label='label', rate=16000):
@@ -237,8 +230,8 @@ def phone_windows(recordings, features, analysis, scale, length, names, every=1,
     number, x, y = {phone: i for i, phone in enumerate(names)}, [], []
     for recording, spectrum in zip(recordings, features):
         phones = frame_phones(recording, analysis)
-        inside = [phones[max(i - length // 2, 0):i - length // 2 + length] for i in range(len(spectrum))]
-        pick = [i for i in range(len(spectrum)) if phones[i] in number and not set(avoid) & set(inside[i])][::every]
+        spoiled = audio.windows(np.array([[phone in avoid] for phone in phones]), length).any((1, 2))
+        pick = [i for i in range(len(spectrum)) if phones[i] in number and not spoiled[i]][::every]
         x.append(audio.windows(scale.to_units(spectrum), length)[pick])
         y += [number[phones[i]] for i in pick]
     if not y:

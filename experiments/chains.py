@@ -17,7 +17,7 @@ from ebm_jax.errors import InputError
 from ebm_jax.evaluate import chains, distance, extractor
 from ebm_jax.record import image_grid, save_grid, update_summary
 from experiments import launch
-from experiments.parts import averaged
+from experiments.parts import averaged, noise_scale_of
 from experiments.telemetry import age_figures, ages_of, chain_settings, labels_of
 
 
@@ -58,7 +58,7 @@ def long_chains(parts, params, key, values):
     labels, c = labels_of(parts, values.num), parts.fresh
     start_key, key = jax.random.split(key)
     starts = devices.for_each(parts.start, params, start_key, [labels], description='starts')
-    noise = (2 * c.step_size * c.noise) ** 0.5 if c.noise_is_temperature else c.noise
+    noise = noise_scale_of(c)
     if noise <= 0:
         raise InputError('the chains of this run have no noise (config.fresh.noise is 0): there is nothing to diagnose')
     return chains.walk(key, parts.energy_fn, params, parts.kernel_at(c.step_size), starts, labels, values.steps, step_size=c.step_size,

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from ebm_jax.errors import InputError
 from ebm_jax.record import write_json
 from experiments import launch
-from experiments.figures_speech import LEVELS, NOISES, accuracy_of, cases_of, check, chosen, compared, denoised, gated
+from experiments.figures_speech import LEVELS, NOISES, accuracy_of, cases_of, check, chosen, compared, denoised, gated, restore
 from experiments.parts import averaged
 
 KINDS = ('in noise', 'plain', 'alone')
@@ -44,9 +44,7 @@ def numbers(values, name, kind, low):
 
 def run(values):
     steps, anchors, levels = numbers(values, 'steps', int, 1), numbers(values, 'anchors', float, 0), numbers(values, 'levels', float, None)
-    config, parts, state = launch.restore(values.workdir)
-    if parts.speech is None:
-        raise InputError(f'{values.workdir} was not trained on recordings: give a run on speech (frames alone have no sound)')
+    config, parts, state = restore(values.workdir)
     params, recordings = averaged(state), chosen(parts, values.recordings or config.denoise.recordings)
     frontend, given = parts.speech.frontend, cases_of(parts, recordings, levels)
     ways = {('noisy', None, None): lambda: given.before, ('gated', None, None): lambda: gated(frontend, given.sounds)}

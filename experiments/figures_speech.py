@@ -12,10 +12,19 @@ from tqdm import tqdm
 from ebm_jax import audio, devices, mcmc
 from ebm_jax.apply import speech as apply_speech
 from ebm_jax.errors import InputError
+from experiments import launch
 from experiments.parts import averaged
 
 LEVELS = (0, 5, 10, 20)   # signal-to-noise ratios, dB
 NOISES = ('white', 'babble')
+
+
+def restore(workdir):
+    """As `launch.restore`, of a run that was trained on recordings."""
+    config, parts, state = launch.restore(workdir)
+    if parts.speech is None:
+        raise InputError(f'{workdir} was not trained on recordings: give a run on speech (frames alone have no sound)')
+    return config, parts, state
 
 
 def logits_of(parts, params, sequences):
@@ -38,10 +47,15 @@ def hits(parts, params, sequences, recordings):
     return np.array(found)
 
 
+def share(counts):
+    """What is right of all that is labelled. counts: int [N, 2], of `hits`."""
+    right, labelled = counts.sum(0)
+    return float(right / max(labelled, 1))
+
+
 def accuracy_of(parts, params, sequences, recordings):
     """Share of labelled frames, or of recordings, that are recognised."""
-    right, labelled = hits(parts, params, sequences, recordings).sum(0)
-    return float(right / max(labelled, 1))
+    return share(hits(parts, params, sequences, recordings))
 
 
 def whole_recordings(workdir, config, parts, state):
@@ -70,7 +84,7 @@ def inversion(workdir, config, parts, state):
 
 
 def in_noise(parts, recordings, noise, level):
-    """[(noisy sound, clean sound)] of recordings in noise at a level in dB, both scaled by what brings the noisy one to its level.
+    """[(noisy sound, clean sound)] of recordings in noise at a level in dB, see `audio.levelled_in_noise`.
 
     noise: 'white', or 'babble' of other test recordings.
     """
@@ -81,9 +95,7 @@ def in_noise(parts, recordings, noise, level):
             raise InputError('babble needs at least two test recordings')
         samples = len(recording.sound)
         added = audio.babble(others, samples, i) if noise == 'babble' else audio.white_noise(samples, i)
-        added = audio.add_noise(recording.sound, added, level)
-        gain = audio.gain(added)
-        pairs.append((gain * added, gain * recording.sound))
+        pairs.append(audio.levelled_in_noise(recording.sound, added, level))
     return pairs
 
 
@@ -148,9 +160,7 @@ def compared(parts, params, sequences, given):
     """[(error, accuracy)] of each of given.cases, of one way to clean given.before."""
     n = len(given.recordings)
     counts = hits(parts, params, sequences, given.recordings * len(given.cases))
-    share = lambda right, labelled: float(right / max(labelled, 1))
-    return [(error_of(parts, sequences[i:i + n], given.clean[i:i + n]), share(*counts[i:i + n].sum(0)))
-            for i in range(0, len(sequences), n)]
+    return [(error_of(parts, sequences[i:i + n], given.clean[i:i + n]), share(counts[i:i + n])) for i in range(0, len(sequences), n)]
 
 
 def chosen(parts, num):

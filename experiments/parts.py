@@ -239,6 +239,11 @@ def shared_fit(config, train, pictures, optimizer=None):
                 pictures=pictures)
 
 
+def noise_scale_of(c):
+    """The scale of the noise of config.sampler or config.fresh, also where it is given as a temperature."""
+    return (2 * c.step_size * c.noise) ** 0.5 if c.noise_is_temperature else c.noise
+
+
 def kernel_of(c, step_size=None, **options):
     """The Langevin kernel of config.sampler or config.fresh, its noise of its own scale or of a temperature."""
     return mcmc.langevin(step_size or c.step_size, **{'temperature' if c.noise_is_temperature else 'noise_scale': c.noise}, **options)

@@ -21,7 +21,7 @@ from ebm_jax.apply import speech as apply_speech
 from ebm_jax.errors import InputError
 from ebm_jax.types import UNLABELLED
 from experiments import launch
-from experiments.figures_speech import check, denoised, draw, error_of, logits_of
+from experiments.figures_speech import check, denoised, draw, error_of, logits_of, restore
 from experiments.parts import averaged
 
 
@@ -46,9 +46,7 @@ def run(values):
     for name in ('seconds', 'snr', 'anchor'):
         if values[name].value is not None and not math.isfinite(values[name].value):
             raise InputError(f'--{name} must be finite, got {values[name].value}')
-    config, parts, state = launch.restore(values.workdir)
-    if parts.speech is None:
-        raise InputError(f'{values.workdir} was not trained on recordings: give a run on speech (frames alone have no sound)')
+    config, parts, state = restore(values.workdir)
     out = pathlib.Path(values.out or pathlib.Path(values.workdir) / 'samples' / values.task)
     out = out.with_suffix('') if out.suffix == '.wav' else out
     pictures, numbers, sound, said = TASKS[values.task](values, config, parts, averaged(state))
@@ -123,8 +121,8 @@ def denoise(values, config, parts, params):
     frontend, (name, sound) = parts.speech.frontend, given(values, parts)
     clean = None
     if values.snr is not None:
-        added = audio.add_noise(sound, audio.white_noise(len(sound), values.seed), values.snr)
-        sound, clean = audio.levelled(added), frontend.sequence(audio.gain(added) * sound)
+        sound, clean = audio.levelled_in_noise(sound, audio.white_noise(len(sound), values.seed), values.snr)
+        clean = frontend.sequence(clean)
     c = ConfigDict(config.denoise)
     c.num_steps = c.num_steps if values.steps is None else values.steps
     c.anchor = c.anchor if values.anchor is None else values.anchor

@@ -8,7 +8,7 @@ import numpy as np
 from ebm_jax import mcmc
 from ebm_jax.evaluate import chains
 from ebm_jax.types import UNLABELLED
-from experiments.parts import averaged
+from experiments.parts import averaged, noise_scale_of
 
 NUM = 32   # chains that are watched
 
@@ -90,8 +90,7 @@ def langevin_settings(c, state):
     if c.get('adaptive', False):
         a, divisor, decay, momentum = map(float, np.asarray(state.chains.sampler.settings)[0])
         return {'step_size': a, 'noise_scale': (2 * a) ** 0.5 / divisor, 'decay': decay, 'momentum': momentum}
-    noise = (2 * c.step_size * c.noise) ** 0.5 if c.noise_is_temperature else c.noise
-    return {'step_size': c.step_size, 'noise_scale': noise} | ({'momentum': c.momentum} if c.get('momentum', 0) else {})
+    return {'step_size': c.step_size, 'noise_scale': noise_scale_of(c)} | ({'momentum': c.momentum} if c.get('momentum', 0) else {})
 
 
 def steps_of(c, state):

@@ -409,6 +409,9 @@ def test_denoising_compares_what_it_would_observe():
 def test_logits_of_windows_pool_to_those_of_the_recording():
     logits = np.random.default_rng(0).normal(size=(6, 4))
     np.testing.assert_allclose(apply_speech.pooled_logits(logits), np.log(np.exp(logits).mean(0)), rtol=1e-5)
+    windows, slopes = jnp.asarray(logits[:, :3, None, None]), jnp.arange(12.0).reshape(3, 4)
+    by_hand = np.log(np.exp(logits[:, :3] @ np.arange(12.0).reshape(3, 4)).mean(0))
+    np.testing.assert_allclose(apply_speech.classify(lambda window: window[:, 0, 0] @ slopes, windows), by_hand, rtol=1e-4)
     phones = np.array([0, 0, 1, 1, 2, 2, 2])
     assert apply_speech.labels_along(phones, 7, 3, 2).tolist() == [0, 1, 2]
 
