@@ -192,8 +192,8 @@ def judged(parts, images, labels):
 
 def extractors_of(workdir, parts, values):
     """The extractors to measure in, the data set's own first; read or trained before anything long starts."""
-    own = extractor.of_classifier(parts.train, values.extractor or workdir / 'extractor.npz')
-    return [own, extractor.of_inception(values.inception)] if values.inception else [own]
+    true_fid = [extractor.of_inception(values.inception)] if values.inception else []   # first: the other may train
+    return [extractor.of_classifier(parts.train, values.extractor or workdir / 'extractor.npz'), *true_fid]
 
 
 def distances_of(parts, fresh, extractors, resamples):

@@ -169,7 +169,7 @@ def test_the_adaptive_sampler_has_the_cards_kernel():
     np.testing.assert_allclose(x.std(), np.sqrt(0.2) / 100, rtol=0.02)
 
 
-@pytest.mark.parametrize('options', [{'num_negatives': 10}, {'conditional': 1.5}, {'num_steps': 0}, {'num_negatives': 0}])
+@pytest.mark.parametrize('options', [{'num_negatives': 10}, {'conditional': 1.5}, {'alpha': 1.5}, {'num_steps': 0}, {'num_negatives': 0}])
 def test_numbers_that_do_not_fit_are_refused(options):
     with pytest.raises(ValueError):
         make_jem(**options)

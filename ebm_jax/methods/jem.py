@@ -48,7 +48,8 @@ def jem(network, sampler, buffer, *, num_negatives, num_steps=20, weights=obj.un
       num_negatives: M, chains advanced at each step, over all devices; divisible by `shards`.
       num_steps: K, steps of the kernel per training step; one more every `extra_step_every` training steps (0: never).
       weights: rule (e_pos, e_neg) -> Weights: `uniform`, `balanced`, or a partial of it (beta, include_positives).
-      p_x_weight: factor on the generative part. alpha: weight of the batch's mutual information I = L_x - L_xy, usually in [0, 1].
+      p_x_weight: factor on the generative part. alpha: weight in [0, 1] of the batch's mutual information I = L_x - L_xy; beyond, one
+        of the two contrasts would be climbed without bound (range: our reading).
       entropy_weight: weight of the entropy form of mutual information, H(mean p(y|x)) - mean H(p(y|x)); 0 leaves it out.
       conditional: share in [0, 1] of the chains that follow p(x|y), y drawn from the labels of the batch; the others follow p(x).
         At each step M conditional of the M chains, rounded down or up so that the mean over steps is exact.
@@ -60,6 +61,8 @@ def jem(network, sampler, buffer, *, num_negatives, num_steps=20, weights=obj.un
         raise ValueError(f'num_negatives must be a positive multiple of shards, got {num_negatives} and {shards}')
     if not 0 <= conditional <= 1:
         raise ValueError(f'conditional is a share in [0, 1], got {conditional}')
+    if not 0 <= alpha <= 1:
+        raise ValueError(f'alpha must lie in [0, 1], beyond which a contrast is climbed without bound, got {alpha}')
     if num_steps < 1 or extra_step_every < 0:
         raise ValueError(f'num_steps must be >= 1 and extra_step_every >= 0, got {num_steps} and {extra_step_every}')
     per_shard, pool = num_negatives // shards, pools(buffer)
