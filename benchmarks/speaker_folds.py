@@ -20,22 +20,34 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
+from ebm_jax import data
+from ebm_jax.errors import InputError
 from ebm_jax.evaluate import predict
 from ebm_jax.fit import fit
 from experiments import phonemes_st_jem
 from experiments.parts import averaged
 
 SHIPPED = 'as-shipped'
-OTHERS = {'support vector machine, C = 1': lambda: SVC(C=1), 'support vector machine, C = 3': lambda: SVC(C=3),
-          'logistic regression, C = .01': lambda: LogisticRegression(C=0.01, max_iter=2000),
-          'linear discriminants': LinearDiscriminantAnalysis}
+REFERENCE = 'support vector machine, C = 3'
+OTHERS = {'support vector machine, C = 1': SVC(C=1), REFERENCE: SVC(C=3),
+          'logistic regression, C = .01': LogisticRegression(C=0.01, max_iter=2000), 'linear discriminants': LinearDiscriminantAnalysis()}
+OTHERS = {name: make_pipeline(StandardScaler(), classifier) for name, classifier in OTHERS.items()}
 
 
-def trained(setting, frames):
-    """Which test frames of a .npz are recognised after training on the others: bool [N]."""
+def configured(setting):
+    """The configuration of a setting."""
     config = phonemes_st_jem.get_config()
-    changes = [] if setting == SHIPPED else [change.split('=', 1) for change in setting.split()]
-    config.update_from_flattened_dict({name: ast.literal_eval(value) for name, value in changes} | {'data.source': f'frames:{frames}'})
+    changes = [] if setting == SHIPPED else [change.partition('=')[::2] for change in setting.split()]
+    try:
+        config.update_from_flattened_dict({name: ast.literal_eval(value) for name, value in changes})
+    except (KeyError, TypeError, ValueError, SyntaxError) as error:
+        raise InputError(f'{setting!r} is no setting ({error}): write {SHIPPED}, or KEY=VALUE of the configuration') from error
+    return config
+
+
+def trained(config, frames):
+    """Which test frames of a .npz are recognised after training on the others: bool [N]."""
+    config.data.source = f'frames:{frames}'
     parts = phonemes_st_jem.build(config)
     with tempfile.TemporaryDirectory() as workdir:
         state = fit(**parts.fit, workdir=workdir, say=lambda line: None)
@@ -47,28 +59,28 @@ def main():
     parser.add_argument('--frames', required=True, help='.npz as `phonemes_st_jem` takes it, with speaker [N] beside')
     parser.add_argument('settings', nargs='*', default=[SHIPPED], help=f'{SHIPPED}, or KEY=VALUE of the configuration, parted by spaces')
     options = parser.parse_args()
-    with np.load(options.frames) as pack:
+    configs = {setting: configured(setting) for setting in options.settings}
+    with data.opened(options.frames) as pack:
         x, y, part, speaker, label_names = (pack[name] for name in ('x', 'y', 'part', 'speaker', 'label_names'))
     training = part == 'train'
     x_train, y_train, speakers = x[training], y[training], speaker[training]
-    right = {name: [] for name in (*OTHERS, *options.settings)}
+    right = {name: [] for name in (*OTHERS, *configs)}
     with tempfile.TemporaryDirectory() as folder:
         fold = pathlib.Path(folder) / 'fold.npz'
         for kept, held_out in GroupKFold(5).split(x_train, y_train, speakers):
             for name, classifier in OTHERS.items():
-                model = make_pipeline(StandardScaler(), classifier()).fit(x_train[kept], y_train[kept])
-                right[name].append(model.score(x_train[held_out], y_train[held_out]))
+                right[name].append(classifier.fit(x_train[kept], y_train[kept]).score(x_train[held_out], y_train[held_out]))
             parts = np.where(np.isin(np.arange(len(x_train)), held_out), 'test', 'train')
             np.savez(fold, x=x_train, y=y_train, part=parts, label_names=label_names)
-            for setting in options.settings:
-                right[setting].append(trained(setting, fold).mean())
+            for setting, config in configs.items():
+                right[setting].append(trained(config, fold).mean())
     for name, shares in right.items():
         print(f'{100 * np.mean(shares):.2f} %  ({", ".join(f"{100 * share:.1f}" for share in shares)})  {name}')
 
-    ours = trained(options.settings[0], options.frames)
-    svm = make_pipeline(StandardScaler(), SVC(C=3)).fit(x_train, y_train).predict(x[~training]) == y[~training]
+    ours = trained(configs[options.settings[0]], options.frames)
+    svm = OTHERS[REFERENCE].fit(x_train, y_train).predict(x[~training]) == y[~training]
     only = int((ours & ~svm).sum()), int((svm & ~ours).sum())
-    print(f'test: {100 * ours.mean():.2f} % {options.settings[0]}, {100 * svm.mean():.2f} % support vector machine; '
+    print(f'test: {100 * ours.mean():.2f} % {options.settings[0]}, {100 * svm.mean():.2f} % {REFERENCE}; '
           f'only one of them right in {only[0]} and {only[1]} of {len(ours)} frames, p = {binomtest(only[0], sum(only)).pvalue:.2f}')
 
 

@@ -190,7 +190,8 @@ def add_noise(sound, noise, decibels):
 def levelled_in_noise(sound, noise, decibels):
     """(noisy, clean): `add_noise`, and both scaled by what brings the noisy one to its level."""
     noisy = add_noise(sound, noise, decibels)
-    return gain(noisy) * noisy, gain(noisy) * sound
+    factor = gain(noisy)
+    return factor * noisy, factor * sound
 
 
 def white_noise(samples, seed):

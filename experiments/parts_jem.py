@@ -41,7 +41,6 @@ def check(config):
     loss = config.loss
     require(config, {'fresh.step_size': (config.fresh.step_size > 0, 'above 0'),
                      'loss.p_x_weight': (0 <= loss.p_x_weight < math.inf, 'finite and at least 0'),
-                     'loss.alpha': (0 <= loss.alpha <= 1, 'in [0, 1]'),
                      'loss.entropy_weight': (math.isfinite(loss.entropy_weight), 'finite')})
 
 

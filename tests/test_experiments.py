@@ -202,7 +202,7 @@ def mistakes(workdir, tmp_path):
         'negatives do not divide': (train, [new, '--config.loss.num_negatives=10'], 'multiple of shards'),
         'batch too large': (train, [new, '--config.batch_size=2000'], 'larger than'),
         'number out of range': (train, [new, '--config.sampler.step_size=-1.0'], 'step_size'),
-        'information climbed': (train, [new, '--config.loss.alpha=1.5'], 'loss.alpha must be in [0, 1]'),
+        'information climbed': (train, [new, '--config.loss.alpha=1.5'], 'alpha must lie in [0, 1]'),
         'not finite': (train, [new, '--config.optimizer.learning_rate=nan'], 'learning_rate'),
         'shapes of the splits': (train, [new, f'--config.data.source=npz:{uneven}'], 'both splits must agree'),
         'no test split': (train, [new, f'--config.data.source=npz:{big}'], 'no test split'),
