@@ -1,4 +1,4 @@
-# make demo            train ST-JEM on the built-in digits: pictures, figures and a checkpoint in runs/demo
+# make demo            train ST-JEM on the built-in digits: pictures, metrics and a checkpoint in runs/demo
 # make test            run the tests
 # make demo JAX=cuda13 the same on an NVIDIA GPU (driver 580 or newer); JAX=tpu on a TPU
 PYTHON ?= python3
@@ -21,6 +21,8 @@ test: $(STAMP)
 
 lint: $(STAMP)
 	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
 
 $(STAMP): setup.py requirements.txt
 	@case "$(JAX)" in cpu|cuda13|tpu) ;; *) echo "JAX=$(JAX) is not known: use cpu, cuda13 or tpu" >&2; exit 2;; esac
@@ -30,4 +32,4 @@ $(STAMP): setup.py requirements.txt
 	@touch $@
 
 clean:
-	rm -rf $(VENV) runs build *.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) runs build *.egg-info .pytest_cache .ruff_cache .mypy_cache

@@ -1,16 +1,24 @@
+import re
 from pathlib import Path
 
 from setuptools import find_packages, setup
 
+ROOT = Path(__file__).parent
+VERSION = re.search(r"__version__ = '(.*)'", (ROOT / 'ebm_jax' / '__init__.py').read_text())
+
 setup(
     name='ebm-jax',
-    version='0.1.0',
-    description='Energy-based models that finish training: Langevin sampling, ST-JEM and its relatives, in JAX',
-    long_description=Path(__file__).with_name('README.md').read_text(),
+    version=VERSION.group(1),
+    description=(
+        'Energy-based models that finish training: Langevin sampling, ST-JEM and its relatives,'
+        ' in JAX'
+    ),
+    long_description=(ROOT / 'README.md').read_text(),
     long_description_content_type='text/markdown',
     license='Apache-2.0',
     python_requires='>=3.11',
     packages=find_packages(include=['ebm_jax', 'ebm_jax.*']),
+    package_data={'ebm_jax': ['py.typed']},
     # Ranges that resolve and run; requirements.txt holds the versions that were tested together.
     install_requires=[
         'jax>=0.10,<0.13',
@@ -22,7 +30,8 @@ setup(
         'absl-py>=2.3.1',
         'ml_collections>=1.1,<2',
         'tensorflow-datasets>=4.9.10,<5',
-        'importlib_resources',   # tensorflow-datasets imports it and does not require it on newer Pythons
+        # tensorflow-datasets imports it and does not require it on newer Pythons
+        'importlib_resources',
         'array_record>=0.8; platform_system == "Linux"',
         'numpy>=2.0',
         'scipy>=1.14',
@@ -32,14 +41,30 @@ setup(
         'matplotlib>=3.9',
         'tensorboardX>=2.6,<3',
         'tqdm>=4.66',
+        'safetensors>=0.4.5,<1',
     ],
     extras_require={
-        'test': ['pytest>=8', 'pytest-xdist>=3.6', 'ruff>=0.12', 'blackjax>=1.2.5,<2', 'pre-commit>=4'],
-        'speech': ['librosa>=0.11,<0.12', 'soundfile>=0.13', 'praatio>=6.2,<7', 'noisereduce>=3.0.3,<4'],
+        'test': [
+            'pytest>=8',
+            'pytest-xdist>=3.6',
+            'ruff>=0.12',
+            'blackjax>=1.2.5,<2',
+            'mypy>=1.15,<3',
+            'pre-commit>=4',
+        ],
+        'speech': [
+            'librosa>=0.11,<0.12',
+            'soundfile>=0.13',
+            'praatio>=6.2,<7',
+            'noisereduce>=3.0.3,<4',
+        ],
         'cuda13': ['jax[cuda13]'],
         'tpu': ['jax[tpu]'],
-        'prepare': ['tensorflow-cpu>=2.20'],   # only to prepare TFDS image sets, once
+        'prepare': ['tensorflow-cpu>=2.20'],  # only to prepare TFDS image sets, once
     },
-    classifiers=['License :: OSI Approved :: Apache Software License', 'Programming Language :: Python :: 3',
-                 'Topic :: Scientific/Engineering :: Artificial Intelligence'],
+    classifiers=[
+        'License :: OSI Approved :: Apache Software License',
+        'Programming Language :: Python :: 3',
+        'Topic :: Scientific/Engineering :: Artificial Intelligence',
+    ],
 )

@@ -1,11 +1,15 @@
-"""Runs that are killed at a random moment and continued: do they end with the same bits as one that was never interrupted?
+"""Runs that are killed at a random moment and continued: do they end with the same bits as one that
+was never interrupted?
 
-    python -m benchmarks.interruptions --workdir=runs/interruptions --experiment=digits_st_jem --signal=KILL --runs=20 -- --config.steps=200
+    python -m benchmarks.interruptions --workdir=runs/interruptions \\
+        --experiment=digits_st_jem --signal=KILL --runs=20 -- --config.steps=200
 
-What follows -- goes to the experiment. Each run is a process of its own, gets the signal at a moment drawn uniformly over the time that the
-uninterrupted run took, and is then continued by the same command. Compared: every number of the last checkpoint. TERM must also end with
-exit code 143 and leave a checkpoint of the step it says.
+What follows -- goes to the experiment. Each run is a process of its own, gets the signal at a
+moment drawn uniformly over the time that the uninterrupted run took, and is then continued by the
+same command. Compared: every number of the last checkpoint. TERM must also end with exit code 143
+  and leave a checkpoint of the step it says.
 """
+
 import pathlib
 import random
 import re
@@ -14,10 +18,10 @@ import subprocess
 import sys
 import time
 
-import jax
 import numpy as np
-import orbax.checkpoint as ocp
 from absl import app, flags, logging
+
+from benchmarks.same_bits import numbers_of
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string('workdir', None, 'Folder of the runs.', required=True)
@@ -27,32 +31,39 @@ flags.DEFINE_integer('runs', 20, 'How many runs are interrupted.', 1)
 flags.DEFINE_integer('seed', 0, 'Seed of the moments.')
 
 
-def numbers(workdir):
-    """Every number of the newest checkpoint of a run."""
-    folder, options = (pathlib.Path(workdir) / 'checkpoints').absolute(), ocp.CheckpointManagerOptions(read_only=True)
-    with ocp.CheckpointManager(folder, options=options) as manager:
-        state = manager.restore(manager.latest_step(), args=ocp.args.StandardRestore())
-    raw = lambda leaf: jax.random.key_data(leaf) if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
-    return [np.asarray(raw(leaf)) for leaf in jax.tree.leaves(state)]
+def same(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> bool:
+    """Whether two checkpoints hold the same numbers."""
+    return a.keys() == b.keys() and all(
+        np.array_equal(a[name], b[name], equal_nan=True) for name in a
+    )
 
 
-def same(a, b):
-    return len(a) == len(b) and all(np.array_equal(x, y, equal_nan=True) for x, y in zip(a, b))
-
-
-def main(arguments):
-    logging.set_verbosity(logging.ERROR)   # orbax tells much
+def main(arguments: list[str]) -> None:
+    logging.set_verbosity(logging.ERROR)  # orbax tells much
     root, number = pathlib.Path(FLAGS.workdir), getattr(signal, f'SIG{FLAGS.signal}')
-    command = lambda workdir: [sys.executable, '-m', f'experiments.{FLAGS.experiment}', f'--workdir={workdir}', *arguments[1:]]
-    run = lambda workdir: subprocess.run(command(workdir), capture_output=True, text=True, check=True)
-    run(root / 'warm')   # fills the cache of compiled programs, where one is set
+
+    def command(workdir):
+        return [
+            sys.executable,
+            '-m',
+            f'experiments.{FLAGS.experiment}',
+            f'--workdir={workdir}',
+            *arguments[1:],
+        ]
+
+    def run(workdir):
+        return subprocess.run(command(workdir), capture_output=True, text=True, check=True)
+
+    run(root / 'warm')  # fills the cache of compiled programs, where one is set
     began = time.perf_counter()
     run(root / 'whole')
-    seconds, whole = time.perf_counter() - began, numbers(root / 'whole')
+    seconds, whole = time.perf_counter() - began, numbers_of(root / 'whole')
     moments, good = random.Random(FLAGS.seed), 0
     for i in range(FLAGS.runs):
         workdir, moment = root / f'{FLAGS.signal.lower()}_{i}', moments.uniform(0, seconds)
-        process = subprocess.Popen(command(workdir), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        process = subprocess.Popen(
+            command(workdir), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
         try:
             out, err = process.communicate(timeout=moment)
         except subprocess.TimeoutExpired:
@@ -61,16 +72,24 @@ def main(arguments):
         said = re.search(r'Stopped by SIGTERM after step (\d+)', out)
         fine = True
         if said:
-            step = said.group(1)   # before the first there is nothing to save
-            fine = process.returncode == 143 and (step == '0' or (workdir / 'checkpoints' / step).is_dir())
+            step = said.group(1)  # before the first there is nothing to save
+            fine = process.returncode == 143 and (
+                step == '0' or (workdir / 'checkpoints' / step).is_dir()
+            )
         if fine:
             run(workdir)
-            fine = same(whole, numbers(workdir))
+            fine = same(whole, numbers_of(workdir))
         good += fine
         how = f'said {said.group(0)!r}' if said else f'exit code {process.returncode}'
         end = 'the same bits' if fine else f'NOT THE SAME {err[-300:]}'
-        print(f'{i + 1}: {FLAGS.signal} after {moment:.1f} of {seconds:.1f} s, {how}: {end}', flush=True)
-    print(f'{FLAGS.experiment}: {good} of {FLAGS.runs} runs interrupted by SIG{FLAGS.signal} ended with the bits of the uninterrupted one')
+        print(
+            f'{i + 1}: {FLAGS.signal} after {moment:.1f} of {seconds:.1f} s, {how}: {end}',
+            flush=True,
+        )
+    print(
+        f'{FLAGS.experiment}: {good} of {FLAGS.runs} runs interrupted by SIG{FLAGS.signal} ended'
+        ' with the bits of the uninterrupted one'
+    )
     sys.exit(good != FLAGS.runs)
 
 

@@ -1,14 +1,18 @@
-"""Langevin steps per second: ebm_jax beside PyTorch on the same network, weights, batch and number of steps.
+"""Langevin steps per second: ebm_jax beside PyTorch on the same network, weights, batch and number
+of steps.
 
-    python -m venv /tmp/torch && /tmp/torch/bin/pip install torch==2.13.0 torchebm==0.8.9 numpy     # the CPU build of torch
-    python -m benchmarks.langevin --torch=/tmp/torch/bin/python [--rounds=7] [--cases=digits,mnist,...]
+    python -m venv /tmp/torch && /tmp/torch/bin/pip install torch==2.13.0 torchebm==0.8.9 numpy
+    python -m benchmarks.langevin --torch=/tmp/torch/bin/python [--rounds=7] \\
+        [--cases=digits,mnist,...]
 
-Two processes stay alive and run in turn (A B A B ...), so that both see the machine in the same state; printed are the median
-milliseconds per Langevin step of all chains and the median of the paired ratios, time of PyTorch / time of ebm_jax: above 1 we are
-faster. The energies of both at the start are compared first. The JAX variants: as shipped (scan, several host devices), scan on
-one device, fully unrolled on one device (what scan must not lose against), and the scan on one device with XLA's own convolution
-gradient in place of ours.
+Two processes stay alive and run in turn (A B A B ...), so that both see the machine in the same
+state; printed are the median milliseconds per Langevin step of all chains and the median of the
+paired ratios, time of PyTorch / time of ebm_jax: above 1 we are faster. The energies of both at the
+start are compared first. The JAX variants: as shipped (scan, several host devices), scan on one
+device, fully unrolled on one device (what scan must not lose against), and the scan on one device
+with XLA's own convolution gradient in place of ours.
 """
+
 import argparse
 import json
 import os
@@ -20,7 +24,7 @@ import time
 
 import numpy as np
 
-CASES = {   # name: (module, image shape, chains, steps of each chain)
+CASES = {  # name: (module, image shape, chains, steps of each chain)
     'digits': ('ConvNet(10)', (8, 8, 1), 64, 20),
     'mnist': ('ConvNet(10, (32, 64, 128, 128), (2, 1, 2, 2))', (28, 28, 1), 64, 10),
     'residual 32x32': ('WideResNet(10, depth=10, width=4)', (32, 32, 3), 16, 5),
@@ -32,7 +36,8 @@ STEP, NOISE = 0.01, 0.01
 
 
 def jax_worker(folder):
-    """Answers {'case', 'variant'} on standard input with the seconds that one run of the chains took."""
+    """Answers {'case', 'variant'} on standard input with the seconds that one run of the chains
+    took."""
     import flax.linen as nn
     import jax
     import jax.numpy as jnp
@@ -42,10 +47,11 @@ def jax_worker(folder):
     jax.config.update('jax_num_cpu_devices', cores)
     from ebm_jax import mcmc, networks, objectives
     from ebm_jax.networks import classifiers
+
     devices = jax.devices()
     runs = {}
 
-    def with_xlas_gradient(scanned, *args):   # while it is traced
+    def with_xlas_gradient(scanned, *args):  # while it is traced
         ours, classifiers.Conv = classifiers.Conv, nn.Conv
         try:
             return scanned(*args)
@@ -57,8 +63,16 @@ def jax_worker(folder):
         network = networks.per_example(eval(source, vars(networks)))
         x = jax.random.normal(jax.random.key(1), (chains, *shape))
         params = network.init(jax.random.key(0), x[0])
-        energy = lambda params, x, network=network: objectives.marginal_energy(network.apply(params, x))
-        np.savez(f'{folder}/{case}.npz', x=x, energy=jax.vmap(energy, (None, 0))(params, x), **flatten_dict(params, sep='/'))
+
+        def energy(params, x, network=network):
+            return objectives.marginal_energy(network.apply(params, x))
+
+        np.savez(
+            f'{folder}/{case}.npz',
+            x=x,
+            energy=jax.vmap(energy, (None, 0))(params, x),
+            **flatten_dict(params, sep='/'),
+        )
         keys = jax.random.split(jax.random.key(2), chains)
 
         def scanned(params, keys, x, energy=energy, steps=steps):
@@ -68,16 +82,36 @@ def jax_worker(folder):
             def one(key, x):
                 state = kernel.init(x, None)
                 for t in range(steps):
-                    state, _ = kernel.step(jax.random.fold_in(key, t), state, lambda u: energy(params, u))
+                    state, _ = kernel.step(
+                        jax.random.fold_in(key, t), state, lambda u: energy(params, u)
+                    )
                 return state.position
+
             return jax.vmap(one)(keys, x)
 
-        split = lambda leaf: leaf.reshape(cores, -1, *leaf.shape[1:])
-        runs[case, 'shipped'] = (jax.pmap(scanned, in_axes=(None, 0, 0), devices=devices), params, split(keys), split(x))
+        def split(leaf):
+            return leaf.reshape(cores, -1, *leaf.shape[1:])
+
+        runs[case, 'shipped'] = (
+            jax.pmap(scanned, in_axes=(None, 0, 0), devices=devices),
+            params,
+            split(keys),
+            split(x),
+        )
         runs[case, 'one device'] = (jax.jit(scanned), params, keys, x)
         runs[case, 'unrolled'] = (jax.jit(unrolled), params, keys, x)
-        runs[case, "XLA's gradient"] = (jax.jit(lambda *args, scanned=scanned: with_xlas_gradient(scanned, *args)), params, keys, x)
-    serve(lambda case, variant: jax.block_until_ready(runs[case, variant][0](*runs[case, variant][1:])), jnp)
+        runs[case, "XLA's gradient"] = (
+            jax.jit(lambda *args, scanned=scanned: with_xlas_gradient(scanned, *args)),
+            params,
+            keys,
+            x,
+        )
+    serve(
+        lambda case, variant: jax.block_until_ready(
+            runs[case, variant][0](*runs[case, variant][1:])
+        ),
+        jnp,
+    )
 
 
 def torch_worker(folder):
@@ -99,13 +133,25 @@ def torch_worker(folder):
     class Net(torch.nn.Module):
         def __init__(self, source, arrays):
             super().__init__()
-            convs = [name.removesuffix('/kernel') for name in arrays if name.endswith('/kernel') and arrays[name].ndim == 4]
+            convs = [
+                name.removesuffix('/kernel')
+                for name in arrays
+                if name.endswith('/kernel') and arrays[name].ndim == 4
+            ]
             self.w = torch.nn.ParameterDict()
             for name in convs:
-                self.w[name.replace('/', '_')] = torch.from_numpy(arrays[f'{name}/kernel'].transpose(3, 2, 0, 1).copy())
+                self.w[name.replace('/', '_')] = torch.from_numpy(
+                    arrays[f'{name}/kernel'].transpose(3, 2, 0, 1).copy()
+                )
                 self.w[name.replace('/', '_') + '_b'] = torch.from_numpy(arrays[f'{name}/bias'])
-            self.head, self.head_b = torch.from_numpy(arrays['Dense_0/kernel']), torch.from_numpy(arrays['Dense_0/bias'])
-            self.source, self.blocks = source, sum(name.endswith('Conv_1') and name.startswith('WideBlock') for name in convs)
+            self.head, self.head_b = (
+                torch.from_numpy(arrays['Dense_0/kernel']),
+                torch.from_numpy(arrays['Dense_0/bias']),
+            )
+            self.source, self.blocks = (
+                source,
+                sum(name.endswith('Conv_1') and name.startswith('WideBlock') for name in convs),
+            )
             for p in self.parameters():
                 p.requires_grad_(False)
 
@@ -114,7 +160,9 @@ def torch_worker(folder):
 
         def forward(self, x):
             if self.source.startswith('ConvNet'):
-                strides = eval(self.source.split(', ', 1)[1][:-1])[1] if ',' in self.source else (1, 2, 2)
+                strides = (
+                    eval(self.source.split(', ', 1)[1][:-1])[1] if ',' in self.source else (1, 2, 2)
+                )
                 for i, stride in enumerate(strides):
                     x = F.silu(self.conv(x, f'Conv_{i}', stride))
                 x = x.permute(0, 2, 3, 1).reshape(len(x), -1)
@@ -142,7 +190,7 @@ def torch_worker(folder):
     def chain(energy, steps, x):
         for _ in range(steps):
             x = x.detach().requires_grad_(True)
-            grad, = torch.autograd.grad(energy(x).sum(), x)
+            (grad,) = torch.autograd.grad(energy(x).sum(), x)
             x = x.detach() - STEP * grad + NOISE * torch.randn_like(x)
         return x
 
@@ -158,12 +206,19 @@ def torch_worker(folder):
         runs[case, 'eager'] = lambda net=net, steps=steps, x=x: chain(net, steps, x)
         runs[case, 'channels last'] = lambda net=last, steps=steps, x=x_last: chain(net, steps, x)
         runs[case, 'compiled'] = lambda net=compiled, steps=steps, x=x_last: chain(net, steps, x)
-        runs[case, 'torchebm'] = lambda sampler=sampler, steps=steps, x=x: sampler.sample(x=x, n_steps=steps)
+        runs[case, 'torchebm'] = lambda sampler=sampler, steps=steps, x=x: sampler.sample(
+            x=x, n_steps=steps
+        )
     serve(lambda case, variant: runs[case, variant](), torch)
 
 
 def serve(run, framework):
-    print(json.dumps({'ready': getattr(framework, '__version__', None) or sys.modules['jax'].__version__}), flush=True)
+    print(
+        json.dumps(
+            {'ready': getattr(framework, '__version__', None) or sys.modules['jax'].__version__}
+        ),
+        flush=True,
+    )
     for line in sys.stdin:
         case, variant = json.loads(line)
         start = time.perf_counter()
@@ -173,12 +228,20 @@ def serve(run, framework):
 
 class Worker:
     def __init__(self, python, kind, folder, cases):
-        self.process = subprocess.Popen([python, __file__, f'--worker={kind}', f'--folder={folder}', f'--cases={cases}'], text=True,
-                                        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-                                        env={**os.environ, 'PYTHONPATH': os.getcwd()})
+        self.process = subprocess.Popen(
+            [python, __file__, f'--worker={kind}', f'--folder={folder}', f'--cases={cases}'],
+            text=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env={**os.environ, 'PYTHONPATH': os.getcwd()},
+        )
         answer = self.process.stdout.readline()
         if not answer:
-            sys.exit(f'the {kind} worker did not start: run {python} {__file__} --worker={kind} --folder={folder} to see why')
+            sys.exit(
+                f'the {kind} worker did not start: run {python} {__file__} --worker={kind}'
+                f' --folder={folder} to see why'
+            )
         self.version = json.loads(answer)['ready']
 
     def time(self, case, variant):
@@ -188,7 +251,9 @@ class Worker:
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument('--torch', help='a Python with torch and torchebm')
     parser.add_argument('--rounds', type=int, default=7)
     parser.add_argument('--cases', default=','.join(CASES))
@@ -200,20 +265,35 @@ def main():
     if args.worker:
         return {'jax': jax_worker, 'torch': torch_worker}[args.worker](args.folder)
     with tempfile.TemporaryDirectory() as folder:
-        ours, theirs = (Worker(python, kind, folder, args.cases) for python, kind in ((sys.executable, 'jax'), (args.torch, 'torch')))
-        print(f'JAX {ours.version}, PyTorch {theirs.version}, {len(os.sched_getaffinity(0))} cores, {args.rounds} rounds; '
-              'ms per step of all chains, ratio = time / time of ebm_jax as shipped (median of paired ratios)')
+        ours, theirs = (
+            Worker(python, kind, folder, args.cases)
+            for python, kind in ((sys.executable, 'jax'), (args.torch, 'torch'))
+        )
+        print(
+            f'JAX {ours.version}, PyTorch {theirs.version}, {len(os.sched_getaffinity(0))} cores,'
+            f' {args.rounds} rounds; ms per step of all chains, ratio = time / time of ebm_jax as'
+            ' shipped (median of paired ratios)'
+        )
         for case, (_, _, chains, steps) in CASES.items():
-            variants = [(ours, name) for name in JAX_VARIANTS] + [(theirs, name) for name in TORCH_VARIANTS]
+            variants = [(ours, name) for name in JAX_VARIANTS] + [
+                (theirs, name) for name in TORCH_VARIANTS
+            ]
             for worker, name in variants:
-                worker.time(case, name)   # compiles
-            rounds = [{name: worker.time(case, name) for worker, name in variants} for _ in range(args.rounds)]
+                worker.time(case, name)  # compiles
+            rounds = [
+                {name: worker.time(case, name) for worker, name in variants}
+                for _ in range(args.rounds)
+            ]
             print(f'\n{case} ({chains} chains)')
             for _, name in variants:
                 ms = statistics.median(r[name] for r in rounds) / steps * 1e3
                 ratio = statistics.median(r[name] / r['shipped'] for r in rounds)
                 print(f'  {name:<14}{ms:>9.2f} ms{ratio:>8.2f}', flush=True)
-            print(f'  scan / unrolled on one device: {statistics.median(r["one device"] / r["unrolled"] for r in rounds):.2f}', flush=True)
+            print(
+                '  scan / unrolled on one device:'
+                f' {statistics.median(r["one device"] / r["unrolled"] for r in rounds):.2f}',
+                flush=True,
+            )
 
 
 if __name__ == '__main__':

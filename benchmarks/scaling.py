@@ -1,15 +1,20 @@
-"""What a training step costs on n devices: work counted from the program, bytes sent from the shapes, times from rates that you give.
+"""What a training step costs on n devices: work counted from the program, bytes sent from the
+shapes, times from rates that you give.
 
-    python -m benchmarks.scaling --experiment=cifar10_st_jem --rate=2e14 --bandwidth=50e9 [--latency=5e-6]
+    python -m benchmarks.scaling --experiment=cifar10_st_jem --rate=2e14 --bandwidth=50e9
 
-Every device keeps the experiment's batch and chains (weak scaling), so n devices train on n times as many. Calculation:
+Every device keeps the experiment's batch and chains (weak scaling), so n devices train on n times
+as many. Calculation:
     compute       FLOPs of a step / rate
-    all-reduce    of the gradients by a ring: 2 (n - 1) / n * bytes / bandwidth + 2 (n - 1) * latency, or by a tree where that is less,
+    all-reduce    of the gradients by a ring: 2 (n - 1) / n * bytes / bandwidth + 2 (n - 1) *
+      latency, or by a tree where that is less,
                   2 bytes / bandwidth + 2 log2(n) latency
     gathers       of what couples the batch (energies, labels), n times a device's share
-rate: FLOP/s that one device reaches; without it a matrix product is measured here and 40 % of its rate assumed. bandwidth: bytes/s that a
+rate: FLOP/s that one device reaches; without it a matrix product is measured here and 40 % of its
+  rate assumed. bandwidth: bytes/s that a
 device sends, latency: s of one hop, both of the slowest link between the devices.
 """
+
 import argparse
 import importlib
 import math
@@ -17,8 +22,8 @@ import math
 import numpy as np
 
 from ebm_jax import cost
-from ebm_jax.train import make_local_step
-from experiments import launch
+from ebm_jax.train import make_local_step, state_shapes
+from experiments.common import runs
 
 
 def step_seconds(n, seconds, gradient_bytes, gathered_bytes, bandwidth, latency):
@@ -31,8 +36,10 @@ def step_seconds(n, seconds, gradient_bytes, gathered_bytes, bandwidth, latency)
     return seconds + wait, wait
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument('--experiment', default='cifar10_st_jem')
     parser.add_argument('--source', help='data of the right size, as in --config.data.source')
     parser.add_argument('--rate', type=float)
@@ -42,22 +49,29 @@ def main():
     module = importlib.import_module(f'experiments.{options.experiment}')
     config = module.get_config()
     config.data.source = options.source or config.data.source
-    parts = launch.build(module, config)
-    state, batch = parts.state_shapes(), parts.fit['batch_at'](0)
-    step = make_local_step(*(parts.fit[name] for name in ('method', 'optimizer', 'prepare')), ema=parts.fit['ema'],
-                           limits=parts.fit.get('limits', {}))
-    flops = cost.count_flops(step, state, batch, loop_length=parts.fit['method'].chain_steps)
+    experiment = runs.build(module, config)
+    recipe = experiment.recipe
+    state, batch = state_shapes(recipe), recipe.batch_at(0)
+    loop_length = recipe.method.chain_steps
+    flops = cost.count_flops(make_local_step(recipe), state, batch, loop_length=loop_length)
     rate = options.rate or cost.EFFICIENCY * cost.matmul_rate()
     gradient = cost.num_bytes(state.params)
-    rows = len(batch['x']) + config.loss.num_negatives
-    gathered = rows * 4 * (parts.train.num_classes if parts.by_class else 1)
+    rows = len(batch['x']) + experiment.chains.num
+    numbers = experiment.train.num_classes if experiment.model.class_conditional else 1
+    gathered = 4 * rows * numbers
     origin = 'given' if options.rate else 'measured here'
-    print(f'{options.experiment}: {flops / 1e12:.3g} TFLOP a step and device at {rate / 1e12:.3g} TFLOP/s ({origin}), gradients '
-          f'{gradient / 1e6:.1f} MB, gathered {gathered / 1e3:.1f} kB; {options.bandwidth / 1e9:g} GB/s, {options.latency * 1e6:g} us')
+    print(
+        f'{options.experiment}: {flops / 1e12:.3g} TFLOP a step and device at {rate / 1e12:.3g}'
+        f' TFLOP/s ({origin}), gradients {gradient / 1e6:.1f} MB, gathered {gathered / 1e3:.1f} kB;'
+        f' {options.bandwidth / 1e9:g} GB/s, {options.latency * 1e6:g} us'
+    )
     print(f'{"devices":>8}{"examples":>10}{"s/step":>10}{"waiting":>10}{"efficiency":>12}')
     for n in 2 ** np.arange(0, 13, 2):
-        seconds, wait = step_seconds(int(n), flops / rate, gradient, gathered, options.bandwidth, options.latency)
-        print(f'{n:>8,}{n * len(batch["x"]):>10,}{seconds:>10.4g}{wait:>10.2g}{flops / rate / seconds:>12.1%}')
+        seconds, wait = step_seconds(
+            int(n), flops / rate, gradient, gathered, options.bandwidth, options.latency
+        )
+        examples, efficiency = n * len(batch['x']), flops / rate / seconds
+        print(f'{n:>8,}{examples:>10,}{seconds:>10.4g}{wait:>10.2g}{efficiency:>12.1%}')
 
 
 if __name__ == '__main__':

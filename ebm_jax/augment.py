@@ -1,40 +1,49 @@
-"""What happens to one example on the device, before the network sees it or between two rounds of a chain: pure functions (key, x) -> x.
+"""What happens to one example on the device, before the network sees it or between two rounds of a
+chain: pure functions (key, x) -> x.
 
-Images are [H, W, C] in [-1, 1]; everything below `random_flip` stays in that range. The pixel arithmetic is dm_pix's.
+Images are [H, W, C] in [-1, 1]; everything below `random_flip` stays in that range. The pixel
+arithmetic is dm_pix's.
 """
+
 import dm_pix
 import jax
 import jax.numpy as jnp
 
+from ebm_jax.types import Array, Key, Transition
 
-def scale_pixels(key, x):
+
+def scale_pixels(key: Key, x: Array) -> Array:
     """uint8 in [0, 255] -> float32 in [-1, 1]."""
     del key
     return x.astype(jnp.float32) / 127.5 - 1
 
 
-def gaussian_noise(sigma):
-    """x + N(0, sigma^2 I), sigma >= 0. Source: JEM adds sigma = 0.03 in training AND test ([code])."""
+def gaussian_noise(sigma: float) -> Transition:
+    """x + N(0, sigma^2 I), sigma >= 0. Source: JEM adds sigma = 0.03 in training AND test
+    ([code])."""
     if not sigma >= 0:
         raise ValueError(f'sigma must be at least 0, got {sigma}')
     return lambda key, x: x + sigma * jax.random.normal(key, x.shape, x.dtype)
 
 
-def random_crop(pad):
-    """Reflect-pad an image [H, W, C] by `pad` pixels and cut a random window of the old size. Source: JEM [code], pad 4."""
+def random_crop(pad: int) -> Transition:
+    """Reflect-pad an image [H, W, C] by `pad` pixels and cut a random window of the old size.
+    Source: JEM [code], pad 4."""
+
     def crop(key, x):
         padded = jnp.pad(x, ((pad, pad), (pad, pad), (0, 0)), mode='reflect')
         corner = jax.random.randint(key, (2,), 0, 2 * pad + 1)
         return jax.lax.dynamic_slice(padded, (*corner, 0), x.shape)
+
     return crop
 
 
-def random_flip(key, x):
+def random_flip(key: Key, x: Array) -> Array:
     """Mirror an image [H, W, C] left to right with probability 1/2."""
     return jnp.where(jax.random.bernoulli(key), x[:, ::-1], x)
 
 
-def sometimes(probability, step):
+def sometimes(probability: float, step: Transition) -> Transition:
     """`step` with that probability, else the image as it is. Raises: ValueError outside [0, 1]."""
     if not 0 <= probability <= 1:
         raise ValueError(f'a probability lies in [0, 1], got {probability}')
@@ -42,28 +51,42 @@ def sometimes(probability, step):
     def maybe(key, x):
         coin, key = jax.random.split(key)
         return jnp.where(jax.random.bernoulli(coin, probability), step(key, x), x)
+
     return maybe
 
 
-def random_resized_crop(scale=(0.08, 1.0), ratio=(3 / 4, 4 / 3)):
-    """Cut a window of a random share of the area and a random shape, and bring it to the old size (linear, without antialiasing).
+def random_resized_crop(
+    scale: tuple[float, float] = (0.08, 1.0), ratio: tuple[float, float] = (3 / 4, 4 / 3)
+) -> Transition:
+    """Cut a window of a random share of the area and a random shape, and bring it to the old size
+    (linear, without antialiasing).
 
-    Args: scale: range of the share, in (0, 1], uniform. ratio: range of width / height, log-uniform; sides are cut at the image's.
-    Raises: ValueError when out of range. Source: Szegedy et al. 2015; ranges of CIFAR-10 in Du et al. 2021 [code].
+    Args: scale: range of the share, in (0, 1], uniform. ratio: range of width / height,
+      log-uniform; sides are cut at the image's.
+    Raises: ValueError when out of range. Source: Szegedy et al. 2015; ranges of CIFAR-10 in Du et
+      al. 2021 [code].
     """
     if not 0 < scale[0] <= scale[1] <= 1 or not 0 < ratio[0] <= ratio[1]:
-        raise ValueError(f'scale must lie in (0, 1] and ratio above 0, each as (low, high), got {scale} and {ratio}')
+        raise ValueError(
+            f'scale must lie in (0, 1] and ratio above 0, each as (low, high), got {scale} and'
+            f' {ratio}'
+        )
 
     def crop(key, x):
         keys = jax.random.split(key, 4)
         sides = jnp.array(x.shape[:2], jnp.float32)
         area = jax.random.uniform(keys[0], minval=scale[0], maxval=scale[1])
-        shape = jnp.exp(jax.random.uniform(keys[1], minval=jnp.log(ratio[0]), maxval=jnp.log(ratio[1])))
+        shape = jnp.exp(
+            jax.random.uniform(keys[1], minval=jnp.log(ratio[0]), maxval=jnp.log(ratio[1]))
+        )
         window = jnp.minimum(sides * jnp.sqrt(area * jnp.array([1 / shape, shape])), sides)
         corner = jax.random.uniform(keys[2], (2,)) * (sides - window)
         enlarge = sides / window
-        resized = jax.image.scale_and_translate(x, x.shape, (0, 1), enlarge, -corner * enlarge, 'linear', antialias=False)
+        resized = jax.image.scale_and_translate(
+            x, x.shape, (0, 1), enlarge, -corner * enlarge, 'linear', antialias=False
+        )
         return jnp.clip(resized, -1, 1)
+
     return crop
 
 
@@ -80,22 +103,30 @@ def _grey(x):
     return dm_pix.rgb_to_grayscale(x, keep_dims=True)
 
 
-def colour_jitter(brightness=0.8, contrast=0.8, saturation=0.8, hue=0.4):
+def colour_jitter(
+    brightness: float = 0.8, contrast: float = 0.8, saturation: float = 0.8, hue: float = 0.4
+) -> Transition:
     """Brightness, contrast, saturation and hue of an RGB image, changed in a random order.
 
-        brightness: x <- f x;  contrast: x <- m + f (x - m), m the mean grey;  saturation: x <- grey + f (x - grey);  hue: turned by d
-        f ~ U(max(0, 1 - strength), 1 + strength),   d ~ U(-hue, hue) of a full turn
+        brightness: x <- f x;  contrast: x <- m + f (x - m), m the mean grey;  saturation: x <- grey
+        + f (x - grey);  hue: turned by d f ~ U(max(0, 1 - strength), 1 + strength),   d ~ U(-hue,
+        hue) of a full turn
 
     Args: strengths >= 0; hue in [0, 0.5]. Raises: ValueError when out of range.
     Source: the usual definition (torchvision's); strengths of CIFAR-10 in Du et al. 2021 [code].
     """
     if min(brightness, contrast, saturation) < 0 or not 0 <= hue <= 0.5:
-        raise ValueError(f'strengths must be at least 0 and hue in [0, 0.5], got {(brightness, contrast, saturation, hue)}')
+        raise ValueError(
+            'strengths must be at least 0 and hue in [0, 0.5], got'
+            f' {(brightness, contrast, saturation, hue)}'
+        )
 
-    steps = (lambda key, x: _factor(key, brightness) * x,
-             lambda key, x: _blend(_factor(key, contrast), x, jnp.mean(_grey(x))),
-             lambda key, x: _blend(_factor(key, saturation), x, _grey(x)),
-             lambda key, x: dm_pix.adjust_hue(x, jax.random.uniform(key, minval=-hue, maxval=hue)))
+    steps = (
+        lambda key, x: _factor(key, brightness) * x,
+        lambda key, x: _blend(_factor(key, contrast), x, jnp.mean(_grey(x))),
+        lambda key, x: _blend(_factor(key, saturation), x, _grey(x)),
+        lambda key, x: dm_pix.adjust_hue(x, jax.random.uniform(key, minval=-hue, maxval=hue)),
+    )
 
     def jitter(key, x):
         order_key, key = jax.random.split(key)
@@ -103,6 +134,7 @@ def colour_jitter(brightness=0.8, contrast=0.8, saturation=0.8, hue=0.4):
             key, step_key = jax.random.split(key)
             x = jnp.clip(jax.lax.switch(which, steps, step_key, x), 0, 1)
         return x
+
     return _in_unit_range(jitter)
 
 
@@ -110,15 +142,17 @@ def _blend(factor, x, other):
     return other + factor * (x - other)
 
 
-def grayscale(key, x):
+def grayscale(key: Key, x: Array) -> Array:
     """An RGB image in its own luma (Rec. 601), in all three channels."""
     return _in_unit_range(lambda key, x: _grey(x))(key, x)
 
 
-def gaussian_blur(sigma=(0.1, 2.0), size=5):
-    """Convolution with a Gaussian of sigma ~ U(low, high) pixels on a size x size window; the border is reflected.
+def gaussian_blur(sigma: tuple[float, float] = (0.1, 2.0), size: int = 5) -> Transition:
+    """Convolution with a Gaussian of sigma ~ U(low, high) pixels on a size x size window; the
+    border is reflected.
 
-    Raises: ValueError for sigma <= 0 or an even size. Source: Chen et al. 2020 (SimCLR), as Du et al. 2021 use it on faces and rooms.
+    Raises: ValueError for sigma <= 0 or an even size. Source: Chen et al. 2020 (SimCLR), as Du et
+      al. 2021 use it on faces and rooms.
     """
     if not 0 < sigma[0] <= sigma[1] or size % 2 != 1:
         raise ValueError(f'sigma must be (low, high) above 0 and size odd, got {sigma} and {size}')
@@ -126,38 +160,61 @@ def gaussian_blur(sigma=(0.1, 2.0), size=5):
 
     def blur(key, x):
         padded = jnp.pad(x, ((half, half), (half, half), (0, 0)), mode='reflect')
-        return dm_pix.gaussian_blur(padded, jax.random.uniform(key, minval=sigma[0], maxval=sigma[1]), size, padding='VALID')
+        return dm_pix.gaussian_blur(
+            padded, jax.random.uniform(key, minval=sigma[0], maxval=sigma[1]), size, padding='VALID'
+        )
+
     return _in_unit_range(blur)
 
 
-def random_affine(degrees=10.0, translate=0.1, scale=(0.9, 1.1), shear=10.0, fill=-1.0):
-    """Turn, shear, scale and shift an image about its centre, linearly interpolated; `fill` comes in from outside.
+def random_affine(
+    degrees: float = 10.0,
+    translate: float = 0.1,
+    scale: tuple[float, float] = (0.9, 1.1),
+    shear: float = 10.0,
+    fill: float = -1.0,
+) -> Transition:
+    """Turn, shear, scale and shift an image about its centre, linearly interpolated; `fill` comes
+    in from outside.
 
         output pixel o shows the input at  c + R(angle) S(shear) (o - c - t) / s
 
-    Args: degrees, shear: >= 0, each uniform in plus-minus so many degrees. translate: share of each side, in [0, 1]. scale: range > 0.
-    Raises: ValueError when out of range. Source: our reading, for grey digits; Du et al. 2021 use none there.
+    Args: degrees, shear: >= 0, each uniform in plus-minus so many degrees. translate: share of each
+      side, in [0, 1]. scale: range > 0.
+    Raises: ValueError when out of range. Source: our reading, for grey digits; Du et al. 2021 use
+      none there.
     """
     if degrees < 0 or shear < 0 or not 0 <= translate <= 1 or not 0 < scale[0] <= scale[1]:
-        raise ValueError('degrees and shear must be at least 0, translate in [0, 1], scale above 0, got '
-                         f'{(degrees, shear, translate, scale)}')
+        raise ValueError(
+            'degrees and shear must be at least 0, translate in [0, 1], scale above 0, got '
+            f'{(degrees, shear, translate, scale)}'
+        )
 
     def affine(key, x):
         angle_key, shear_key, scale_key, shift_key = jax.random.split(key, 4)
-        angle, slant = (jnp.deg2rad(jax.random.uniform(k, minval=-d, maxval=d)) for k, d in ((angle_key, degrees), (shear_key, shear)))
+        angle, slant = (
+            jnp.deg2rad(jax.random.uniform(k, minval=-d, maxval=d))
+            for k, d in ((angle_key, degrees), (shear_key, shear))
+        )
         sides = jnp.array(x.shape[:2], jnp.float32)
         shift = jax.random.uniform(shift_key, (2,), minval=-translate, maxval=translate) * sides
         turn = jnp.array([[jnp.cos(angle), -jnp.sin(angle)], [jnp.sin(angle), jnp.cos(angle)]])
-        pull = turn @ jnp.array([[1.0, 0.0], [jnp.tan(slant), 1.0]]) / jax.random.uniform(scale_key, minval=scale[0], maxval=scale[1])
+        pull = (
+            turn
+            @ jnp.array([[1.0, 0.0], [jnp.tan(slant), 1.0]])
+            / jax.random.uniform(scale_key, minval=scale[0], maxval=scale[1])
+        )
         centre = (sides - 1) / 2
         offset = centre - pull @ (centre + shift)
         matrix = jnp.eye(4).at[:2, :2].set(pull).at[:2, 3].set(offset)
         return jnp.clip(dm_pix.affine_transform(x, matrix, mode='constant', cval=fill), -1, 1)
+
     return affine
 
 
-def elastic(alpha=8.0, sigma=2.0):
-    """Move each pixel along a smooth random field: uniform in [-alpha, alpha] before a Gaussian of `sigma` pixels smooths it.
+def elastic(alpha: float = 8.0, sigma: float = 2.0) -> Transition:
+    """Move each pixel along a smooth random field: uniform in [-alpha, alpha] before a Gaussian of
+    `sigma` pixels smooths it.
 
     Args: alpha >= 0, sigma > 0. Raises: ValueError when out of range.
     Source: Simard et al. 2003; as a transition for grey digits our reading.
@@ -167,18 +224,20 @@ def elastic(alpha=8.0, sigma=2.0):
     return lambda key, x: jnp.clip(dm_pix.elastic_deformation(key, x, alpha, sigma), -1, 1)
 
 
-def chain(*steps):
+def chain(*steps: Transition) -> Transition:
     """Steps one after another, each under its own key."""
+
     def run(key, x):
         for i, step in enumerate(steps):
             x = step(jax.random.fold_in(key, i), x)
         return x
+
     return run
 
 
-def mask(axis, widest):
-    """Hide a stretch of a spectrogram [T, F, 1] behind 0, the mean: along axis 0 (time) or 1 (frequency), of 0 to `widest` frames or bins,
-    uniform, anywhere it fits.
+def mask(axis: int, widest: int) -> Transition:
+    """Hide a stretch of a spectrogram [T, F, 1] behind 0, the mean: along axis 0 (time) or 1
+    (frequency), of 0 to `widest` frames or bins, uniform, anywhere it fits.
 
     Raises: ValueError for widest < 0. Source: Park et al. 2019 (SpecAugment), without time warping.
     """
@@ -192,4 +251,5 @@ def mask(axis, widest):
         at = jnp.arange(x.shape[axis])
         hidden = (at >= begin) & (at < begin + width)
         return jnp.where(jnp.expand_dims(hidden, [i for i in range(x.ndim) if i != axis]), 0.0, x)
+
     return hide

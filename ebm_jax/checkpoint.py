@@ -1,5 +1,9 @@
-"""Checkpoints of the whole TrainState with orbax: parameters, optimiser, moving average, chains, ages, keys, step."""
+"""Checkpoints of the whole TrainState with orbax: parameters, optimiser, moving average, chains,
+ages, keys, step."""
+
+import contextlib
 import pathlib
+from collections.abc import Callable
 
 import jax
 import orbax.checkpoint as ocp
@@ -8,36 +12,63 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy as keep_pol
 
 from ebm_jax import process
 from ebm_jax.errors import InputError, NotSaved
+from ebm_jax.train import TrainState
+from ebm_jax.types import Params
 
 
 class Checkpoints:
-    """The checkpoints of one run, in a folder of their own; written in the background, each complete or not there at all.
+    """The checkpoints of one run, in a folder of their own; written in the background, each
+    complete or not there at all.
 
-    Those at multiples of `every` make the ring of states that a guarded run goes back to: the newest `keep` of them stay, whatever was
-    saved between them, so that an interrupted run goes back to the same states. Of the others only the newest of all stays.
+    Those at multiples of `every` make the ring of states that a guarded run goes back to: the
+    newest `keep` of them stay, whatever was saved between them, so that an interrupted run goes
+    back to the same states. Of the others only the newest of all stays.
     """
 
-    def __init__(self, folder, every=1, keep=3, read_only=False, say=print):
-        """read_only: for looking on while a run may be writing; touches nothing. say: where lines for people go."""
-        self.folder, self.every, self.keep, self.read_only, self.say = pathlib.Path(folder).absolute(), every, keep, read_only, say
+    def __init__(
+        self,
+        folder: str | pathlib.Path,
+        every: int = 1,
+        keep: int = 3,
+        read_only: bool = False,
+        echo: Callable[[str], None] = print,
+    ) -> None:
+        """read_only: for looking on while a run may be writing; touches nothing. echo: where lines
+        for people go."""
+        self.folder = pathlib.Path(folder).absolute()
+        self.every, self.keep, self.read_only, self.echo = every, keep, read_only, echo
         if read_only and not self.folder.is_dir():
             raise InputError(f'no checkpoints in {self.folder}: train first')
-        ring, newest = keep_policy.EveryNSteps(interval_steps=every, max_to_keep=keep), keep_policy.LatestN(n=1)
-        options = ocp.CheckpointManagerOptions(read_only=True) if read_only else ocp.CheckpointManagerOptions(
-            preservation_policy=keep_policy.AnyPreservationPolicy([ring, newest]), cleanup_tmp_directories=True, create=True)
+        ring = keep_policy.EveryNSteps(interval_steps=every, max_to_keep=keep)
+        newest = keep_policy.LatestN(n=1)
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=keep_policy.AnyPreservationPolicy([ring, newest]),
+            cleanup_tmp_directories=True,
+            create=True,
+        )
+        if read_only:
+            options = ocp.CheckpointManagerOptions(read_only=True)
         self._manager = ocp.CheckpointManager(self.folder, options=options)
 
-    def latest(self):
+    def __enter__(self) -> 'Checkpoints':
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def latest(self) -> int | None:
         """Step of the newest complete checkpoint, or None."""
         return self._manager.latest_step()
 
-    def ring(self):
+    def ring(self) -> list[int]:
         """Steps of the newest `keep` complete checkpoints at multiples of `every`, newest first."""
         self.wait()
-        return sorted((step for step in self._manager.all_steps() if step % self.every == 0), reverse=True)[:self.keep]
+        steps = [step for step in self._manager.all_steps() if step % self.every == 0]
+        return sorted(steps, reverse=True)[: self.keep]
 
-    def save(self, state):
-        """Begin to write `state` (chains with their leading axis of shards) under its step; a step already there is kept.
+    def save(self, state: TrainState) -> None:
+        """Begin to write `state` (chains with their leading axis of shards) under its step; a step
+        already there is kept.
 
         Raises: NotSaved where this one, or the one before it in the background, cannot be written.
         """
@@ -45,60 +76,110 @@ class Checkpoints:
         if step not in self._manager.all_steps():
             self._try(lambda: self._manager.save(step, args=ocp.args.StandardSave(state)))
 
-    def drop_after(self, step):
-        """Remove the checkpoints past a step, newest first: a run that went back to it will make others."""
+    def drop_after(self, step: int) -> None:
+        """Remove the checkpoints past a step, newest first: a run that went back to it will make
+        others."""
         self.wait()
         for later in sorted(self._manager.all_steps(), reverse=True):
             if later > step:
                 self._manager.delete(later)
 
-    def restore(self, template, step=None):
-        """The state of `step`, with the structure and shapes of `template`, on the first local device.
+    def restore(self, template: TrainState, step: int | None = None) -> TrainState:
+        """The state of `step`, with the structure and shapes of `template`, on the first local
+        device.
 
         The number and kind of devices that it was saved from do not matter.
 
-        step: default the newest. Where that one is damaged and an older one is not, the older one is taken and the damaged
-          one set aside, in damaged_checkpoints beside the folder.
-        Raises: InputError when there is none, when it is damaged, or when it belongs to another network, method or optimiser.
+        Args: step: default the newest. Where that one is damaged and an older one is not, the older
+          one is taken and the damaged one set aside, in damaged_checkpoints beside the folder.
+        Raises: InputError when there is none, when it is damaged, or when it belongs to another
+          network, method or optimiser.
         """
+        found, state = self._first_readable(lambda step: self._restore(template, step), step)
+        return state
+
+    def restore_eval_params(self) -> tuple[int, Params]:
+        """(step, the parameters to evaluate) of the newest checkpoint, without a template.
+
+        Damaged ones as in `restore`. Raises: InputError when there is none that can be read.
+        """
+        return self._first_readable(self._restore_eval_params)
+
+    def _first_readable(self, read, step=None):
+        """(step, what `read` gives) of a step, or of the newest that is not damaged."""
         there = sorted(self._manager.all_steps(), reverse=True)
         if step not in (None, *there) or not there:
             listed = ', '.join(map(str, reversed(there))) or 'none'
-            raise InputError(f'no checkpoint of step {step} in {self.folder} (there: {listed}): train first, or name one of these')
+            raise InputError(
+                f'no checkpoint of step {step} in {self.folder} (there: {listed}): train first, or '
+                'name one of these'
+            )
         damaged = {}
         for candidate in there if step is None else [step]:
             try:
-                state = self._restore(template, candidate)
-            except _Damaged as error:
+                found = read(candidate)
+            except _DamagedError as error:
                 damaged[candidate] = str(error)
                 continue
             for bad, why in damaged.items():
                 self._set_aside(bad, why, candidate)
-            return state
-        raise InputError(f'{damaged[max(damaged)]}: it is damaged or of another configuration; delete that folder to go on from an older '
-                         'one, or use a new workdir')
+            return candidate, found
+        raise InputError(
+            f'{damaged[max(damaged)]}: it is damaged or of another configuration; delete that '
+            'folder to go on from an older one, or use a new workdir'
+        )
 
     def _restore(self, template, step):
-        here = SingleDeviceSharding(jax.local_devices()[0])
-        target = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), template)
-        try:
+        target = jax.tree.map(_on_this_device, template)
+        with self._reading(step):
             state = self._manager.restore(step, args=ocp.args.StandardRestore(target))
-        except Exception as error:   # orbax and its storage layers raise many types for a damaged or foreign checkpoint
-            first = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-            raise _Damaged(f'checkpoint {self.folder / str(step)} cannot be restored ({first})') from error
-        mismatch = [(jax.tree_util.keystr(path), a.shape, b.shape) for (path, a), b in
-                    zip(jax.tree_util.tree_leaves_with_path(template), jax.tree.leaves(state)) if a.shape != b.shape]
+        mismatch = [
+            (jax.tree_util.keystr(path), a.shape, b.shape)
+            for (path, a), b in zip(
+                jax.tree_util.tree_leaves_with_path(template), jax.tree.leaves(state)
+            )
+            if a.shape != b.shape
+        ]
         if mismatch:
             where, want, got = mismatch[0]
-            raise InputError(f'checkpoint {self.folder / str(step)} has shape {list(got)} at {where} where this configuration has '
-                             f'{list(want)}: use the configuration it was made with, or a new workdir')
+            raise InputError(
+                f'checkpoint {self.folder / str(step)} has shape {list(got)} at {where} where this '
+                f'configuration has {list(want)}: use the configuration it was made with, or a new '
+                'workdir'
+            )
         return state
 
+    def _restore_eval_params(self, step):
+        file = self.folder / str(step) / 'default'
+        with self._reading(step), ocp.PyTreeCheckpointer() as checkpointer:
+            saved = checkpointer.metadata(file).item_metadata.tree
+            name = 'ema_params' if jax.tree.leaves(saved.get('ema_params')) else 'params'
+            target = {name: jax.tree.map(_on_this_device, saved[name])}
+            restored = checkpointer.restore(
+                file,
+                args=ocp.args.PyTreeRestore(
+                    item=target,
+                    partial_restore=True,
+                    restore_args=ocp.checkpoint_utils.construct_restore_args(target),
+                ),
+            )
+            return restored[name]
+
+    @contextlib.contextmanager
+    def _reading(self, step):
+        try:
+            yield
+        except Exception as error:  # orbax and its storage layers raise many types
+            first = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+            raise _DamagedError(
+                f'checkpoint {self.folder / str(step)} cannot be restored ({first})'
+            ) from error
+
     def _set_aside(self, step, why, instead):
-        self.say(f'{why}; the one of step {instead} is used.')
+        self.echo(f'{why}; the one of step {instead} is used.')
         if not self.read_only:
-            process.by_leader(self._move_aside)(step)
-            process.meet(f'damaged {step}')
+            process.primary_only(self._move_aside)(step)
+            process.barrier(f'damaged {step}')
             self._manager.reload()
 
     def _move_aside(self, step):
@@ -106,20 +187,21 @@ class Checkpoints:
         aside.mkdir(exist_ok=True)
         (self.folder / str(step)).rename(aside / f'{step}_{len(list(aside.iterdir()))}')
 
-    def wait(self):
+    def wait(self) -> None:
         """Until everything begun is on disk. Raises: NotSaved."""
         self._try(self._manager.wait_until_finished)
 
     def _try(self, write):
         try:
             write()
-        except jax.errors.JaxRuntimeError:   # of another process that is gone, not of the disk
+        except jax.errors.JaxRuntimeError:  # of another process that is gone, not of the disk
             raise
-        except Exception as error:   # of many types, like those of restore
-            why = (str(error).strip() or type(error).__name__).splitlines()[0].rpartition(': ')[2][:200]   # the system's words come last
+        except Exception as error:  # of many types, like those of restore
+            first = (str(error).strip() or type(error).__name__).splitlines()[0]
+            why = first.rpartition(': ')[2][:200]  # the system's words come last
             raise NotSaved(f'a checkpoint cannot be written to {self.folder} ({why})') from error
 
-    def close(self):
+    def close(self) -> None:
         """Wait until everything begun is on disk, and let go."""
         try:
             self.wait()
@@ -127,5 +209,11 @@ class Checkpoints:
             self._manager.close()
 
 
-class _Damaged(Exception):
-    """A checkpoint that cannot be read with the template."""
+def _on_this_device(leaf):
+    """What to restore an array of that shape to: the first local device."""
+    sharding = SingleDeviceSharding(jax.local_devices()[0])
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+
+class _DamagedError(Exception):
+    """A checkpoint that cannot be read."""

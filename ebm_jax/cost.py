@@ -1,25 +1,33 @@
-"""What a function costs: floating-point operations counted from its program, the machine's matrix rate, bytes of a pytree."""
+"""What a function costs: floating-point operations counted from its program, the machine's matrix
+rate, bytes of a pytree."""
+
 import math
 import statistics
 import time
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-EFFICIENCY = 0.4   # share of the measured matrix rate that a train step is assumed to reach, in the forecast only
+from ebm_jax.types import Method, Params, PyTree
+
+# share of the measured matrix rate that a train step is assumed to reach, in the forecast only
+EFFICIENCY = 0.4
 
 
-def count_flops(fn, *args, loop_length=1):
-    """Multiplications and additions in matrix products and convolutions of fn(*args), loops counted at their length.
+def count_flops(fn: Callable[..., Any], *args: Any, loop_length: int = 1) -> int:
+    """Multiplications and additions in matrix products and convolutions of fn(*args), loops counted
+    at their length.
 
     XLA's own `cost_analysis` counts the body of a scan once. A `while` of unknown
-    length counts `loop_length` times, a `cond` its dearest branch.
+    length counts `loop_length` times, a `cond` its costliest branch.
     Args: arrays or shapes (`jax.ShapeDtypeStruct`). Returns: int.
     """
     return flops_of(jax.make_jaxpr(fn)(*args), loop_length)
 
 
-def flops_of(program, loop_length=1):
+def flops_of(program: Any, loop_length: int = 1) -> int:
     """As `count_flops`, of a program that is traced already (`jax.make_jaxpr`)."""
     return _count(program.jaxpr, loop_length)
 
@@ -33,21 +41,37 @@ def _count_equation(equation, loop_length):
     if name == 'dot_general':
         contracted = params['dimension_numbers'][0][0]
         shape = equation.invars[0].aval.shape
-        return 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(shape[axis] for axis in contracted)
+        return (
+            2
+            * math.prod(equation.outvars[0].aval.shape)
+            * math.prod(shape[axis] for axis in contracted)
+        )
     if name == 'conv_general_dilated':
         out_features = params['dimension_numbers'].rhs_spec[0]
         kernel = equation.invars[1].aval.shape
-        return 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(kernel) // kernel[out_features]
+        return (
+            2
+            * math.prod(equation.outvars[0].aval.shape)
+            * math.prod(kernel)
+            // kernel[out_features]
+        )
     if name == 'cond':
         return max(_count(branch.jaxpr, loop_length) for branch in params['branches'])
-    inner = sum(_count(getattr(value, 'jaxpr', value), loop_length) for value in jax.tree.leaves(
-        list(params.values()), is_leaf=lambda v: hasattr(v, 'eqns') or hasattr(v, 'jaxpr'))
-        if hasattr(getattr(value, 'jaxpr', value), 'eqns'))
+    inner = sum(
+        _count(getattr(value, 'jaxpr', value), loop_length)
+        for value in jax.tree.leaves(
+            list(params.values()), is_leaf=lambda v: hasattr(v, 'eqns') or hasattr(v, 'jaxpr')
+        )
+        if hasattr(getattr(value, 'jaxpr', value), 'eqns')
+    )
     return inner * {'scan': params.get('length'), 'while': loop_length}.get(name, 1)
 
 
-def matmul_rate(device=None, size=None, dtype=jnp.float32):
-    """Measured rate of a square matrix product on one device, in floating-point operations per second (median of 5)."""
+def matmul_rate(
+    device: jax.Device | None = None, size: int | None = None, dtype: Any = jnp.float32
+) -> float:
+    """Measured rate of a square matrix product on one device, in floating-point operations per
+    second (median of 5)."""
     device = device or jax.devices()[0]
     size = size or (1024 if device.platform == 'cpu' else 8192)
     a = jax.device_put(jnp.ones((size, size), dtype), device)
@@ -58,31 +82,38 @@ def matmul_rate(device=None, size=None, dtype=jnp.float32):
         start = time.perf_counter()
         product(a, a).block_until_ready()
         seconds.append(time.perf_counter() - start)
-    return 2 * size ** 3 / statistics.median(seconds)
+    return 2 * size**3 / statistics.median(seconds)
 
 
-def num_parameters(params):
+def num_parameters(params: Params) -> int:
     """Number of numbers in a pytree."""
     return sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
-def num_bytes(tree):
+def num_bytes(tree: PyTree) -> int:
     """Bytes of a pytree of arrays; typed keys included."""
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
-def forecast(method, flops, state, devices, steps):
-    """What the run will cost, in a few lines, before the first long step. flops: of a whole step."""
+def forecast(
+    method: Method, flops: float, state: Any, devices: Sequence[jax.Device], steps: int
+) -> str:
+    """What the run will cost, in a few lines, before the first long step. flops: of a whole
+    step."""
     here = jax.local_devices()[0]
-    rate = matmul_rate(here) * (jax.process_count() if here.platform == 'cpu' else len(devices))   # one CPU product uses all cores
+    # one CPU product uses all cores
+    rate = matmul_rate(here) * (jax.process_count() if here.platform == 'cpu' else len(devices))
     seconds = steps * flops / (rate * EFFICIENCY)
-    return (f'{describe(devices)}: {num_parameters(state.params):,} parameters; per step {method.gradients_per_step:,} energy '
-            f'gradients along the chains and {flops / 1e9:.3g} GFLOP in all; state {num_bytes(state) / 2**20:.1f} MiB\n'
-            f'about {_duration(seconds)} for {steps:,} steps, at {EFFICIENCY:.0%} of the {rate / 1e9:,.0f} GFLOP/s that a '
-            'matrix product reaches here now (the bar below will know better)')
+    return (
+        f'{describe(devices)}: {num_parameters(state.params):,} parameters; per step'
+        f' {method.gradients_per_step:,} energy gradients along the chains and {flops / 1e9:.3g}'
+        f' GFLOP in all; state {num_bytes(state) / 2**20:.1f} MiB\nabout {_duration(seconds)} for'
+        f' {steps:,} steps, at {EFFICIENCY:.0%} of the {rate / 1e9:,.0f} GFLOP/s that a matrix'
+        ' product reaches here now (the bar below will know better)'
+    )
 
 
-def describe(devices):
+def describe(devices: Sequence[jax.Device]) -> str:
     """'4 cpu devices'"""
     return f'{len(devices)} {devices[0].device_kind} device{"s" if len(devices) > 1 else ""}'
 

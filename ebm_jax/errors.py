@@ -1,22 +1,31 @@
-"""The ways a run ends early: what the user gave cannot be used, it diverged, it was asked to stop, the disk takes no more."""
+"""The ways a run ends early: what the user gave cannot be used, it diverged, it was asked to stop,
+the disk takes no more."""
+
+from signal import Signals
 
 
 class InputError(ValueError):
-    """Something the user gave (a flag, file, data set, checkpoint) cannot be used; the message is one sentence that says what to do."""
+    """Something the user gave (a flag, file, data set, checkpoint) cannot be used; the message is
+    one sentence that says what to do."""
 
 
 class Diverged(RuntimeError):
-    """A step that is not healthy. `account` says when, `why` which figures, `then` what is kept and what to do."""
+    """A step that is not healthy. `account` says when, `why` which figures, `then` what is kept and
+    what to do."""
 
-    def __init__(self, step, why, then=''):
-        self.step, self.why, self.account = step, why, f'Training diverged at step {step}: {why}.{then}'
+    def __init__(self, step: int, why: str, then: str = '') -> None:
+        self.step, self.why, self.account = (
+            step,
+            why,
+            f'Training diverged at step {step}: {why}.{then}',
+        )
         super().__init__(self.account)
 
 
 class Stopped(RuntimeError):
     """A signal asked the run to stop; everything up to `step` is saved."""
 
-    def __init__(self, signal, step):
+    def __init__(self, signal: Signals, step: int) -> None:
         super().__init__(f'Stopped by {signal.name} after step {step}; the same command continues.')
         self.signal, self.step = signal, step
 

@@ -1,103 +1,140 @@
-"""What happens when a run diverges: back to a healthy state, a change for the next try, a log, and an end when no try is left.
+"""What happens when a run diverges: back to a healthy state, a change for the next attempt, a log,
+and an end when no attempt is left.
 
-The healthy states are the checkpoints at multiples of `checkpoint_every`: everything of a run is in them, and since they are on disk, a run
-that is killed while it recovers takes up the same try where it was. What follows is a function of the log and those checkpoints only.
+The healthy states are the checkpoints at multiples of `checkpoint_every`: everything of a run is in
+them, and since they are on disk, a run that is killed while it recovers continues the same attempt
+where it was. What follows is a function of the log and those checkpoints only.
 """
+
 import json
 import pathlib
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 from ebm_jax import process
+from ebm_jax.checkpoint import Checkpoints
 from ebm_jax.errors import InputError
-from ebm_jax.record import write_json, write_whole
+from ebm_jax.record import atomic_write, write_json
+from ebm_jax.train import Recipe
 
-SOON = 4   # checkpoints: the reach of the ring, and one
+SOON = 4  # checkpoints: the reach of the ring, and one
 
 
-class Remedy(NamedTuple):
-    """What changes for one try. Every try has other random numbers, and goes on with the batches behind those it had seen.
+class RecoveryAction(NamedTuple):
+    """What changes for one attempt.
 
-    parts may give all arguments of `fit`; taken are method, batch_at, optimizer, prepare, ema, limits, pictures and evaluate.
+    Every attempt has other random numbers, and goes on with the batches behind those already seen.
     """
-    name: str                                  # for people: 'learning rate x 0.5'
-    parts: Callable[[], dict] = dict           # () -> arguments of `fit` that it replaces, with all changes so far
+
+    name: str  # for people: 'learning rate x 0.5'
+    # () -> the recipe of the attempt, with all changes so far; None: that of the run, unchanged
+    recipe: Callable[[], Recipe] | None = None
 
 
 class Guard:
-    """The tries of one run: which one it is in, and where the next would go. Kept in WORKDIR/recoveries, which nothing else writes."""
+    """The attempts of one run: which one it is in, and where the next would go. Kept in
+    WORKDIR/recoveries, which nothing else writes."""
 
-    def __init__(self, workdir, remedies):
-        """remedies: one Remedy for each try, in turn."""
-        self.folder, self.remedies = pathlib.Path(workdir) / 'recoveries', tuple(remedies)
+    def __init__(self, workdir: pathlib.Path, actions: Sequence[RecoveryAction]) -> None:
+        """actions: one for each attempt, in turn."""
+        self.folder, self.actions = pathlib.Path(workdir) / 'recoveries', tuple(actions)
         log = self.folder / 'log.json'
-        self.log = json.loads(log.read_text()) if log.exists() else []
-        done, named = [entry['change'] for entry in self.log], [remedy.name for remedy in self.remedies]
-        if named[:len(done)] != done:
-            raise InputError(f'{workdir} has already gone back {len(done)} times, with {", ".join(done)}: keep these as the first remedies '
-                             f'(given: {", ".join(named) or "none"}), and add or leave out behind them')
+        self.log: list[dict[str, Any]] = json.loads(log.read_text()) if log.exists() else []
+        done = [entry['change'] for entry in self.log]
+        given = [action.name for action in self.actions]
+        if given[: len(done)] != done:
+            raise InputError(
+                f'{workdir} has already gone back {len(done)} times, with {", ".join(done)}: keep '
+                f'these as the first recovery actions (given: {", ".join(given) or "none"}), and '
+                'add or leave out behind them'
+            )
 
     @property
-    def tries_left(self):
-        return len(self.remedies) - len(self.log)
+    def attempts_left(self) -> int:
+        """How often the run may still go back."""
+        return len(self.actions) - len(self.log)
 
     @property
-    def attempt(self):
+    def attempt(self) -> int:
         """How often the run has gone back."""
         return len(self.log)
 
     @property
-    def skipped(self):
-        """How many batches the data are ahead of the steps: those of abandoned steps are not seen again."""
+    def skipped(self) -> int:
+        """How many batches the data are ahead of the steps: those of abandoned steps are not seen
+        again."""
         return sum(entry['diverged_at'] - entry['back_to'] for entry in self.log)
 
-    def parts(self):
-        """The arguments of `fit` that the present try replaces."""
-        return self.remedies[self.attempt - 1].parts() if self.log else {}
+    def recipe(self, original: Recipe) -> Recipe:
+        """The recipe of the present attempt."""
+        if not self.log:
+            return original
+        changed = self.actions[self.attempt - 1].recipe
+        return original if changed is None else changed()
 
-    def settle(self, checkpoints):
-        """Drop the states past the beginning of the present try, also where the run was killed before it could."""
+    def settle(self, checkpoints: Checkpoints) -> None:
+        """Drop the states past the beginning of the present attempt, also where the run was killed
+        before it could."""
         if self.log and not self.log[-1]['settled']:
             checkpoints.drop_after(self.log[-1]['back_to'])
             self.log[-1]['settled'] = True
-            process.by_leader(write_json)(self.folder / 'log.json', self.log)
+            process.primary_only(write_json)(self.folder / 'log.json', self.log)
 
-    def target(self, step, ring, margin):
+    def target(self, step: int, ring: Sequence[int], margin: int) -> int:
         """Where to go back to from a divergence at `step`.
 
-        The newest state that is at least `margin` steps old, since one saved shortly before is likely on its way there; where the
-        run got no further than ever before, the next one further back than last time; 0, the very beginning, where there is none. The last
-        try begins anew, too, where the one before it ended soon: its states may all be on their way to where it ended.
+        The newest state that is at least `margin` steps old, since one saved shortly before is
+        likely on its way there; where the run got no further than ever before, the next one further
+        back than last time; 0, the very beginning, where there is none. The last attempt begins
+        anew, too, where the one before it ended soon: its states may all be on their way to where
+        it ended.
 
         Args: ring: steps of healthy states, newest first.
         """
-        if self.log and self.tries_left == 1 and step - self.log[-1]['back_to'] <= SOON * margin:
+        last = self.log and self.attempts_left == 1
+        if last and step - self.log[-1]['back_to'] <= SOON * margin:
             return 0
         latest = step - margin
         if self.log and step <= max(entry['diverged_at'] for entry in self.log):
             latest = min(latest, self.log[-1]['back_to'] - 1)
         return next((state for state in ring if 0 < state <= latest), 0)
 
-    def go_back(self, step, why, checkpoints, say):
-        """Begin the next try: keep the abandoned metrics, write the log, drop the states past its beginning."""
+    def go_back(
+        self, step: int, why: str, checkpoints: Checkpoints, echo: Callable[[str], None]
+    ) -> None:
+        """Begin the next attempt: keep the abandoned metrics, write the log, drop the states past
+        its beginning."""
         back_to = self.target(step, checkpoints.ring(), checkpoints.every)
-        number, remedy = self.attempt + 1, self.remedies[self.attempt]
-        self.log.append({'try': number, 'diverged_at': step, 'why': why, 'back_to': back_to, 'change': remedy.name, 'settled': False})
-        lines = [f'Try {entry["try"]} of {len(self.remedies)}: the run had diverged at step {entry["diverged_at"]}: {entry["why"]}. '
-                 f'Back to step {entry["back_to"]}, with {entry["change"]}.' for entry in self.log]
-        process.by_leader(self._write)(number, back_to, lines)
-        process.meet('recovery')
+        number, action = self.attempt + 1, self.actions[self.attempt]
+        entry = {
+            'attempt': number,
+            'diverged_at': step,
+            'why': why,
+            'back_to': back_to,
+            'change': action.name,
+            'settled': False,
+        }
+        self.log.append(entry)
+        lines = [
+            f'Attempt {entry["attempt"]} of {len(self.actions)}: the run had diverged at step '
+            f'{entry["diverged_at"]}: {entry["why"]}. Back to step {entry["back_to"]}, with '
+            f'{entry["change"]}.'
+            for entry in self.log
+        ]
+        process.primary_only(self._write)(number, back_to, lines)
+        process.barrier('recovery')
         self.settle(checkpoints)
-        say(lines[-1])
+        echo(lines[-1])
 
     def _write(self, number, back_to, lines):
         self.folder.mkdir(exist_ok=True)
-        rows = self.folder.parent / 'metrics.jsonl'
-        abandoned = [line for line in rows.read_text().splitlines() if json.loads(line)['step'] > back_to]
-        write_whole(self.folder / f'abandoned_{number}.jsonl', ''.join(line + '\n' for line in abandoned))
-        write_whole(self.folder / 'log.txt', '\n'.join(lines) + '\n')
-        write_json(self.folder / 'log.json', self.log)   # last: from here on the run is in this try
+        rows = (self.folder.parent / 'metrics.jsonl').read_text().splitlines()
+        abandoned = [row + '\n' for row in rows if json.loads(row)['step'] > back_to]
+        atomic_write(self.folder / f'abandoned_{number}.jsonl', ''.join(abandoned))
+        atomic_write(self.folder / 'log.txt', '\n'.join(lines) + '\n')
+        # last: from here on the run is in this attempt
+        write_json(self.folder / 'log.json', self.log)
 
-    def summary(self):
-        """Figures for summary.json."""
-        return {'recoveries': self.attempt, 'tries_left': self.tries_left}
+    def summary(self) -> dict[str, int]:
+        """What goes into summary.json."""
+        return {'recoveries': self.attempt, 'tries_left': self.attempts_left}

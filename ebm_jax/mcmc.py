@@ -1,27 +1,36 @@
 """Markov kernels on energies, and chains of them: Langevin, MALA, HMC.
 
-A kernel sees one chain and an `energy_fn` of one position (any pytree); `run_chain` scans it and `run_chains` maps over many.
+A kernel sees one chain and an `energy_fn` of one position (any pytree); `run_chain` scans it and
+`run_chains` maps over many.
 """
+
 import math
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.flatten_util import ravel_pytree
 
-from ebm_jax import devices
-from ebm_jax.types import Array, Info, Kernel, PyTree
+from ebm_jax.types import Array, ArrayLike, EnergyFn, Info, Kernel, Key, PyTree
+
+Point = tuple[Array, Array, Array]  # (position [D], energy, gradient [D])
+Record = Callable[[Any, Info], PyTree]  # (state, info) -> what is kept of a step
 
 
 class LangevinState(NamedTuple):
+    """State of Langevin chains."""
+
     position: PyTree
-    momentum: PyTree   # moving average of gradients; () when not used
-    shrink: Array      # decay ** steps so far
+    momentum: PyTree  # moving average of gradients; () when not used
+    shrink: Array  # decay ** steps so far
 
 
 class HamiltonianState(NamedTuple):
-    """State of the kernels with a Metropolis test: energy and gradient are kept, so each step evaluates only its proposal."""
+    """State of the kernels with a Metropolis test: energy and gradient are kept, so each step
+    evaluates only its proposal."""
+
     position: PyTree
     energy: Array
     grad: PyTree
@@ -31,12 +40,27 @@ def _check(name, value, low, high=math.inf, open_low=False):
     """Refuse a number outside its range; a traced value (a tuned setting) is let through."""
     if isinstance(value, jax.core.Tracer) or value is None:
         return
-    if not (low < value if open_low else low <= value) or not value <= high or not math.isfinite(value):
-        raise ValueError(f'{name} must lie in {"(" if open_low else "["}{low}, {high}], got {value}')
+    if (
+        not (low < value if open_low else low <= value)
+        or not value <= high
+        or not math.isfinite(value)
+    ):
+        raise ValueError(
+            f'{name} must lie in {"(" if open_low else "["}{low}, {high}], got {value}'
+        )
 
 
-def langevin(step_size, *, temperature=None, noise_scale=None, grad_clip=None, bounds=None, momentum=0.0, decay=1.0,
-             noise_first=False):
+def langevin(
+    step_size: ArrayLike,
+    *,
+    temperature: ArrayLike | None = None,
+    noise_scale: ArrayLike | None = None,
+    grad_clip: float | None = None,
+    bounds: Sequence[float] | None = None,
+    momentum: ArrayLike = 0.0,
+    decay: ArrayLike = 1.0,
+    noise_first: bool = False,
+) -> Kernel:
     """Unadjusted Langevin dynamics, with the noise of a temperature or of its own scale.
 
         g <- momentum g + (1 - momentum) clip(grad E(x))
@@ -44,11 +68,13 @@ def langevin(step_size, *, temperature=None, noise_scale=None, grad_clip=None, b
 
     Two conventions for the noise, exactly one to be given:
       temperature: n follows the step; the chain then targets exp(-E / temperature), up to O(a).
-      noise_scale: n is independent of the step, as in JEM (a = 1, n = 0.01); the effective temperature is n^2 / (2 a).
+      noise_scale: n is independent of the step, as in JEM (a = 1, n = 0.01); the effective
+        temperature is n^2 / (2 a).
     A paper that writes x += (e / 2) grad log p + ... has a = e / 2.
 
     Args:
-      step_size: a > 0. temperature, noise_scale: >= 0. momentum: in [0, 1). decay: in (0, 1], factor on a per step of the chain.
+      step_size: a > 0. temperature, noise_scale: >= 0. momentum: in [0, 1). decay: in (0, 1],
+        factor on a per step of the chain.
       grad_clip: None, or c > 0: each gradient entry is cut to [-c, c] before anything else.
       bounds: None, or (low, high): each entry of x is cut to it after the step.
       noise_first: add the noise before the drift, which is then taken at the noisy position (ICD).
@@ -75,7 +101,9 @@ def langevin(step_size, *, temperature=None, noise_scale=None, grad_clip=None, b
     def step(key, state, energy_fn):
         x, unravel = ravel_pytree(state.position)
         a = step_size * state.shrink
-        noise = (jnp.sqrt(2 * a * temperature) if noise_scale is None else noise_scale) * jax.random.normal(key, x.shape, x.dtype)
+        noise = (
+            jnp.sqrt(2 * a * temperature) if noise_scale is None else noise_scale
+        ) * jax.random.normal(key, x.shape, x.dtype)
         if noise_first:
             x = x + noise
         energy, grad = jax.value_and_grad(lambda v: energy_fn(unravel(v)))(x)
@@ -90,7 +118,10 @@ def langevin(step_size, *, temperature=None, noise_scale=None, grad_clip=None, b
         if bounds is not None:
             x = jnp.clip(x, *bounds)
         info = Info(energy, jnp.linalg.norm(grad), jnp.ones(()), clipped, jnp.mean(x != free))
-        return LangevinState(unravel(x), unravel(drift) if averages else (), state.shrink * decay), info
+        return (
+            LangevinState(unravel(x), unravel(drift) if averages else (), state.shrink * decay),
+            info,
+        )
 
     return Kernel(init, step)
 
@@ -100,18 +131,29 @@ def _evaluate(x, energy_fn):
 
 
 def _metropolis(key, state, proposal, log_ratio):
-    """Accept with probability min(1, exp(log_ratio)); an energy that is not a number is never accepted."""
+    """Accept with probability min(1, exp(log_ratio)); an energy that is not a number is never
+    accepted."""
     acceptance = jnp.where(jnp.isnan(log_ratio), 0.0, jnp.exp(jnp.minimum(log_ratio, 0.0)))
     accept = jax.random.uniform(key) < acceptance
     chosen = jax.tree.map(lambda new, old: jnp.where(accept, new, old), proposal, state)
-    info = Info(state.energy, jnp.linalg.norm(ravel_pytree(state.grad)[0]), acceptance, jnp.zeros(()), jnp.zeros(()))
+    info = Info(
+        state.energy,
+        jnp.linalg.norm(ravel_pytree(state.grad)[0]),
+        acceptance,
+        jnp.zeros(()),
+        jnp.zeros(()),
+    )
     return chosen, info
 
 
-def langevin_log_ratio(here, there, step_size, temperature):
-    """Log of what a Metropolis test of a Langevin proposal compares with 1: exp(-E(x')/T) q(x|x') / (exp(-E(x)/T) q(x'|x)).
+def langevin_log_ratio(
+    here: Point, there: Point, step_size: ArrayLike, temperature: ArrayLike
+) -> Array:
+    """Log of what a Metropolis test of a Langevin proposal compares with 1: exp(-E(x')/T) q(x|x') /
+    (exp(-E(x)/T) q(x'|x)).
 
-    Args: here, there: (position [D], energy, gradient [D]) of x and x'. Source: Roberts & Tweedie 1996.
+    Args: here, there: (position [D], energy, gradient [D]) of x and x'. Source: Roberts & Tweedie
+      1996.
     """
     (x, energy, grad), (x_there, energy_there, grad_there) = here, there
     forth = jnp.sum((x_there - x + step_size * grad) ** 2)
@@ -119,10 +161,11 @@ def langevin_log_ratio(here, there, step_size, temperature):
     return (energy - energy_there + (forth - back) / (4 * step_size)) / temperature
 
 
-def mala(step_size, *, temperature=1.0):
+def mala(step_size: ArrayLike, *, temperature: float = 1.0) -> Kernel:
     """Metropolis-adjusted Langevin: unbiased for exp(-E / temperature).
 
-        x' = x - a grad E(x) + sqrt(2 a T) xi,   accepted with min(1, exp(-E(x')/T) q(x|x') / (exp(-E(x)/T) q(x'|x)))
+        x' = x - a grad E(x) + sqrt(2 a T) xi,   accepted with min(1, exp(-E(x')/T) q(x|x') /
+        (exp(-E(x)/T) q(x'|x)))
 
     Args: step_size: a > 0; temperature: T > 0.
     Raises: ValueError when out of range.
@@ -135,18 +178,32 @@ def mala(step_size, *, temperature=1.0):
         noise_key, accept_key = jax.random.split(key)
         x, unravel = ravel_pytree(state.position)
         grad = ravel_pytree(state.grad)[0]
-        there = x - step_size * grad + jnp.sqrt(2 * step_size * temperature) * jax.random.normal(noise_key, x.shape, x.dtype)
+        there = (
+            x
+            - step_size * grad
+            + jnp.sqrt(2 * step_size * temperature) * jax.random.normal(noise_key, x.shape, x.dtype)
+        )
         proposal = _evaluate(unravel(there), energy_fn)
-        here, then = (x, state.energy, grad), (there, proposal.energy, ravel_pytree(proposal.grad)[0])
-        return _metropolis(accept_key, state, proposal, langevin_log_ratio(here, then, step_size, temperature))
+        here, then = (
+            (x, state.energy, grad),
+            (
+                there,
+                proposal.energy,
+                ravel_pytree(proposal.grad)[0],
+            ),
+        )
+        return _metropolis(
+            accept_key, state, proposal, langevin_log_ratio(here, then, step_size, temperature)
+        )
 
     return Kernel(_evaluate, step)
 
 
-def hmc(step_size, num_leapfrog, *, temperature=1.0):
+def hmc(step_size: ArrayLike, num_leapfrog: int, *, temperature: float = 1.0) -> Kernel:
     """Hamiltonian Monte Carlo with unit mass: unbiased for exp(-E / temperature).
 
-        v ~ N(0, T I);  num_leapfrog leapfrog steps of size e on H = E(x) + |v|^2 / 2;  accepted with min(1, exp(-dH / T))
+        v ~ N(0, T I);  num_leapfrog leapfrog steps of size e on H = E(x) + |v|^2 / 2;  accepted
+        with min(1, exp(-dH / T))
 
     Args: step_size: e > 0; num_leapfrog: int >= 1; temperature: T > 0.
     Raises: ValueError when out of range.
@@ -171,59 +228,61 @@ def hmc(step_size, num_leapfrog, *, temperature=1.0):
         start = (x, v, ravel_pytree(state.grad)[0], state.energy)
         (there, v_end, grad, energy), _ = lax.scan(leapfrog, start, length=num_leapfrog)
         log_ratio = (state.energy - energy + 0.5 * (v @ v - v_end @ v_end)) / temperature
-        return _metropolis(accept_key, state, HamiltonianState(unravel(there), energy, unravel(grad)), log_ratio)
+        return _metropolis(
+            accept_key, state, HamiltonianState(unravel(there), energy, unravel(grad)), log_ratio
+        )
 
     return Kernel(_evaluate, step)
 
 
-ASTRAY = 1e3   # images lie in [-1, 1], latent variables and features within some standard deviations
-
-
-def sound(x, limit=ASTRAY):
-    """Which chains have not gone astray: all numbers of theirs finite and at most `limit` in size. x: [n, ...] -> bool [n]."""
-    fine = [jnp.all((jnp.abs(leaf) <= limit).reshape(len(leaf), -1), 1) for leaf in jax.tree.leaves(x)]
-    return jnp.all(jnp.stack(fine), 0)
-
-
-def chain_health(sound, dead):
-    """Metrics: 'quarantined', the chains of all devices that went astray, and 'chains_dead', the share that did not move."""
-    return {'quarantined': devices.total(jnp.sum(~sound)).astype(jnp.float32), 'chains_dead': dead}
-
-
-def unmoved(start, x):
-    """Share of chains that stand where they began: dead ones. Both [n, ...] -> scalar."""
-    still = [jnp.all((a == b).reshape(len(a), -1), 1) for a, b in zip(jax.tree.leaves(start), jax.tree.leaves(x))]
-    return jnp.mean(jnp.all(jnp.stack(still), 0))
-
-
-def select(mask, a, b):
-    """Chains of a where the mask says so, else of b. mask: bool [n], a and b: [n, ...]."""
-    return jax.tree.map(lambda x, y: jnp.where(mask.reshape(mask.shape + (1,) * (x.ndim - 1)), x, y), a, b)
-
-
-def run_chain(key, kernel, energy_fn, x, num_steps, record=None):
+def run_chain(
+    key: Key,
+    kernel: Kernel,
+    energy_fn: EnergyFn,
+    x: PyTree,
+    num_steps: int | Array,
+    record: Record | None = None,
+) -> tuple[PyTree, PyTree]:
     """Run one chain: x_0 = x, x_{t+1} ~ kernel(x_t).
 
     Args:
-      x: the start, any pytree. num_steps: int >= 0, or a traced integer (then nothing can be recorded).
-      record: None, or (state, info) -> pytree, kept for every step: `lambda state, info: info` for the reports,
-        `lambda state, info: state.position` for the trajectory. What is not recorded is not computed.
+      x: the start, any pytree. num_steps: int >= 0, or a traced integer (then nothing can be
+        recorded).
+      record: None, or (state, info) -> pytree, kept for every step: `lambda state, info: info` for
+        the reports, `lambda state, info: state.position` for the trajectory. What is not recorded
+          is not computed.
     Returns: (last position, records with leading axis num_steps; None without `record`).
     Raises: ValueError for a negative or traced num_steps with `record`.
     """
-    state, records = advance(key, kernel, energy_fn, kernel.init(x, energy_fn), num_steps, record=record)
+    state, records = advance(
+        key, kernel, energy_fn, kernel.init(x, energy_fn), num_steps, record=record
+    )
     return state.position, records
 
 
-def advance(key, kernel, energy_fn, state, num_steps, *, first=0, record=None):
-    """Steps first, ..., first + num_steps - 1 of a chain that stands at `state`: a chain may be run in pieces, under one key.
+def advance(
+    key: Key,
+    kernel: Kernel,
+    energy_fn: EnergyFn,
+    state: Any,
+    num_steps: int | Array,
+    *,
+    first: ArrayLike = 0,
+    record: Record | None = None,
+) -> tuple[Any, PyTree]:
+    """Steps first, ..., first + num_steps - 1 of a chain that stands at `state`: a chain may be run
+    in pieces, under one key.
 
-    Args: state: of the kernel (its `init`, or the end of an earlier piece). The rest as in `run_chain`.
+    Args: state: of the kernel (its `init`, or the end of an earlier piece). The rest as in
+      `run_chain`.
     Returns: (last state, records). Raises: ValueError as `run_chain`.
     """
     fixed = not isinstance(num_steps, jax.Array)
     if fixed and num_steps < 0 or not fixed and record is not None:
-        raise ValueError(f'num_steps must be an int >= 0 (may be traced only when nothing is recorded), got {num_steps}')
+        raise ValueError(
+            'num_steps must be an int >= 0 (may be traced only when nothing is recorded), got'
+            f' {num_steps}'
+        )
 
     def step(state, t):
         state, info = kernel.step(jax.random.fold_in(key, t), state, energy_fn)
@@ -234,12 +293,24 @@ def advance(key, kernel, energy_fn, state, num_steps, *, first=0, record=None):
     return lax.fori_loop(first, first + num_steps, lambda t, state: step(state, t)[0], state), None
 
 
-def run_chains(keys, kernel, energy_fn, x, num_steps, *conditions, record=None):
-    """Run many chains at once: `run_chain` over the leading axis of keys, x and each of `conditions`.
+def run_chains(
+    keys: Key,
+    kernel: Kernel,
+    energy_fn: Callable[..., Array],
+    x: PyTree,
+    num_steps: int | Array,
+    *conditions: PyTree,
+    record: Record | None = None,
+) -> tuple[PyTree, PyTree]:
+    """Run many chains at once: `run_chain` over the leading axis of keys, x and each of
+    `conditions`.
 
-    Args: keys: [n] keys, one per chain. x: [n, ...]. conditions: [n, ...] each, passed on as energy_fn(x, *conditions).
+    Args: keys: [n] keys, one per chain. x: [n, ...]. conditions: [n, ...] each, passed on as
+      energy_fn(x, *conditions).
     Returns: as `run_chain`, with a leading axis of chains.
     """
+
     def one(key, x, *conditions):
         return run_chain(key, kernel, lambda u: energy_fn(u, *conditions), x, num_steps, record)
+
     return jax.vmap(one)(keys, x, *conditions)

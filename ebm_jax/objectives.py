@@ -2,10 +2,10 @@
 
 Logits f(x) in R^C make all of JEM's energies (Grathwohl et al. 2020):
     E(x, y) = -f(x)[y],   E(x) = -logsumexp_c f(x)[c],   p(y|x) = softmax f(x).
-What couples the batch is computed over ALL devices: a function here returns one device's share, such that the MEAN over
-devices of the shares (and of their gradients) is the value over the whole batch. On one device that is the value itself.
+What couples the batch is computed over ALL devices: a function here returns one device's share,
+such that the MEAN over devices of the shares (and of their gradients) is the value over the whole
+batch. On one device that is the value itself.
 """
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,104 +13,105 @@ from jax.lax import stop_gradient
 from jax.nn import log_softmax, logsumexp
 
 from ebm_jax import devices
-from ebm_jax.types import UNLABELLED, Array
+from ebm_jax.types import UNCONDITIONAL, Array, ArrayLike, Weights
+from ebm_jax.validity import EXCLUDED, masked_mean
 
 
-def joint_energy(logits, label):
-    """E(x, y) = -f(x)[y]. logits [C], label int in [0, C) -> scalar. Grathwohl et al. 2020, eq. 4."""
+def joint_energy(logits: Array, label: ArrayLike) -> Array:
+    """E(x, y) = -f(x)[y]. logits [C], label in [0, C) -> scalar. Grathwohl et al. 2020, eq. 4."""
     return -logits[label]
 
 
-def marginal_energy(logits):
+def marginal_energy(logits: Array) -> Array:
     """E(x) = -logsumexp_c f(x)[c]. logits [C] -> scalar. Grathwohl et al. 2020, eq. 6."""
     return -logsumexp(logits)
 
 
-def energy_of(logits, label):
-    """E(x, y), or E(x) where the label is UNLABELLED. logits [C], label int -> scalar."""
-    return jnp.where(label == UNLABELLED, marginal_energy(logits), joint_energy(logits, label))
+def energy_of(logits: Array, label: ArrayLike) -> Array:
+    """E(x, y), or E(x) where the label is UNCONDITIONAL. logits [C], label int -> scalar."""
+    return jnp.where(label == UNCONDITIONAL, marginal_energy(logits), joint_energy(logits, label))
 
 
-def cross_entropy(logits, labels):
+def cross_entropy(logits: Array, labels: Array) -> Array:
     """-mean_i log softmax f(x_i)[y_i]. logits [N, C], labels [N] -> scalar, this device's mean."""
     return -jnp.mean(jnp.take_along_axis(log_softmax(logits), labels[:, None], 1))
 
 
-def mean_where(values, keep):
-    """This device's share of the mean over the examples of all devices that are kept. values [n, ...], keep bool [n] -> scalar.
-
-    With nothing kept it is not a number: a loss of nothing is not 0.
-    """
-    values = values.reshape(len(values), -1).mean(1)
-    return jnp.sum(jnp.where(keep, values, 0.0)) / devices.mean(jnp.sum(keep).astype(values.dtype))
-
-
-OUT = jnp.inf   # the energy, as weight rules see it, of a negative that does not count
-
-
-class Weights(NamedTuple):
-    """How much each energy of the batch is pushed up; without gradient, they sum to 1 over all devices' examples.
-
-    Each device holds its examples' weights TIMES the number of devices, so that means over devices come out right.
-    """
-    positives: Array   # [N, ...]
-    negatives: Array   # [M, ...]
-
-
-def uniform(e_pos, e_neg):
-    """Contrastive divergence: w = 1/M on each of M negatives, 0 on the positives and on negatives whose energy is OUT.
+def uniform(e_pos: Array, e_neg: Array) -> Weights:
+    """Contrastive divergence: w = 1/M on each of M negatives, 0 on the positives and on negatives
+    whose energy is EXCLUDED.
 
     [N, ...], [M, ...] -> Weights of these shapes.
     """
-    counts = (e_neg < OUT).astype(e_neg.dtype)
+    counts = (e_neg < EXCLUDED).astype(e_neg.dtype)
     return Weights(jnp.zeros_like(e_pos), counts / devices.mean(jnp.sum(counts, 0)))
 
 
-def balanced(e_pos, e_neg, *, beta=1.0, include_positives=True):
-    """Softmax over the batch: w_k = exp(-beta E_k) / sum_{j in S} exp(-beta E_j), along the leading axis.
+def balanced(
+    e_pos: Array, e_neg: Array, *, beta: float = 1.0, include_positives: bool = True
+) -> Weights:
+    """Softmax over the batch: w_k = exp(-beta E_k) / sum_{j in S} exp(-beta E_j), along the leading
+    axis.
 
-    S is the negatives, together with the positives by default. The coefficients of the contrast then sum to zero, and
-    negatives that are far above the positives in energy teach nothing. beta = 0 is `uniform` when positives are excluded, and
-    `uniform`'s gradient times M / (N + M) when they are included. A negative whose energy is OUT is not in S.
+    S is the negatives, together with the positives by default. The coefficients of the contrast
+    then sum to zero, and negatives that are far above the positives in energy teach nothing. beta =
+    0 is `uniform` when positives are excluded, and `uniform`'s gradient times M / (N + M) when they
+    are included. A negative whose energy is EXCLUDED is not in S.
 
-    Args: e_pos: [N, ...] and e_neg: [M, ...] energies; beta: temper, >= 0.
+    Args: e_pos: [N, ...] and e_neg: [M, ...] energies; beta: inverse temperature, >= 0.
     Returns: Weights. Raises: ValueError for beta < 0.
     Source: our reading of ST-JEM (arXiv 2303.04187), consistent with its author's public code.
     """
     if beta < 0:
         raise ValueError(f'beta must be at least 0, got {beta}')
-    log_pos, log_neg = stop_gradient((-beta * e_pos, jnp.where(e_neg < OUT, -beta * e_neg, -jnp.inf)))
+    log_pos, log_neg = stop_gradient(
+        (-beta * e_pos, jnp.where(e_neg < EXCLUDED, -beta * e_neg, -jnp.inf))
+    )
     everyone = devices.gather(jnp.concatenate([log_pos, log_neg]) if include_positives else log_neg)
     total = logsumexp(everyone, axis=0)
-    share = lambda log_w: jnp.exp(log_w - total) * devices.count()
+
+    def share(log_w):
+        return jnp.exp(log_w - total) * devices.count()
+
     return Weights(share(log_pos) if include_positives else jnp.zeros_like(e_pos), share(log_neg))
 
 
-def contrast(e_pos, e_neg, weights):
-    """The two addends of mean E(x+) - sum_{k in S} w_k E(x_k): (positives, negatives), to be summed.
+def contrast(e_pos: Array, e_neg: Array, weights: Weights) -> tuple[Array, Array]:
+    """The two terms of mean E(x+) - sum_{k in S} w_k E(x_k): (positives, negatives), to be
+    summed.
 
-    Args: e_pos [N], e_neg [M]: energies, with gradient. weights: Weights of the same shapes, taken without gradient.
-    Returns: (mean E(x+), -sum w E), scalars. With `uniform`: Grathwohl et al. 2020, eq. 7; with `balanced`: the gradient of
-      L_x = -(1/N) sum_i [s(x_i) - logsumexp_S s], s = -E (our reading of ST-JEM).
+    Args: e_pos [N], e_neg [M]: energies, with gradient. weights: Weights of the same shapes, taken
+      without gradient.
+    Returns: (mean E(x+), -sum w E), scalars. With `uniform`: Grathwohl et al. 2020, eq. 7; with
+      `balanced`: the gradient of L_x = -(1/N) sum_i [s(x_i) - logsumexp_S s], s = -E (our reading
+      of ST-JEM).
     """
     weights = stop_gradient(weights)
     return jnp.mean(e_pos), -jnp.sum(weights.positives * e_pos) - jnp.sum(weights.negatives * e_neg)
 
 
-def scores(e_pos, e_neg, keep):
-    """What is logged of a batch's energies, as s(x) = -E(x): means of positives, of negatives that are kept, and their difference."""
-    positives, negatives = -jnp.mean(e_pos), -mean_where(e_neg, keep)
+def scores(e_pos: Array, e_neg: Array, keep: Array) -> dict[str, Array]:
+    """What is logged of a batch's energies, as s(x) = -E(x): means of positives, of negatives that
+    are kept, and their difference."""
+    positives, negatives = -jnp.mean(e_pos), -masked_mean(e_neg, keep)
     return {'s_positives': positives, 's_negatives': negatives, 's_gap': positives - negatives}
 
 
-def class_contrast(logits_pos, labels, logits_neg, weights):
-    """The contrast of log p(x|y): as `contrast`, on joint energies, with a set of weights for each class.
+def class_contrast(
+    logits_pos: Array, labels: Array, logits_neg: Array, weights: Weights
+) -> tuple[Array, Array]:
+    """The contrast of log p(x|y): as `contrast`, on joint energies, with a set of weights for each
+    class.
 
-        mean_i E(x_i, y_i) - sum_c (n_c / N) sum_{k in S} w_kc E(x_k, c),   n_c: how often class c stands in the batch
+        mean_i E(x_i, y_i) - sum_c (n_c / N) sum_{k in S} w_kc E(x_k, c)
 
-    With weights from `balanced` its gradient is that of L_xy = (1/N) [sum_c n_c logsumexp_S f[c] - sum_i f(x_i)[y_i]].
+    with n_c the number of examples of class c in the batch.
 
-    Args: logits_pos [N, C], labels [N], logits_neg [M, C]; weights: rule(-logits_pos, -logits_neg), taken without gradient.
+    With weights from `balanced` its gradient is that of L_xy = (1/N) [sum_c n_c logsumexp_S f[c] -
+    sum_i f(x_i)[y_i]].
+
+    Args: logits_pos [N, C], labels [N], logits_neg [M, C]; weights: rule(-logits_pos, -logits_neg),
+      taken without gradient.
     Returns: (positives, negatives), scalars. Source: our reading of ST-JEM.
     """
     weights = stop_gradient(weights)
@@ -119,18 +120,22 @@ def class_contrast(logits_pos, labels, logits_neg, weights):
     return -jnp.mean(jnp.take_along_axis(logits_pos, labels[:, None], 1)), share @ pushed
 
 
-def class_shares(labels, num_classes):
+def class_shares(labels: Array, num_classes: int) -> Array:
     """n_c / N over all devices: labels [N] -> [C]."""
     return devices.mean(jnp.mean(jax.nn.one_hot(labels, num_classes), 0))
 
 
-def batch_information(logits_pos, labels, logits_neg):
-    """Mutual information of the batch: I = (1/N) sum_i log[q(x_i, y_i) / (q(x_i) q(y_i))] = L_x - L_xy.
+def batch_information(logits_pos: Array, labels: Array, logits_neg: Array) -> Array:
+    """Mutual information of the batch, I = (1/N) sum_i log[q(x_i, y_i) / (q(x_i) q(y_i))].
 
-    q(x, y) = exp f(x)[y] / sum_{x' in S, c} exp f(x')[c], S = positives and negatives. A value to be logged, without gradient;
-    the gradient that ST-JEM takes of it is `contrast` minus `class_contrast`.
+        I = L_x - L_xy
 
-    Args: logits_pos [N, C], labels [N], logits_neg [M, C]. Returns: scalar in nats, the same on every device.
+    q(x, y) = exp f(x)[y] / sum_{x' in S, c} exp f(x')[c], S = positives and negatives. A value to
+    be logged, without gradient; the gradient that ST-JEM takes of it is `contrast` minus
+    `class_contrast`.
+
+    Args: logits_pos [N, C], labels [N], logits_neg [M, C]. Returns: scalar in nats, the same on
+      every device.
     Source: our reading of ST-JEM.
     """
     logits_pos, labels, logits_neg = devices.gather((logits_pos, labels, logits_neg))
@@ -142,95 +147,123 @@ def batch_information(logits_pos, labels, logits_neg):
     return jnp.mean(log_xy - log_x - log_y)
 
 
-def entropy_information(logits):
-    """Mutual information in entropy form: I = H(mean_i p(y|x_i)) - mean_i H(p(y|x_i)), with gradient.
+def entropy_information(logits: Array) -> Array:
+    """Mutual information in entropy form: I = H(mean_i p(y|x_i)) - mean_i H(p(y|x_i)), with
+    gradient.
 
-    Args: logits [N, C] of this device. Returns: scalar; its mean over devices is I in nats, in [0, log C].
+    Args: logits [N, C] of this device. Returns: scalar; its mean over devices is I in nats, in [0,
+      log C].
     Source: Bridle et al. 1991; as another reading of ST-JEM's regulariser, ours.
     """
     p, log_p = jax.nn.softmax(logits), log_softmax(logits)
     mine = jnp.mean(p, 0)
     # d H(q) = -log q . dq, so log q of the whole batch may be held constant.
     marginal = devices.mean(mine)
-    log_marginal = stop_gradient(jnp.log(jnp.maximum(marginal, jnp.finfo(marginal.dtype).tiny)))   # p log p -> 0 where p underflows
+    # p log p -> 0 where p underflows
+    log_marginal = stop_gradient(jnp.log(jnp.maximum(marginal, jnp.finfo(marginal.dtype).tiny)))
     return -mine @ log_marginal + jnp.mean(jnp.sum(p * log_p, 1))
 
 
-def effective_sample_size(weights):
-    """1 / sum_k w_k^2 over all devices: 1 (one example takes all) to N + M (uniform). Weights [N, ...], [M, ...] -> [...]."""
+def effective_sample_size(weights: Weights) -> Array:
+    """1 / sum_k w_k^2 over all devices: 1 (one example takes all) to N + M (uniform). Weights [N,
+    ...], [M, ...] -> [...]."""
     own = sum(jnp.sum(jnp.square(w / devices.count()), 0) for w in weights)
     return 1 / devices.total(own)
 
 
-def gaussian_nll(value, mean, log_variance):
+def gaussian_nll(value: Array, mean: Array, log_variance: Array) -> Array:
     """-log N(value; mean, diag exp(log_variance)) in nats. All [D] -> scalar."""
-    return 0.5 * jnp.sum(jnp.square(value - mean) * jnp.exp(-log_variance) + log_variance + jnp.log(2 * jnp.pi))
+    return 0.5 * jnp.sum(
+        jnp.square(value - mean) * jnp.exp(-log_variance) + log_variance + jnp.log(2 * jnp.pi)
+    )
 
 
-def gaussian_kl(mean, log_variance):
+def gaussian_kl(mean: Array, log_variance: Array) -> Array:
     """KL(N(mean, diag exp(log_variance)) || N(0, I)) in nats. [D], [D] -> scalar."""
     return 0.5 * jnp.sum(jnp.exp(log_variance) + jnp.square(mean) - 1 - log_variance)
 
 
-def reparametrised(noise, mean, log_variance):
-    """mean + exp(log_variance / 2) noise: a sample of N(mean, diag exp(log_variance)) where noise is one of N(0, I). All [D] -> [D]."""
+def reparametrised(noise: Array, mean: Array, log_variance: Array) -> Array:
+    """mean + exp(log_variance / 2) noise: a sample of N(mean, diag exp(log_variance)) where noise
+    is one of N(0, I). All [D] -> [D]."""
     return mean + jnp.exp(0.5 * log_variance) * noise
 
 
-def misfit(x, mean, sigma, mask=1.0):
-    """-log N(x; mean, sigma^2 I) up to a constant: |mask (x - mean)|^2 / (2 sigma^2), over the pixels where mask is 1. [...] -> scalar."""
-    return jnp.sum(mask * jnp.square(x - mean)) / (2 * sigma ** 2)
+def reconstruction_nll(x: Array, mean: Array, sigma: ArrayLike, mask: ArrayLike = 1.0) -> Array:
+    """-log N(x; mean, sigma^2 I) up to a constant: |mask (x - mean)|^2 / (2 sigma^2), over the
+    pixels where mask is 1. [...] -> scalar."""
+    return jnp.sum(mask * jnp.square(x - mean)) / (2 * sigma**2)
 
 
-def latent_energy(z, x, mean, sigma, mask=1.0):
-    """-log p(z|x) up to a constant, for p(z) = N(0, I) and p(x|z) = N(mean, sigma^2 I): |z|^2 / 2 + misfit.
+def latent_energy(
+    z: Array, x: Array, mean: Array, sigma: ArrayLike, mask: ArrayLike = 1.0
+) -> Array:
+    """-log p(z|x) up to a constant, for p(z) = N(0, I) and p(x|z) = N(mean, sigma^2 I): |z|^2 / 2 +
+    reconstruction_nll.
 
-    Args: z [D]; x and mean, a generator's g(z), of one shape; sigma > 0; mask: of that shape, 1 where x is known and 0 where not.
+    Args: z [D]; x and mean, a generator's g(z), of one shape; sigma > 0; mask: of that shape, 1
+      where x is known and 0 where not.
     Source: Han et al. 2017; Cui & Han 2023, section 3.2.
     """
-    return 0.5 * jnp.sum(jnp.square(z)) + misfit(x, mean, sigma, mask)
+    return 0.5 * jnp.sum(jnp.square(z)) + reconstruction_nll(x, mean, sigma, mask)
 
 
-def energy_square(e_pos, e_neg, keep):
-    """mean E(x+)^2 + mean E(x-)^2 over negatives that are kept: keeps energies, known only up to a shift, near zero. Du & Mordatch 2019.
+def energy_square(e_pos: Array, e_neg: Array, keep: Array) -> Array:
+    """mean E(x+)^2 + mean E(x-)^2 over negatives that are kept: keeps energies, known only up to a
+    shift, near zero. Du & Mordatch 2019.
 
     e_pos [N, ...], e_neg [M, ...], keep bool [M] -> scalar.
     """
-    return jnp.mean(jnp.square(e_pos)) + mean_where(jnp.square(e_neg), keep)
+    return jnp.mean(jnp.square(e_pos)) + masked_mean(jnp.square(e_neg), keep)
 
 
-def nearest_neighbour_entropy(x, population, present):
-    """Entropy of x by nearest neighbours, up to scale and constant: the mean over i of log min_b |x_i - b|_2, gradient in x.
+def nearest_neighbour_entropy(x: Array, population: Array, present: Array) -> Array:
+    """Entropy of x by nearest neighbours, up to scale and constant: the mean over i of log min_b
+    |x_i - b|_2, gradient in x.
 
-        H(q) = D mean_i log r_i + log P + log V_D + gamma,   V_D = pi^(D/2) / Gamma(D/2 + 1),  gamma = .5772...
+        H(q) = D mean_i log r_i + log P + log V_D + gamma,   V_D = pi^(D/2) / Gamma(D/2 + 1),  gamma
+        = .5772...
 
-    is the estimate for P past samples of the same law (Kozachenko & Leonenko 1987); only mean log r has a gradient, and D goes
-    into its weight. A distance of zero counts as the smallest float.
+    is the estimate for P past samples of the same distribution (Kozachenko & Leonenko 1987); only
+    mean log r has a gradient, and D goes into its weight. A distance of zero counts as the smallest
+    float.
 
-    Args: x: [n, ...]. population: [P, ...], without gradient. present: bool [P], which entries count; at least one.
+    Args: x: [n, ...]. population: [P, ...], without gradient. present: bool [P], which entries
+      count; at least one.
     Returns: [n], the terms of that mean. Source: Du et al. 2021, eq. 12.
     """
     x, population = x.reshape(len(x), -1), stop_gradient(population.reshape(len(population), -1))
-    nearest = population[jnp.argmin(jnp.where(present, _squared_distances(stop_gradient(x), population), jnp.inf), 1)]
-    squared = jnp.sum(jnp.square(x - nearest), 1)   # again and exactly: the products above cancel where two points are close
+    nearest = population[
+        jnp.argmin(jnp.where(present, _squared_distances(stop_gradient(x), population), jnp.inf), 1)
+    ]
+    # again and exactly: the products above cancel where two points are close
+    squared = jnp.sum(jnp.square(x - nearest), 1)
     return 0.5 * jnp.log(jnp.maximum(squared, jnp.finfo(squared.dtype).tiny))
 
 
-def kernel_entropy(x, population, present):
-    """Entropy of x by a Gaussian kernel, up to a constant: the mean over i of -log mean_b exp(-|x_i - b|^2 / (2 h^2)), gradient in x.
+def kernel_entropy(x: Array, population: Array, present: Array) -> Array:
+    """Entropy of x by a Gaussian kernel, up to a constant: the mean over i of -log mean_b exp(-|x_i
+    - b|^2 / (2 h^2)), gradient in x.
 
-    Pairwise repulsion in place of `nearest_neighbour_entropy`: every past sample pushes, near ones more. h^2 is the mean squared
-    distance of x (on all devices) to the population over 2 D, without gradient. Adding (D / 2) log(2 pi h^2) makes it an entropy.
+    Pairwise repulsion in place of `nearest_neighbour_entropy`: every past sample pushes, near ones
+    more. h^2 is the mean squared distance of x (on all devices) to the population over 2 D, without
+    gradient. Adding (D / 2) log(2 pi h^2) makes it an entropy.
 
-    Args and returns: as `nearest_neighbour_entropy`. Source: our reading; the paper names the nearest neighbour only.
+    Args and returns: as `nearest_neighbour_entropy`. Source: our reading; the paper names the
+      nearest neighbour only.
     """
     x, population = x.reshape(len(x), -1), stop_gradient(population.reshape(len(population), -1))
     squared = _squared_distances(x, population)
-    share = jnp.where(jnp.any(present), present, True) / jnp.maximum(jnp.sum(present), 1)   # finite where nothing is present, too
+    # finite where nothing is present, too
+    share = jnp.where(jnp.any(present), present, True) / jnp.maximum(jnp.sum(present), 1)
     width = stop_gradient(devices.mean(jnp.mean(squared @ share)) / (2 * x.shape[1]))
-    return -logsumexp(-squared / (2 * jnp.maximum(width, jnp.finfo(width.dtype).tiny)), axis=1, b=share)
+    return -logsumexp(
+        -squared / (2 * jnp.maximum(width, jnp.finfo(width.dtype).tiny)), axis=1, b=share
+    )
 
 
 def _squared_distances(x, population):
     """[n, D], [P, D] -> [n, P], by products: n P D operations and no array of that size."""
-    return jnp.maximum(jnp.sum(x * x, 1)[:, None] - 2 * x @ population.T + jnp.sum(population * population, 1), 0.0)
+    return jnp.maximum(
+        jnp.sum(x * x, 1)[:, None] - 2 * x @ population.T + jnp.sum(population * population, 1), 0.0
+    )

@@ -1,7 +1,10 @@
-"""A run as processes: one writer for each folder, an end in order when asked to stop, and which of several processes does what.
+"""A run as processes: one writer for each folder, an end in order when asked to stop, and which of
+several processes does what.
 
-In a run of several processes (`jax.distributed`) all do the same; the first one leads: it alone writes and shows what people look at.
+In a run of several processes (`jax.distributed`) all do the same; the first one leads: it alone
+writes and shows what people look at.
 """
+
 import contextlib
 import errno
 import fcntl
@@ -10,6 +13,8 @@ import pathlib
 import signal
 import socket
 import threading
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 from jax.experimental import multihost_utils
@@ -17,38 +22,47 @@ from jax.experimental import multihost_utils
 from ebm_jax.errors import InputError
 
 
-def leads():
+def is_primary() -> bool:
     """Whether this process is the one that writes."""
     return jax.process_index() == 0
 
 
-def by_leader(fn):
+def primary_only(fn: Callable[..., Any]) -> Callable[..., Any]:
     """fn on the process that leads, nothing on the others."""
-    return fn if leads() else lambda *args, **kwargs: None
+    return fn if is_primary() else lambda *args, **kwargs: None
 
 
-def meet(name):
+def barrier(name: str) -> None:
     """Wait until all processes are here."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)
 
 
-def gathered(state):
+def gathered(state: Any) -> Any:
     """A state from `train.unshard_state`, whole on each process, which all have to ask for it."""
     if jax.process_count() == 1:
         return state
-    raw = lambda leaf: jax.random.key_data(leaf) if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
-    whole = jax.tree.map(lambda leaf: multihost_utils.process_allgather(raw(leaf), tiled=True), state)
+
+    def raw(leaf):
+        return (
+            jax.random.key_data(leaf)
+            if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+            else leaf
+        )
+
+    whole = jax.tree.map(
+        lambda leaf: multihost_utils.process_allgather(raw(leaf), tiled=True), state
+    )
     return whole.replace(key=jax.random.wrap_key_data(whole.key))
 
 
 @contextlib.contextmanager
-def only_writer(folder):
+def exclusive_lock(folder: str | pathlib.Path) -> Iterator[None]:
     """Hold a folder for this run; the system lets go of it however the process ends.
 
     Raises: InputError where another run holds it.
     """
-    if not leads():
+    if not is_primary():
         yield
         return
     with (pathlib.Path(folder) / '.lock').open('a+') as lock:
@@ -56,12 +70,17 @@ def only_writer(folder):
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             lock.seek(0)
-            raise InputError(f'{folder} is being written by another run ({lock.read().strip()}): wait for its end, or choose another '
-                             'folder') from error
+            raise InputError(
+                f'{folder} is being written by another run ({lock.read().strip()}): wait for its'
+                ' end, or choose another folder'
+            ) from error
         except OSError as error:
             if error.errno not in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):
                 raise
-            print(f'{folder} lies on a file system without locks ({error.strerror}): make sure yourself that only one run writes there')
+            print(
+                f'{folder} lies on a file system without locks ({error.strerror}): make sure'
+                ' yourself that only one run writes there'
+            )
         lock.truncate(0)
         lock.write(f'process {os.getpid()} on {socket.gethostname()}\n')
         lock.flush()
@@ -69,16 +88,19 @@ def only_writer(folder):
 
 
 class Stop:
-    """Whether SIGTERM or SIGINT (Ctrl-C) has come: `signal` is it, or None. A second Ctrl-C interrupts at once.
+    """Whether SIGTERM or SIGINT (Ctrl-C) has come: `signal` is it, or None. A second Ctrl-C
+    interrupts at once.
 
-    A context manager; signals reach the main thread only, elsewhere it does nothing. With several processes JAX itself listens
-    to SIGTERM and finds a step at which all of them stop; Ctrl-C then interrupts as it always does.
+    A context manager; signals reach the main thread only, elsewhere it does nothing. With several
+    processes JAX itself listens to SIGTERM and finds a step at which all of them stop; Ctrl-C then
+    interrupts as it always does.
     """
+
     SIGNALS = signal.SIGTERM, signal.SIGINT
 
-    def __init__(self):
-        self.signal = None
-        self._before = {}
+    def __init__(self) -> None:
+        self.signal: signal.Signals | None = None
+        self._before: dict[int, Any] = {}
 
     def __enter__(self):
         if threading.current_thread() is threading.main_thread() and jax.process_count() == 1:
@@ -90,8 +112,9 @@ class Stop:
             raise KeyboardInterrupt
         self.signal = signal.Signals(number)
 
-    def asked(self, step):
-        """Whether to stop before this step; all processes get the same answer, and have to ask at every step."""
+    def asked(self, step: int) -> bool:
+        """Whether to stop before this step; all processes get the same answer, and have to ask at
+        every step."""
         if jax.process_count() > 1 and multihost_utils.reached_preemption_sync_point(step):
             self.signal = signal.SIGTERM
         return self.signal is not None

@@ -1,11 +1,13 @@
-"""Replay buffers: where chains wait between training steps, on the device and inside the compiled step.
+"""Replay buffers: where chains wait between training steps, on the device and inside the compiled
+step.
 
-A buffer holds `capacity` chains. `draw` takes n of them WITHOUT replacement (a scatter with repeated indices would keep an
-unspecified one), each started anew with probability `restart`; `write` gives the advanced chains back. Every leaf of the state
-has a leading axis of entries. `draw` takes the labels that are wanted; `UNLABELLED` asks for a chain on p(x).
-
-A start is a function (key, label) -> x of one chain: `uniform_start`, `normal_start`, `gaussian_start`.
+A buffer holds `capacity` chains. `draw` takes n of them WITHOUT replacement (a scatter with
+repeated indices would keep an unspecified one) and restarts each with probability `restart`, from
+its initial sampler (see `initial`); `write` gives the advanced chains back. Every leaf of the state
+has a leading axis of entries. `draw` takes the labels that are wanted; `UNCONDITIONAL` asks for a
+chain on p(x).
 """
+
 import math
 from collections.abc import Callable
 from functools import partial
@@ -16,73 +18,65 @@ import jax.numpy as jnp
 from flax import struct
 
 from ebm_jax import devices
-from ebm_jax.mcmc import select, sound
-from ebm_jax.types import UNLABELLED, Array, Draw, PyTree, ReplayBuffer
-
-EMPTY = -1    # the age of an entry that was never filled
-ASTRAY = -2   # of one whose chain went astray: the next draw of it is a new start
+from ebm_jax.types import (
+    UNCONDITIONAL,
+    Array,
+    Draw,
+    InitialSampler,
+    Key,
+    PyTree,
+    ReplayBuffer,
+)
+from ebm_jax.validity import EMPTY, select
 
 
 @struct.dataclass
 class ReplayState:
-    position: PyTree   # [capacity, ...]
-    label: Array       # int32 [capacity]
-    age: Array         # int32 [capacity]; rounds since the (re)start, EMPTY where nothing was written yet, or ASTRAY
-    seen: Array        # int32; chains written so far
+    """What a buffer holds; a leading axis of entries everywhere but in `seen`."""
+
+    position: PyTree  # [capacity, ...]
+    label: Array  # int32 [capacity]
+    # int32 [capacity]; rounds since the (re)start, or validity.EMPTY, or validity.QUARANTINED
+    age: Array
+    seen: Array  # int32; chains written so far
 
 
-def uniform_start(shape, low=-1.0, high=1.0):
-    """x ~ U(low, high), whatever the label. Source: Grathwohl et al. 2020."""
-    return lambda key, label: jax.random.uniform(key, shape, minval=low, maxval=high)
+def _empty(capacity, initial_sampler):
+    one = jax.eval_shape(initial_sampler, jax.random.key(0), jnp.zeros((), jnp.int32))
+    return ReplayState(
+        jax.tree.map(lambda leaf: jnp.zeros((capacity, *leaf.shape), leaf.dtype), one),
+        jnp.full(capacity, UNCONDITIONAL, jnp.int32),
+        jnp.full(capacity, EMPTY, jnp.int32),
+        jnp.zeros((), jnp.int32),
+    )
 
 
-def normal_start(shape, scale=1.0):
-    """x ~ N(0, scale^2 I), whatever the label."""
-    return lambda key, label: scale * jax.random.normal(key, shape)
+def _filled(key, initial_sampler, labels):
+    positions = jax.vmap(initial_sampler)(jax.random.split(key, len(labels)), labels)
+    return ReplayState(
+        positions, labels, jnp.zeros(len(labels), jnp.int32), jnp.zeros((), jnp.int32)
+    )
 
 
-def gaussian_start(means, factors):
-    """x ~ N(mean_c, F_c F_c^T) of the wanted class c; of a class drawn uniformly where no label is wanted.
-
-    Args: means: [C, ...]. factors: [C, D, R] with D the size of one example (see `class_gaussians`).
-    Source: our reading of the informative starts of later JEM work; named so wherever figures depend on it.
-    """
-    means, factors = jnp.asarray(means), jnp.asarray(factors)
-
-    def start(key, label):
-        label_key, key = jax.random.split(key)
-        label = jnp.where(label == UNLABELLED, jax.random.randint(label_key, (), 0, len(means)), label)
-        noise = factors[label] @ jax.random.normal(key, factors.shape[-1:])
-        return means[label] + noise.reshape(means.shape[1:])
-
-    return start
-
-
-def _empty(capacity, start):
-    one = jax.eval_shape(start, jax.random.key(0), jnp.zeros((), jnp.int32))
-    return ReplayState(jax.tree.map(lambda leaf: jnp.zeros((capacity, *leaf.shape), leaf.dtype), one),
-                       jnp.full(capacity, UNLABELLED, jnp.int32), jnp.full(capacity, EMPTY, jnp.int32), jnp.zeros((), jnp.int32))
-
-
-def _filled(key, start, labels):
-    positions = jax.vmap(start)(jax.random.split(key, len(labels)), labels)
-    return ReplayState(positions, labels, jnp.zeros(len(labels), jnp.int32), jnp.zeros((), jnp.int32))
-
-
-def _take(key, state, start, restart, index, labels):
-    """The chains at `index` under their new labels, started anew with probability `restart` or where the entry is empty."""
+def _take(key, state, initial_sampler, restart, index, labels):
+    """The chains at `index` under their new labels, started anew with probability `restart` or
+    where the entry is empty."""
     restart_key, start_key = jax.random.split(key)
-    age = state.age.at[index].get(mode='fill', fill_value=EMPTY)   # an index past the end stands for no entry
+    # an index past the end stands for no entry
+    age = state.age.at[index].get(mode='fill', fill_value=EMPTY)
     anew = jax.random.bernoulli(restart_key, restart, index.shape) | (age < 0)
-    fresh = jax.vmap(start)(jax.random.split(start_key, len(index)), labels)
+    fresh = jax.vmap(initial_sampler)(jax.random.split(start_key, len(index)), labels)
     old = jax.tree.map(lambda leaf: leaf[index], state.position)
     return Draw(select(anew, fresh, old), labels, jnp.where(anew, 0, age), index)
 
 
 def _put(state, slots, draw, positions):
-    return ReplayState(jax.tree.map(lambda leaf, x: leaf.at[slots].set(x), state.position, positions),
-                       state.label.at[slots].set(draw.label), state.age.at[slots].set(draw.age + 1),
-                       state.seen + len(draw.index))
+    return ReplayState(
+        jax.tree.map(lambda leaf, x: leaf.at[slots].set(x), state.position, positions),
+        state.label.at[slots].set(draw.label),
+        state.age.at[slots].set(draw.age + 1),
+        state.seen + len(draw.index),
+    )
 
 
 def _write_back(key, state, draw, positions):
@@ -90,24 +84,28 @@ def _write_back(key, state, draw, positions):
     return _put(state, draw.index, draw, positions)
 
 
-def _peek(key, state, n):
-    """n different entries that hold samples of earlier rounds, uniformly; (positions, False where there are fewer)."""
+def _sample_past(key, state, n):
+    """n different entries that hold samples of earlier rounds, uniformly; (positions, False where
+    there are fewer)."""
     _check_draw(n, len(state.age))
     index = jnp.argsort(jax.random.uniform(key, state.age.shape) + (state.age <= 0))[:n]
     return jax.tree.map(lambda leaf: leaf[index], state.position), state.age[index] > 0
 
 
-def _draw_uniform(start, restart, capacity, key, state, n, labels):
+def _draw_uniform(initial_sampler, restart, capacity, key, state, n, labels):
     """n different entries, uniformly; filled entries before empty ones."""
     _check_draw(n, capacity)
     order_key, key = jax.random.split(key)
     priority = jax.random.uniform(order_key, state.age.shape) + (state.age == EMPTY)
-    return _take(key, state, start, restart, jnp.argsort(priority)[:n], labels)
+    return _take(key, state, initial_sampler, restart, jnp.argsort(priority)[:n], labels)
 
 
 def _check_draw(n, available):
     if n > available:
-        raise ValueError(f'cannot draw {n} different chains from {available} entries: enlarge the buffer or draw fewer')
+        raise ValueError(
+            f'cannot draw {n} different chains from {available} entries: enlarge the buffer or draw'
+            ' fewer'
+        )
 
 
 def _check_buffer(capacity, restart):
@@ -117,66 +115,99 @@ def _check_buffer(capacity, restart):
         raise ValueError(f'restart is a probability in [0, 1], got {restart}')
 
 
-def persistent(start, capacity, *, restart=0.05):
+def persistent(
+    initial_sampler: InitialSampler, capacity: int, *, restart: float = 0.05
+) -> ReplayBuffer:
     """Chains that are advanced in place: a uniform draw, written back where it came from.
 
-    A chain is continued under whatever label is wanted of it at the draw (so are those of `first_in_first_out` and `reservoir`).
+    A chain is continued under whatever label is wanted of it at the draw (so are those of
+    `first_in_first_out` and `reservoir`).
 
-    Args: start: (key, label) -> x. capacity: >= 1 entries, filled by starts. restart: probability in [0, 1] of a new start.
+    Args: initial_sampler: (key, label) -> x. capacity: >= 1 entries, filled by starts. restart:
+      probability in [0, 1] of a restart.
     Raises: ValueError when out of range, or when more chains are drawn than there are entries.
-    Source: Grathwohl et al. 2020 (10,000 entries, restart 0.05). They draw with replacement; we draw without.
+    Source: Grathwohl et al. 2020 (10,000 entries, restart 0.05). They draw with replacement; we
+      draw without.
     """
     _check_buffer(capacity, restart)
 
     def init(key):
-        return _filled(key, start, jnp.full(capacity, UNLABELLED, jnp.int32))
+        return _filled(key, initial_sampler, jnp.full(capacity, UNCONDITIONAL, jnp.int32))
 
-    return ReplayBuffer(init, partial(_draw_uniform, start, restart, capacity), _write_back, _peek)
+    return ReplayBuffer(
+        init, partial(_draw_uniform, initial_sampler, restart, capacity), _write_back, _sample_past
+    )
 
 
-def class_conditional(start, capacity, num_classes, *, unlabelled=0.1, restart=0.05):
-    """A persistent buffer in blocks, one per class and one for p(x): a chain is only ever continued under its own label.
+def class_conditional(
+    initial_sampler: InitialSampler,
+    capacity: int,
+    num_classes: int,
+    *,
+    unconditional: float = 0.1,
+    restart: float = 0.05,
+) -> ReplayBuffer:
+    """A persistent buffer in blocks, one per class and one for p(x): a chain is only ever continued
+    under its own label.
 
-    The first `ceil(unlabelled capacity)` entries belong to p(x), the rest is divided evenly over the classes (the last
-    few entries, where it does not divide, stay empty). With unlabelled = 0 a chain on p(x) is a new start every time.
+    The first `ceil(unconditional capacity)` entries belong to p(x), the rest is divided evenly over
+    the classes (the last few entries, where it does not divide, stay empty). With unconditional = 0
+    a chain on p(x) is a restart every time.
 
-    Args: as `persistent`; num_classes: C >= 1; unlabelled: share of the p(x) block, in [0, 1).
-    Raises: ValueError when out of range, or when one block could be asked for more chains than it holds. Labels outside
-      [0, C) other than UNLABELLED are the caller's error and not checked inside compiled code.
+    Args: as `persistent`; num_classes: C >= 1; unconditional: share of the p(x) block, in [0, 1).
+    Raises: ValueError when out of range, or when one block could be asked for more chains than it
+      holds. Labels outside [0, C) other than UNCONDITIONAL are the caller's error and not checked
+      inside compiled code.
     Source: [code] of ST-JEM (10 % p(x), 90 % p(x|y) by class) and of class-conditional JEM.
     """
     _check_buffer(capacity, restart)
-    if not 0 <= unlabelled < 1:
-        raise ValueError(f'unlabelled is the share of the p(x) block, in [0, 1), got {unlabelled}')
-    first = math.ceil(unlabelled * capacity)
+    if not 0 <= unconditional < 1:
+        raise ValueError(
+            f'unconditional is the share of the p(x) block, in [0, 1), got {unconditional}'
+        )
+    first = math.ceil(unconditional * capacity)
     block = (capacity - first) // num_classes
     if block < 1:
-        raise ValueError(f'{capacity} entries are too few for {num_classes} classes and {first} unlabelled chains: enlarge the buffer')
+        raise ValueError(
+            f'{capacity} entries are too few for {num_classes} classes and {first} unconditional'
+            ' chains: enlarge the buffer'
+        )
     # Entry -> block: 0 holds p(x), 1 + c holds class c, num_classes + 1 is the unused tail.
     blocks = jnp.clip((jnp.arange(capacity) - first) // block + 1, 0, num_classes + 1)
-    labels_of_entries = jnp.where((blocks > 0) & (blocks <= num_classes), blocks - 1, UNLABELLED).astype(jnp.int32)
+    labels_of_entries = jnp.where(
+        (blocks > 0) & (blocks <= num_classes), blocks - 1, UNCONDITIONAL
+    ).astype(jnp.int32)
 
     def init(key):
-        state = _filled(key, start, labels_of_entries)
+        state = _filled(key, initial_sampler, labels_of_entries)
         return state.replace(age=jnp.where(blocks > num_classes, EMPTY, state.age))
 
     def draw(key, state, n, labels):
         _check_draw(n, min(block, first) if first else block)
         order_key, key = jax.random.split(key)
-        shuffled = jnp.argsort(blocks + jax.random.uniform(order_key, (capacity,)))   # a permutation within each block
+        # a permutation within each block
+        shuffled = jnp.argsort(blocks + jax.random.uniform(order_key, (capacity,)))
         wanted = labels + 1
-        rank = jnp.sum(jnp.tril(wanted[:, None] == wanted[None, :], -1), 1)           # earlier chains of the same block
+        # earlier chains of the same block
+        rank = jnp.sum(jnp.tril(wanted[:, None] == wanted[None, :], -1), 1)
         begin = jnp.where(wanted == 0, 0, first + (wanted - 1) * block)
-        index = shuffled[begin + rank] if first else jnp.where(wanted == 0, capacity, shuffled[begin + rank])
-        return _take(key, state, start, restart, index, labels)
+        index = (
+            shuffled[begin + rank]
+            if first
+            else jnp.where(wanted == 0, capacity, shuffled[begin + rank])
+        )
+        return _take(key, state, initial_sampler, restart, index, labels)
 
-    return ReplayBuffer(init, draw, _write_back, _peek)
+    return ReplayBuffer(init, draw, _write_back, _sample_past)
 
 
-def first_in_first_out(start, capacity, *, restart=0.05):
+def first_in_first_out(
+    initial_sampler: InitialSampler, capacity: int, *, restart: float = 0.05
+) -> ReplayBuffer:
     """The newest `capacity` samples: a uniform draw, written over the oldest entries.
 
-    Args and errors as `persistent`; the buffer begins empty, and a draw on an empty entry is a start.
+    Args and errors as `persistent`; the buffer begins empty, and a draw on an empty entry is a
+    initial_sampler.
     Source: Du & Mordatch 2019; the buffer behind the figures of Du et al. 2021.
     """
     _check_buffer(capacity, restart)
@@ -184,11 +215,19 @@ def first_in_first_out(start, capacity, *, restart=0.05):
     def write(key, state, draw, positions):
         return _put(state, (state.seen + jnp.arange(len(draw.index))) % capacity, draw, positions)
 
-    return ReplayBuffer(lambda key: _empty(capacity, start), partial(_draw_uniform, start, restart, capacity), write, _peek)
+    return ReplayBuffer(
+        lambda key: _empty(capacity, initial_sampler),
+        partial(_draw_uniform, initial_sampler, restart, capacity),
+        write,
+        _sample_past,
+    )
 
 
-def reservoir(start, capacity, *, restart=0.05):
-    """A uniform sample of ALL samples ever made (algorithm R): the t-th is kept with probability capacity / t.
+def reservoir(
+    initial_sampler: InitialSampler, capacity: int, *, restart: float = 0.05
+) -> ReplayBuffer:
+    """A uniform sample of ALL samples ever made (algorithm R): the t-th is kept with probability
+    capacity / t.
 
     Args and errors as `first_in_first_out`.
     Source: Vitter 1985; the default of the release of Du et al. 2021.
@@ -198,53 +237,76 @@ def reservoir(start, capacity, *, restart=0.05):
     def write(key, state, draw, positions):
         def insert(i, state):
             t = state.seen
-            slot = jnp.where(t < capacity, t, jax.random.randint(jax.random.fold_in(key, i), (), 0, t + 1))
-            slots = jnp.where(slot < capacity, slot, capacity)[None]   # a slot past the end is dropped by the scatter
-            one = jax.tree.map(lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, i, 1), (draw, positions))
+            slot = jnp.where(
+                t < capacity, t, jax.random.randint(jax.random.fold_in(key, i), (), 0, t + 1)
+            )
+            # a slot past the end is dropped by the scatter
+            slots = jnp.where(slot < capacity, slot, capacity)[None]
+            one = jax.tree.map(
+                lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, i, 1), (draw, positions)
+            )
             return _put(state, slots, *one)
+
         return jax.lax.fori_loop(0, len(draw.index), insert, state)
 
-    return ReplayBuffer(lambda key: _empty(capacity, start), partial(_draw_uniform, start, restart, capacity), write, _peek)
+    return ReplayBuffer(
+        lambda key: _empty(capacity, initial_sampler),
+        partial(_draw_uniform, initial_sampler, restart, capacity),
+        write,
+        _sample_past,
+    )
 
 
-def fresh(start):
-    """No memory: every chain starts anew (short-run, non-persistent sampling). Source: Nijkamp et al. 2019."""
+def fresh(initial_sampler: InitialSampler) -> ReplayBuffer:
+    """No memory: every chain is a new one (short-run, non-persistent sampling). Source: Nijkamp et
+    al. 2019."""
+
+    def init(key):
+        return _empty(1, initial_sampler)
+
     def draw(key, state, n, labels):
-        positions = jax.vmap(start)(jax.random.split(key, n), labels)
-        return Draw(positions, labels, jnp.zeros(n, jnp.int32), jnp.arange(n, dtype=jnp.int32))
+        positions = jax.vmap(initial_sampler)(jax.random.split(key, n), labels)
+        index = jnp.arange(n, dtype=jnp.int32)
+        return Draw(positions, labels, jnp.zeros(n, jnp.int32), index)
 
-    def peek(key, state, n):
-        raise ValueError('a fresh buffer keeps no past samples: choose a buffer with a memory, or leave out what asks for them')
+    def write(key, state, draw, positions):
+        return state
 
-    return ReplayBuffer(lambda key: _empty(1, start), draw, lambda key, state, draw, positions: state, peek)
+    def sample_past(key, state, n):
+        raise ValueError(
+            'a fresh buffer keeps no past samples: choose a buffer with a memory, or leave out '
+            'what asks for them'
+        )
+
+    return ReplayBuffer(init, draw, write, sample_past)
 
 
-def quarantine(draw, x):
-    """Take chains that went astray out of the loss and out of the buffer.
+class ShardedBuffer(NamedTuple):
+    """One buffer in each of several shards, which split over devices: keys [s] and states [s, ...]
+    in, flat chains [s n, ...] out."""
 
-    A chain that is not `mcmc.sound` stands at its start again, so that energies there are finite, with weight 0 in the loss; the next
-    draw of its entry is a new start.
+    init: Callable[[Key, int], PyTree]  # (key, shards) -> state
+    draw: Callable[[Key, PyTree, Array], Draw]  # (keys [s], state, labels [s, n]) -> s n chains
+    write: Callable[[Key, PyTree, Draw, PyTree], PyTree]  # (keys [s], state, draw, x) -> state
+    # (keys [s], state, n) -> (positions [s n, ...], present [s n])
+    sample_past: Callable[[Key, PyTree, int], tuple[PyTree, Array]]
+    num_past: Callable[[PyTree], Array]  # state -> past samples in all shards of all devices
 
-    Args: draw: where the chains began. x: [n, ...], where they ended. Returns: (x, Draw to be written, sound [n]).
-    Source: ours.
+
+def sharded(buffer: ReplayBuffer) -> ShardedBuffer:
+    """The buffer in every shard.
+
+    Drawing n / s from each of s equal shards is uniform over the whole. Source: ours.
     """
-    fine = sound(x)
-    return select(fine, x, draw.position), draw._replace(age=jnp.where(fine, draw.age, ASTRAY - 1)), fine
 
+    def flat(tree):
+        return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), tree)
 
-class Pools(NamedTuple):
-    """One buffer in each of several shards, which split over devices: keys [s] and states [s, ...] in, flat chains [s n, ...] out."""
-    init: Callable    # (key, shards) -> state
-    draw: Callable    # (keys [s], state, labels [s, n]) -> Draw of s n chains
-    write: Callable   # (keys [s], state, Draw, positions [s n, ...]) -> state
-    peek: Callable    # (keys [s], state, n) -> (positions [s n, ...], present [s n])
-    count: Callable   # state -> past samples in all shards of all devices
+    def split(tree, shards):
+        return jax.tree.map(lambda leaf: leaf.reshape(shards, -1, *leaf.shape[1:]), tree)
 
-
-def pools(buffer):
-    """The buffer in every shard. Source: ours; drawing n / s from each of s equal shards is uniform over the whole."""
-    flat = lambda tree: jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), tree)
-    split = lambda tree, shards: jax.tree.map(lambda leaf: leaf.reshape(shards, -1, *leaf.shape[1:]), tree)
+    def init(key, shards):
+        return jax.vmap(buffer.init)(jax.random.split(key, shards))
 
     def draw(keys, state, labels):
         return flat(jax.vmap(buffer.draw, (0, 0, None, 0))(keys, state, labels.shape[1], labels))
@@ -252,6 +314,10 @@ def pools(buffer):
     def write(keys, state, draw, positions):
         return jax.vmap(buffer.write)(keys, state, *split((draw, positions), len(keys)))
 
-    return Pools(lambda key, shards: jax.vmap(buffer.init)(jax.random.split(key, shards)), draw, write,
-                 lambda keys, state, n: flat(jax.vmap(buffer.peek, (0, 0, None))(keys, state, n)),
-                 lambda state: devices.total(jnp.sum(state.age > 0)))
+    def sample_past(keys, state, n):
+        return flat(jax.vmap(buffer.sample_past, (0, 0, None))(keys, state, n))
+
+    def num_past(state):
+        return devices.total(jnp.sum(state.age > 0))
+
+    return ShardedBuffer(init, draw, write, sample_past, num_past)

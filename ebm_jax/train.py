@@ -1,221 +1,301 @@
-"""The train step: one compiled, donated, sharded function from state and batch to state and metrics.
+"""What a run is (`Recipe`), and its train step: one compiled, donated, sharded function from state
+and batch to state and metrics.
 
-The only file that says pmap. Parameters, optimiser and key are the same on every device; the chains and the batch carry a leading
-device axis. Whatever couples the batch goes through `ebm_jax.devices`, so that one device equals N.
+The only file that says pmap. Whatever couples the batch goes through `ebm_jax.devices`, so that one
+device equals N.
 """
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import struct
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from ebm_jax import devices as across
-from ebm_jax.types import Array, PyTree
+from ebm_jax.types import Array, Batch, Key, Method, Metrics, Params, PyTree, Round, Transition
+
+LIMITS = {'loss': 1e8}  # JEM [code]
+Pictures = dict[str, tuple[np.ndarray, int | None]]  # {name: (images in [-1, 1], columns)}
 
 
 @struct.dataclass
 class TrainState:
     """Everything an exact resume needs."""
+
     step: Array
-    params: PyTree
+    params: Params
     opt_state: PyTree
-    ema_params: PyTree   # moving average of params; () without one
-    chains: PyTree       # leaves [shards, ...]; [devices, shards per device, ...] inside `shard_state`
-    key: Array
-    quarantined: Array   # int32: chains so far that went astray and left the loss, over all steps
-    attempt: Array       # int32: the try of a guarded run that made this state
+    ema_params: Params  # moving average of params; () without one
+    chains: PyTree  # leaves [shards, ...]; [devices, shards per device, ...] when sharded
+    key: Key
+    quarantined: Array  # int32: chains so far that diverged and left the loss, over all steps
+    attempt: Array  # int32: the attempt of a guarded run that made this state
+
+    if TYPE_CHECKING:  # struct.dataclass makes it
+
+        def replace(self, **changes: Any) -> 'TrainState': ...
+
+    @property
+    def eval_params(self) -> Params:
+        """The parameters to evaluate: their moving average where one is kept."""
+        return self.ema_params or self.params
 
 
-# The axes of devices in a state from `shard_state`.
-AXES = TrainState(step=None, params=None, opt_state=None, ema_params=None, chains=0, key=None, quarantined=None, attempt=None)
+# The axes of devices in a sharded state.
+_EVERYWHERE_EQUAL: Any = None
+AXES = TrainState(
+    step=_EVERYWHERE_EQUAL,
+    params=_EVERYWHERE_EQUAL,
+    opt_state=_EVERYWHERE_EQUAL,
+    ema_params=_EVERYWHERE_EQUAL,
+    chains=0,
+    key=_EVERYWHERE_EQUAL,
+    quarantined=_EVERYWHERE_EQUAL,
+    attempt=_EVERYWHERE_EQUAL,
+)
 
 
-def init_state(key, method, optimizer, prepare, batch, *, ema=0.0):
-    """The state before the first step.
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """What a run is: how it trains, and what it shows while it does.
 
-    Args: batch: any batch of the run, as the source gives it; prepare: (key, example) -> example, the network's input.
-    Returns: TrainState on one device, chains with their leading axis of shards.
+    Attributes:
+      method: what is sampled and learned. optimizer: of all parameters, see `per_network`.
+      batch_at: step -> batch, a dict of arrays [N, ...] as the source gives them; a function of the
+        step alone, so that a resumed run sees what an uninterrupted one would have seen.
+      prepare: (key, example) -> the network's input, on the device.
+      ema: decay of the moving average of parameters, in [0, 1); 0 keeps none.
+      limits: {metric: largest size}; beyond it the run has diverged.
+      pictures: None, or TrainState -> {name: (images [N, H, W, C] in [-1, 1], columns or None)}.
+      evaluate: None, or TrainState -> {name: float}. Both get chains as [shards, ...].
+      show: metrics on the progress bar.
+      description: None, or what `ebm_jax.load` needs to rebuild the model
+        (`model.ModelSpec.to_json`); it is written into the run's config.json.
     """
+
+    method: Method
+    optimizer: optax.GradientTransformation
+    batch_at: Callable[[int], Batch]
+    prepare: Transition
+    ema: float = 0.0
+    limits: Mapping[str, float] = field(default_factory=lambda: dict(LIMITS))
+    pictures: Callable[[TrainState], Pictures] | None = None
+    evaluate: Callable[[TrainState], dict[str, float]] | None = None
+    show: tuple[str, ...] = ('loss', 'accuracy', 's_gap', 'effective_sample_size')
+    description: Mapping[str, Any] | None = None
+
+
+def init_state(key: Key, recipe: Recipe) -> TrainState:
+    """The state before the first step, on one device, chains with their leading axis of shards."""
     key, init_key, prepare_key = jax.random.split(key, 3)
+    batch = recipe.batch_at(0)
 
     def make():
-        params, chains = method.init(init_key, prepare_batch(prepare, prepare_key, batch))
-        return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), jax.tree.map(jnp.copy, params) if ema else (),
-                          chains, key, jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32))
+        prepared = prepare_batch(recipe.prepare, prepare_key, batch)
+        params, chains = recipe.method.init(init_key, prepared)
+        return TrainState(
+            step=jnp.zeros((), jnp.int32),
+            params=params,
+            opt_state=recipe.optimizer.init(params),
+            ema_params=jax.tree.map(jnp.copy, params) if recipe.ema else (),
+            chains=chains,
+            key=key,
+            quarantined=jnp.zeros((), jnp.int32),
+            attempt=jnp.zeros((), jnp.int32),
+        )
 
     return jax.jit(make)()
 
 
-def prepare_batch(prepare, key, batch):
+def state_shapes(recipe: Recipe) -> TrainState:
+    """The shapes of `init_state`, without computing it."""
+    return jax.eval_shape(lambda: init_state(jax.random.key(0), recipe))
+
+
+def prepare_batch(prepare: Transition, key: Key, batch: Batch) -> Batch:
     """Prepare each example under its own key; the same whatever the number of devices."""
     return {**batch, 'x': jax.vmap(prepare)(across.keys(key, len(batch['x'])), batch['x'])}
 
 
-LIMITS = {'loss': 1e8}   # JEM [code]
+def make_local_step(
+    recipe: Recipe, *, watch_every: int = 0
+) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+    """One device's share of a training step, for any mapper that binds the axis.
 
-
-def make_local_step(method, optimizer, prepare, *, ema=0.0, limits=LIMITS, watch_every=0):
-    """One device's share of a training step, (TrainState, batch) -> (TrainState, metrics), for any mapper that binds the axis.
-
-        samples <- chains on E_theta;  theta <- optimiser(theta, mean over devices of grad L);  ema <- ema ema + (1 - ema) theta
+        samples <- chains on E_theta
+        theta   <- optimiser(theta, mean over devices of grad L)
+        ema     <- d ema + (1 - d) theta
 
     A method of several rounds does the first two for each in turn.
 
     Args:
-      prepare: (key, x) -> x of one example, on the device. ema: in [0, 1), 0 keeps none.
-      watch_every: at every so manieth step the gradient norm of each addend is computed too ('grad_norm/NAME'; -1 at other steps).
-    Metrics: 'loss', 'grad_norm', 'param_norm', 'loss/NAME' of each addend, those of the method, and 'healthy': False where the loss, an
-      addend, a metric (energies among them), the gradient or the parameters are not finite, or beyond their entry in `limits`,
-      {metric: largest size}.
+      watch_every: at every n-th step the gradient norm of each loss term is computed too
+        ('grad_norm/NAME'; -1 at other steps).
+    Returns: (TrainState, batch) -> (TrainState, metrics): 'loss', 'grad_norm', 'param_norm',
+      'loss/NAME' of each loss term, those of the method, and 'healthy': False where the loss, a
+      loss term, a metric (energies among them), the gradient or the parameters are not finite, or
+      beyond their entry in the recipe's `limits`.
     """
+
     def local_step(state, batch):
-        prepare_key, sample_key, loss_key = jax.random.split(jax.random.fold_in(state.key, state.step), 3)
-        batch = prepare_batch(prepare, prepare_key, batch)
+        key = jax.random.fold_in(state.key, state.step)
+        prepare_key, sample_key, loss_key = jax.random.split(key, 3)
+        batch = prepare_batch(recipe.prepare, prepare_key, batch)
         params, opt_state, chains = state.params, state.opt_state, state.chains
-        losses, all_grads, metrics, watched, astray = {}, [], {}, {}, 0.0
-        for part in method.rounds:
+        losses: Metrics = {}
+        metrics: Metrics = {}
+        watched: Metrics = {}
+        all_grads: list[PyTree] = []
+        quarantined = 0.0
+        for part in recipe.method.rounds:
             samples, chains = part.sample(sample_key, params, chains, batch)
-            addends_of, taught = _lesson(part, params, loss_key, batch, jax.lax.stop_gradient(samples))
+            loss_terms, taught = _lesson(
+                part, params, loss_key, batch, jax.lax.stop_gradient(samples)
+            )
 
-            def total(taught, addends_of=addends_of):
-                addends, metrics = addends_of(taught)
-                return sum(addends.values()), (addends, metrics)
+            def total(taught, loss_terms=loss_terms):
+                terms, metrics = loss_terms(taught)
+                return sum(terms.values()), (terms, metrics)
 
-            grads, (addends, found) = jax.grad(total, has_aux=True)(taught)
+            grads, (terms, found) = jax.grad(total, has_aux=True)(taught)
             grads = across.mean(grads)
             if watch_every:
-                watched |= _watch((state.step + 1) % watch_every == 0, addends_of, taught, tuple(addends))
-            updates, opt_state = optimizer.update(grads, opt_state, taught)
+                now = (state.step + 1) % watch_every == 0
+                watched |= _term_norms(now, loss_terms, taught, tuple(terms))
+            updates, opt_state = recipe.optimizer.update(grads, opt_state, taught)
             taught = optax.apply_updates(taught, updates)
             params = taught if part.teaches is None else {**params, **taught}
-            losses, metrics, all_grads = losses | addends, metrics | found, [*all_grads, grads]
-            astray += across.mean(found.get('quarantined', 0.0))
-        metrics = across.mean({'loss': sum(losses.values()), **{f'loss/{name}': value for name, value in losses.items()}, **metrics})
-        metrics['grad_norm'], metrics['param_norm'] = optax.tree.norm(all_grads), optax.tree.norm(params)
-        healthy = jnp.all(jnp.isfinite(jnp.stack([jnp.asarray(m, jnp.float32) for m in metrics.values()])))
-        for name, limit in limits.items():
-            healthy &= jnp.abs(metrics[name]) <= limit
-        metrics['healthy'] = healthy
-        ema_params = optax.incremental_update(params, state.ema_params, 1 - ema) if ema else ()
-        metrics |= {'quarantined': astray} if 'quarantined' in metrics else {}   # of all rounds
-        return state.replace(step=state.step + 1, params=params, opt_state=opt_state, ema_params=ema_params, chains=chains,
-                             quarantined=state.quarantined + jnp.round(astray).astype(jnp.int32)), metrics | watched
+            losses |= terms
+            metrics |= found
+            all_grads.append(grads)
+            quarantined += across.mean(found.get('quarantined', 0.0))
+        metrics |= {'loss': sum(losses.values())}
+        metrics |= {f'loss/{name}': value for name, value in losses.items()}
+        metrics = across.mean(metrics)
+        metrics['grad_norm'] = optax.tree.norm(all_grads)
+        metrics['param_norm'] = optax.tree.norm(params)
+        metrics['healthy'] = _healthy(metrics, recipe.limits)
+        if 'quarantined' in metrics:
+            metrics['quarantined'] = quarantined  # of all rounds
+        ema_params = ()
+        if recipe.ema:
+            ema_params = optax.incremental_update(params, state.ema_params, 1 - recipe.ema)
+        state = state.replace(
+            step=state.step + 1,
+            params=params,
+            opt_state=opt_state,
+            ema_params=ema_params,
+            chains=chains,
+            quarantined=state.quarantined + jnp.round(quarantined).astype(jnp.int32),
+        )
+        return state, metrics | watched
 
     return local_step
 
 
-def _lesson(part, params, key, batch, samples):
-    """(taught parameters -> (addends, metrics), the parameters that this Round teaches)."""
+def _healthy(metrics, limits):
+    """Whether every metric is finite and within its limit."""
+    values = jnp.stack([jnp.asarray(value, jnp.float32) for value in metrics.values()])
+    healthy = jnp.all(jnp.isfinite(values))
+    for name, limit in limits.items():
+        healthy &= jnp.abs(metrics[name]) <= limit
+    return healthy
+
+
+def _lesson(part: Round, params, key, batch, samples):
+    """(taught parameters -> (loss terms, metrics), the parameters that this Round teaches)."""
     if part.teaches is None:
         return lambda taught: part.loss(taught, key, batch, samples), params
-    return (lambda taught: part.loss({**params, **taught}, key, batch, samples)), {name: params[name] for name in part.teaches}
+    taught = {name: params[name] for name in part.teaches}
+    return lambda taught: part.loss({**params, **taught}, key, batch, samples), taught
 
 
-def per_network(optimizers):
+def _term_norms(now, loss_terms, params, names):
+    """The norm of each loss term's gradient where `now`, else -1."""
+
+    def norms(params):
+        values, pull_back, _ = jax.vjp(loss_terms, params, has_aux=True)
+
+        def only(name):
+            return {other: jnp.full_like(value, other == name) for other, value in values.items()}
+
+        return {name: optax.tree.norm(across.mean(pull_back(only(name))[0])) for name in names}
+
+    def no_norms(params):
+        return {name: -jnp.ones(()) for name in names}
+
+    found = jax.lax.cond(now, norms, no_norms, params)
+    return {f'grad_norm/{name}': value for name, value in found.items()}
+
+
+def per_network(
+    optimizers: Mapping[str, optax.GradientTransformation],
+) -> optax.GradientTransformation:
     """An optimiser for params = {name: parameters of one network}: each network has its own.
 
-    Networks that get no gradient (those that a Round does not teach) keep their parameters and their optimiser's state. optax.partition,
-    otherwise the same, takes a gradient for every network only.
+    Networks that get no gradient (those that a Round does not teach) keep their parameters and
+    their optimiser's state. optax.partition, otherwise the same, takes a gradient for every network
+    only.
 
-    Args: optimizers: {name: optax optimiser}. Returns: optax.GradientTransformation. Raises: ValueError for a network without an optimiser.
+    Args: optimizers: {name: optax optimiser}.
+    Raises: ValueError for a network without an optimiser.
     """
+
     def init(params):
         if set(params) != set(optimizers):
-            raise ValueError(f'there must be one optimiser for each network, got {sorted(optimizers)} for {sorted(params)}')
+            raise ValueError(
+                f'there must be one optimiser for each network, got {sorted(optimizers)} for '
+                f'{sorted(params)}'
+            )
         return {name: optimizers[name].init(params[name]) for name in params}
 
     def update(grads, state, params=None):
-        of = lambda name: optimizers[name].update(grads[name], state[name], None if params is None else params[name])
-        found = {name: of(name) for name in grads}
-        return {name: updates for name, (updates, _) in found.items()}, state | {name: new for name, (_, new) in found.items()}
+        updates, states = {}, dict(state)
+        for name, grad in grads.items():
+            of_network = None if params is None else params[name]
+            updates[name], states[name] = optimizers[name].update(grad, state[name], of_network)
+        return updates, states
 
     return optax.GradientTransformation(init, update)
 
 
-def _watch(now, addends_of, params, names):
-    """The norm of each addend's gradient where `now`, else -1."""
-    def norms(params):
-        values, pull, _ = jax.vjp(addends_of, params, has_aux=True)
-        one = lambda name: {other: jnp.full_like(value, other == name) for other, value in values.items()}
-        return {name: optax.tree.norm(across.mean(pull(one(name))[0])) for name in names}
-
-    norms = jax.lax.cond(now, norms, lambda params: {name: -jnp.ones(()) for name in names}, params)
-    return {f'grad_norm/{name}': value for name, value in norms.items()}
-
-
-def make_train_step(method, optimizer, prepare, *, devices=None, ema=0.0, limits=LIMITS, watch_every=0):
+def make_train_step(
+    recipe: Recipe, *, devices: Sequence[jax.Device] | None = None, watch_every: int = 0
+) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """`make_local_step` over devices (default: all local ones), compiled once, the state donated.
 
-    Takes a state from `shard_state` and a batch with leaves [devices, N / devices, ...]. Returns the new state and metrics.
+    Takes a state from `sharding.shard_state` and a batch with leaves [devices, N / devices, ...].
+    Returns the new state and metrics.
     """
-    local_step = make_local_step(method, optimizer, prepare, ema=ema, limits=limits, watch_every=watch_every)
-    return jax.pmap(local_step, axis_name=across.AXIS, in_axes=(AXES, 0), out_axes=(AXES, None), devices=devices,
-                    donate_argnums=0)
+    return jax.pmap(
+        make_local_step(recipe, watch_every=watch_every),
+        axis_name=across.AXIS,
+        in_axes=(AXES, 0),
+        out_axes=(AXES, None),
+        devices=devices,
+        donate_argnums=0,
+    )
 
 
-def trace_step(local_step, state, batch, n):
-    """The program of a local step as n devices run it, traced and not compiled: finds early what does not fit, and counts.
+def trace_step(
+    local_step: Callable[[TrainState, Batch], tuple[TrainState, Metrics]],
+    state: TrainState,
+    batch: Batch,
+    n: int,
+) -> Any:
+    """The program of a local step as n devices run it, traced and not compiled: finds early what
+    does not fit, and counts.
 
-    state: shapes, as of one device. Returns: as `jax.make_jaxpr`, of all n devices.
+    Args: state: shapes, as of one device. Returns: as `jax.make_jaxpr`, of all n devices.
     """
-    split = lambda tree: jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((n, leaf.shape[0] // n, *leaf.shape[1:]), leaf.dtype), tree)
+
+    def split(leaf):
+        return jax.ShapeDtypeStruct((n, leaf.shape[0] // n, *leaf.shape[1:]), leaf.dtype)
+
     mapped = jax.vmap(local_step, in_axes=(AXES, 0), axis_name=across.AXIS)
-    return jax.make_jaxpr(mapped)(state.replace(chains=split(state.chains)), split(batch))
-
-
-def shard_state(state, devices):
-    """Place a whole state for the train step: chains split over devices, the rest on each.
-
-    devices: of all processes; each process places what its own devices hold, from the same whole state.
-    Raises: ValueError when the shards cannot be split evenly.
-    """
-    n, shards = len(devices), num_shards(state)
-    if shards is not None and shards % n:
-        raise ValueError(f'{shards} shards of chains cannot be split over {n} devices: choose shards divisible by {n}')
-    mesh = Mesh(_here(devices), (across.AXIS,), axis_types=(AxisType.Auto,))
-    split, whole = NamedSharding(mesh, PartitionSpec(across.AXIS)), NamedSharding(mesh, PartitionSpec())
-    place = lambda leaf: jax.device_put(_of_here(leaf.reshape(n, shards // n, *leaf.shape[1:]), devices), split)
-    rest = jax.device_put(state.replace(chains=()), whole)
-    return rest.replace(chains=jax.tree.map(place, state.chains))
-
-
-def num_shards(state):
-    """The shards of a state's chains, None where it has no chains."""
-    leaves = jax.tree.leaves(state.chains)
-    return leaves[0].shape[0] if leaves else None
-
-
-def unshard_state(state, devices):
-    """The inverse of `shard_state`: chains with one leading axis of shards again, as arrays over the devices of all processes."""
-    mesh = Mesh(devices, (across.AXIS,), axis_types=(AxisType.Auto,))
-
-    def joined(leaf):
-        parts = [part.data[0] for part in sorted(leaf.addressable_shards, key=lambda part: part.index[0].start)]
-        shape = (len(devices) * len(parts[0]), *parts[0].shape[1:])
-        return jax.make_array_from_single_device_arrays(shape, NamedSharding(mesh, PartitionSpec(across.AXIS)), parts)
-
-    def same(leaf):
-        parts = [part.data for part in leaf.addressable_shards]
-        return jax.make_array_from_single_device_arrays(leaf.shape, NamedSharding(mesh, PartitionSpec()), parts)
-
-    return jax.tree.map(same, state.replace(chains=())).replace(chains=jax.tree.map(joined, state.chains))
-
-
-def shard_batch(batch, devices):
-    """[N, ...] of all processes -> [devices of this process, N / devices, ...]. Raises: ValueError when N does not divide."""
-    n = len(devices)
-    size = len(batch['x'])
-    if size % n:
-        raise ValueError(f'a batch of {size} cannot be split over {n} devices: choose a batch size divisible by {n}')
-    return jax.tree.map(lambda leaf: _of_here(leaf.reshape(n, size // n, *leaf.shape[1:]), devices), batch)
-
-
-def _here(devices):
-    """Those of this process."""
-    return [device for device in devices if device.process_index == jax.process_index()]
-
-
-def _of_here(leaf, devices):
-    """The rows [devices, ...] of this process's devices; they stand next to each other."""
-    first = devices.index(_here(devices)[0])
-    return leaf[first:first + len(_here(devices))]
+    chains = jax.tree.map(split, state.chains)
+    return jax.make_jaxpr(mapped)(state.replace(chains=chains), jax.tree.map(split, batch))

@@ -1,30 +1,36 @@
-"""Dual-MCMC teaching on CIFAR-10 with the constants of the authors' release: networks of 16.8, 16.0 and 15.2 M parameters.
+"""Dual-MCMC teaching on CIFAR-10 with the constants of the authors' release: networks of 16.8, 16.0
+and 15.2 M parameters.
 
-    python -m experiments.cifar10_dual_mcmc --workdir=runs/cifar10_dual_mcmc --config.data.source=tfds:cifar10
-    python -m experiments.evaluate --workdir=runs/cifar10_dual_mcmc --ood=cifar100=npz:data/cifar100_test.npz
+    python -m experiments.cifar10_dual_mcmc --workdir=runs/cifar10_dual_mcmc \\
+        --config.data.source=tfds:cifar10
+    python -m experiments.evaluate --workdir=runs/cifar10_dual_mcmc \\
+        --ood=cifar100=npz:data/cifar100_test.npz
 
-x: 30 steps of s^2 / 2 = .125 with noise .001 from g(z); z: 10 steps of .005 with noise .1; generator and inference first, then the energy
-on chains drawn anew; batch 100, Adam with betas 0 and .9, 301 epochs. Ours: a cosine from 1 to .55 of the rates stands for x .998 per
-epoch, group norm for batch norm, a stateless spectral normalisation, and a moving average of all networks.
+x: 30 steps of s^2 / 2 = .125 with noise .001 from g(z); z: 10 steps of .005 with noise .1;
+generator and inference first, then the energy on chains drawn anew; batch 100, Adam with betas 0
+and .9, 301 epochs. Ours: a cosine from 1 to .55 of the rates stands for x .998 per epoch, group
+  norm for batch norm, a stateless spectral normalisation, and a moving average of all networks.
 
-Time: not yet run in full (docs/results.md). Expected, as published: FID 9.26, reconstruction error .0072 after 10 steps in z.
-On a laptop: --config.batch_size=16 --config.loss.num_negatives=16 --config.steps=100 --config.network.energy_widths=(16,16,16,16)
+Time: not yet run in full (docs/results.md). Expected, as published: FID 9.26, reconstruction error
+  .0072 after 10 steps in z.
+On a laptop: --config.batch_size=16 --config.loss.num_negatives=16 --config.steps=100
+  --config.network.energy_widths=(16,16,16,16)
 --config.network.generator_widths=(32,16,16,16) --config.network.inference_widths=(16,16,32,32)
 """
-from experiments import launch
-from experiments.parts_dual_mcmc import dual_mcmc_config, image_dual_mcmc
+
+from experiments.common import launch
+from experiments.families.dual_mcmc import DualSettings, image_dual_mcmc
 
 build = image_dual_mcmc
 
 
-def get_config():
-    config = dual_mcmc_config()
-    config.preset = 'release'
-    config.steps = config.optimizer.decay_steps = 301 * 500
-    config.batch_size = config.loss.num_negatives = 100
+def get_config() -> DualSettings:
+    config = DualSettings(preset='release', steps=301 * 500, batch_size=100)
+    config.log_every, config.checkpoint_every, config.picture_every = 100, 1000, 1000
+    config.evaluate_every = 0
+    config.loss.num_negatives = 100
     config.data.source = 'tfds:cifar10'
-    config.optimizer.update(dict(decay_to=0.55, ema=0.999))
-    config.log_every, config.checkpoint_every, config.picture_every, config.evaluate_every = 100, 1000, 1000, 0
+    config.optimizer.decay_to, config.optimizer.ema = 0.55, 0.999
     return config
 
 

@@ -1,30 +1,42 @@
 """Dual-MCMC teaching on MNIST, for two CPU cores.
 
-    python -m experiments.mnist_dual_mcmc --workdir=runs/mnist_dual_mcmc --config.data.source=npz:data/mnist.npz
-    python -m experiments.evaluate --workdir=runs/mnist_dual_mcmc --ood=fashion=npz:data/fashion_mnist_test.npz
+    python -m experiments.mnist_dual_mcmc --workdir=runs/mnist_dual_mcmc \\
+        --config.data.source=npz:data/mnist.npz
+    python -m experiments.evaluate --workdir=runs/mnist_dual_mcmc \\
+        --ood=fashion=npz:data/fashion_mnist_test.npz
 
 263 thousand parameters, the paper's equal weights, joint update, K = 20 in x and 10 in z.
-Time: 9 minutes, 3 of evaluation. Expected: samples at Frechet distance 9.1 from the generator alone and 8.7 after the chain in x (test
-images 1.1, noise 86), class coverage .97, reconstruction error .047 by q and .026 after 10 steps in z, half-hidden digits filled in at
-squared error .25 (mean image .28, nearest neighbour .27). With steps of 10 in x the chains overshoot from step 950 on, and gap_limit ends
-the run.
+Time: 9 minutes, 3 of evaluation. Expected: samples at Frechet distance 9.1 from the generator alone
+and 8.7 after the chain in x (test images 1.1, noise 86), class coverage .97, reconstruction error
+.047 by q and .026 after 10 steps in z, half-hidden digits filled in at squared error .25 (mean
+image .28, nearest neighbour .27). With steps of 10 in x the chains overshoot from step 950 on, and
+gap_limit ends the run.
 """
-from experiments import launch
-from experiments.parts_dual_mcmc import dual_mcmc_config, for_small_images, image_dual_mcmc
+
+from experiments.common import launch
+from experiments.families.dual_mcmc import (
+    DualNetworks,
+    DualSettings,
+    for_small_images,
+    image_dual_mcmc,
+)
 
 build = image_dual_mcmc
 
 
-def get_config():
-    config = for_small_images(dual_mcmc_config())
-    config.steps = config.optimizer.decay_steps = 1500
-    config.batch_size = config.loss.num_negatives = 32
+def get_config() -> DualSettings:
+    config = for_small_images(DualSettings(steps=1500, batch_size=32, latent_dim=32))
     config.data.source = 'npz:data/mnist.npz'
-    config.latent = 32
-    config.x_chain.update(dict(step_size=4.0, num_steps=20))
-    config.fresh.update(dict(step_size=4.0, num_steps=20))
-    config.network.update(dict(energy_widths=(8, 16, 32), energy_down=(True, True, False), generator_widths=(64, 32, 8),
-                               inference_widths=(16, 32, 64), inference_strides=(2, 2, 2)))
+    config.loss.num_negatives = 32
+    config.x_chain.step_size, config.x_chain.num_steps = 4.0, 20
+    config.fresh.step_size, config.fresh.num_steps = 4.0, 20
+    config.network = DualNetworks(
+        energy_widths=(8, 16, 32),
+        energy_down=(True, True, False),
+        generator_widths=(64, 32, 8),
+        inference_widths=(16, 32, 64),
+        inference_strides=(2, 2, 2),
+    )
     return config
 
 

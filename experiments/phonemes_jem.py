@@ -1,17 +1,21 @@
 """Plain JEM on the phoneme frames, at the settings of phonemes_st_jem.
 
-    python -m experiments.phonemes_jem --workdir=runs/phonemes_jem --config.data.source=frames:data/phoneme_esl.npz
-Time: one minute on one CPU core. Expected: frame accuracy 91.1 % (ST-JEM 92.3 %), ECE 4.1 % (1.6 %), 99 % of fresh frames recognised.
+    python -m experiments.phonemes_jem --workdir=runs/phonemes_jem \\
+        --config.data.source=frames:data/phoneme_esl.npz
+Time: one minute on one CPU core. Expected: frame accuracy 91.1 % (ST-JEM 92.3 %), ECE 4.1 % (1.6
+  %), 99 % of fresh frames recognised.
 """
-from experiments import launch, phonemes_st_jem
 
-build = phonemes_st_jem.build
+from experiments import phonemes_st_jem
+from experiments.common import launch
+from experiments.families.speech_jem import SpeechSettings, speech_jem
+
+build = speech_jem
 
 
-def get_config():
+def get_config() -> SpeechSettings:
     config = phonemes_st_jem.get_config()
-    config.loss.balanced = False
-    config.loss.alpha = 0.0
+    config.loss.balanced, config.loss.alpha = False, 0.0
     return config
 
 

@@ -1,18 +1,27 @@
-"""Commands as a user types them: in a process of their own, or here on the devices that are there already."""
+"""Commands as a user types them: in a process of their own, or here on the devices that are there
+already."""
+
 import importlib
 import os
 import pathlib
 import subprocess
 import sys
 
-from experiments import launch
+from experiments.common import launch
 
 ROOT = pathlib.Path(__file__).parent.parent
 
 
 def command(*arguments, devices=None):
     environment = {**os.environ, **({'JAX_NUM_CPU_DEVICES': devices} if devices else {})}
-    return subprocess.run([sys.executable, '-m', *arguments], cwd=ROOT, capture_output=True, text=True, timeout=400, env=environment)
+    return subprocess.run(
+        [sys.executable, '-m', *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=400,
+        env=environment,
+    )
 
 
 def succeed(*arguments, devices=None):
@@ -25,7 +34,8 @@ def succeed(*arguments, devices=None):
 def in_process(monkeypatch, capsys, name, *arguments):
     """The command run here, on the devices that are there already, and what it printed."""
     module = importlib.import_module(name)
-    monkeypatch.setenv('JAX_NUM_CPU_DEVICES', '8')   # as conftest has it; the launcher then leaves devices alone
+    # as conftest has it; the launcher then leaves devices alone
+    monkeypatch.setenv('JAX_NUM_CPU_DEVICES', '8')
     monkeypatch.setattr(sys, 'argv', [name, *arguments])
     launch.main(module.run, module.define, '') if hasattr(module, 'define') else launch.train(name)
     return capsys.readouterr().out

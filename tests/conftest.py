@@ -5,17 +5,25 @@ import os
 import shutil
 import tempfile
 
-os.environ['JAX_PLATFORMS'] = 'cpu'   # eight fake devices, also on a machine with an accelerator
-# Tests compile much and compute little. On one train step of three networks these flags cut compilation from 9 s to 3 s (JAX 0.10).
-FAST_TO_COMPILE = ['--xla_backend_optimization_level=0', '--xla_llvm_disable_expensive_passes=true',
-                   '--xla_cpu_parallel_codegen_split_count=1']
+# eight fake devices, also on a machine with an accelerator
+os.environ['JAX_PLATFORMS'] = 'cpu'
+# Tests compile much and compute little. On one train step of three networks these flags cut
+# compilation from 9 s to 3 s (JAX 0.10).
+FAST_TO_COMPILE = [
+    '--xla_backend_optimization_level=0',
+    '--xla_llvm_disable_expensive_passes=true',
+    '--xla_cpu_parallel_codegen_split_count=1',
+]
 if importlib.metadata.version('jaxlib').startswith('0.10.'):
-    FAST_TO_COMPILE.append('--xla_cpu_use_fusion_emitters=false')   # later versions do not know it, and end at flags they do not know
+    # later versions do not know it, and end at flags they do not know
+    FAST_TO_COMPILE.append('--xla_cpu_use_fusion_emitters=false')
 os.environ['XLA_FLAGS'] = ' '.join([os.environ.get('XLA_FLAGS', ''), *FAST_TO_COMPILE])
 
-gc.set_threshold(200_000, 50, 100)   # tracing makes many objects that stay: looking through them all the time costs a tenth of the suite
+# tracing makes many objects that stay: looking through them all the time costs a tenth of the suite
+gc.set_threshold(200_000, 50, 100)
 
-# One cache of compiled programs for this run of the suite, its workers and the commands that it starts: half the time goes to compilation.
+# One cache of compiled programs for this run of the suite, its workers and the commands that it
+# starts: half the time goes to compilation.
 if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
     os.environ['JAX_COMPILATION_CACHE_DIR'] = tempfile.mkdtemp(prefix='ebm_jax_tests_')
     os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0.02'
@@ -23,9 +31,11 @@ if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
 
 import jax  # noqa: E402
 
-jax.config.update('jax_num_cpu_devices', 8)   # before the first computation: the sharded step is tested on fake devices
+# before the first computation: the sharded step is tested on fake devices
+jax.config.update('jax_num_cpu_devices', 8)
 
 
 def pytest_collection_modifyitems(items):
-    """The files that take longest come first, so that no worker is left with one at the end (the Makefile keeps this order)."""
+    """The files that take longest come first, so that no worker is left with one at the end (the
+    Makefile keeps this order)."""
     items.sort(key=lambda item: not item.path.name.startswith('test_experiments'))

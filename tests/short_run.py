@@ -1,4 +1,6 @@
-"""A run of `fit` that takes a few seconds, for tests that end it: python tests/short_run.py --workdir=DIR [--steps=N] [--numbers=N]"""
+"""A run of `fit` that takes a few seconds, for tests that end it: python tests/short_run.py
+--workdir=DIR [--steps=N] [--numbers=N]"""
+
 import sys
 import time
 
@@ -10,25 +12,28 @@ from absl import flags
 
 from ebm_jax import devices
 from ebm_jax.fit import fit
+from ebm_jax.train import Recipe
 from ebm_jax.types import Method
-from experiments import launch
+from experiments.common import launch, processes
 
 
 def define(values):
     flags.DEFINE_string('workdir', None, 'Folder.', flag_values=values)
     flags.DEFINE_integer('steps', 40, 'Steps, of at least .05 s each.', flag_values=values)
     flags.DEFINE_integer('numbers', 10, 'Size of the state.', flag_values=values)
-    launch.define_processes(values)
+    processes.define(values)
 
 
 def run(values):
-    launch.join_processes(values)
+    processes.join(values)
 
     def init(key, batch):
         return jax.random.normal(key, (values.numbers,)), {'walk': jnp.zeros((4, 1))}
 
     def sample(key, params, chains, batch):
-        walk = chains['walk'] + jax.vmap(lambda key: jax.random.normal(key, (1,)))(devices.keys(key, len(chains['walk'])))
+        walk = chains['walk'] + jax.vmap(lambda key: jax.random.normal(key, (1,)))(
+            devices.keys(key, len(chains['walk']))
+        )
         return walk, {'walk': walk}
 
     def loss(params, key, batch, walk):
@@ -38,8 +43,20 @@ def run(values):
         time.sleep(0.05 if step else 0)
         return {'x': np.full((4, 1), step / 7, np.float32)}
 
-    fit(Method(init, sample, loss), batch_at, optax.adam(0.1), lambda key, x: x, workdir=values.workdir, steps=values.steps,
-        log_every=1, checkpoint_every=5, picture_every=1000)
+    recipe = Recipe(
+        method=Method(init, sample, loss),
+        batch_at=batch_at,
+        optimizer=optax.adam(0.1),
+        prepare=lambda key, x: x,
+    )
+    fit(
+        recipe,
+        workdir=values.workdir,
+        steps=values.steps,
+        log_every=1,
+        checkpoint_every=5,
+        picture_every=1000,
+    )
     print('finished', file=sys.stderr)
 
 

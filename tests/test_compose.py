@@ -1,4 +1,6 @@
-"""AND, OR and NOT of Gaussians, whose compositions are Gaussians and mixtures known by hand; moments by MALA."""
+"""AND, OR and NOT of Gaussians, whose compositions are Gaussians and mixtures known by hand;
+moments by MALA."""
+
 from functools import partial
 
 import jax
@@ -6,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ebm_jax import compose, mcmc
-from ebm_jax.apply.sample import sample
+from ebm_jax import composition, mcmc
+from ebm_jax.apply.sampling import sample
 
 
 def gaussian(mean, variance):
@@ -17,7 +19,9 @@ def gaussian(mean, variance):
 def draw(energy_fn, step_size, start, num=4000, steps=400):
     """Positions at the end of MALA chains: unbiased for exp(-E)."""
     keys = jax.random.split(jax.random.key(0), num)
-    return np.asarray(jax.jit(lambda: mcmc.run_chains(keys, mcmc.mala(step_size), energy_fn, start, steps)[0])())
+    return np.asarray(
+        jax.jit(lambda: mcmc.run_chains(keys, mcmc.mala(step_size), energy_fn, start, steps)[0])()
+    )
 
 
 A, B = gaussian([-1.0, 0.0], 1.0), gaussian([2.0, 1.0], 0.25)
@@ -25,14 +29,14 @@ A, B = gaussian([-1.0, 0.0], 1.0), gaussian([2.0, 1.0], 0.25)
 
 def test_and_is_the_product_of_gaussians():
     """Precisions 1 and 4 add up to 5; the mean is weighted by them."""
-    x = draw(compose.all_of(A, B), 0.2, jnp.zeros((4000, 2)))
+    x = draw(composition.all_of(A, B), 0.2, jnp.zeros((4000, 2)))
     np.testing.assert_allclose(x.mean(0), [(-1 + 8) / 5, 4 / 5], atol=0.03)
     np.testing.assert_allclose(np.cov(x.T), np.eye(2) / 5, atol=0.015)
 
 
 def test_weights_of_and_multiply_precisions():
     """Weights 2 and 0.5: precisions 2 and 2."""
-    x = draw(compose.all_of(A, B, weights=(2.0, 0.5)), 0.2, jnp.zeros((4000, 2)))
+    x = draw(composition.all_of(A, B, weights=(2.0, 0.5)), 0.2, jnp.zeros((4000, 2)))
     np.testing.assert_allclose(x.mean(0), [0.5, 0.5], atol=0.03)
     np.testing.assert_allclose(np.cov(x.T), np.eye(2) / 4, atol=0.02)
 
@@ -40,22 +44,32 @@ def test_weights_of_and_multiply_precisions():
 def test_or_is_the_mixture():
     """Equal variances, so equal constants: shares are the weights, moments those of the mixture."""
     left, right = gaussian([-1.0], 0.5), gaussian([1.0], 0.5)
-    x = draw(compose.any_of(left, right, weights=(1.0, 3.0)), 0.4, jnp.zeros((4000, 1)))[:, 0]
-    np.testing.assert_allclose(x.mean(), 0.5, atol=0.06)            # .25 (-1) + .75 (1)
+    x = draw(composition.any_of(left, right, weights=(1.0, 3.0)), 0.4, jnp.zeros((4000, 1)))[:, 0]
+    np.testing.assert_allclose(x.mean(), 0.5, atol=0.06)  # .25 (-1) + .75 (1)
     np.testing.assert_allclose(x.var(), 0.5 + 1 - 0.25, atol=0.06)
     values = jnp.linspace(-3, 3, 7)[:, None]
-    by_hand = -np.log(np.exp(-(values[:, 0] + 1) ** 2) + 3 * np.exp(-(values[:, 0] - 1) ** 2))
-    np.testing.assert_allclose(jax.vmap(compose.any_of(left, right, weights=(1.0, 3.0)))(values), by_hand, atol=1e-4)
+    by_hand = -np.log(np.exp(-((values[:, 0] + 1) ** 2)) + 3 * np.exp(-((values[:, 0] - 1) ** 2)))
+    np.testing.assert_allclose(
+        jax.vmap(composition.any_of(left, right, weights=(1.0, 3.0)))(values), by_hand, atol=1e-4
+    )
 
 
 def test_a_sharp_or_is_the_smaller_energy():
     x = jax.random.normal(jax.random.key(1), (20, 2))
-    np.testing.assert_allclose(jax.vmap(compose.any_of(A, B, sharpness=100.0))(x), jnp.minimum(jax.vmap(A)(x), jax.vmap(B)(x)), atol=0.01)
+    np.testing.assert_allclose(
+        jax.vmap(composition.any_of(A, B, sharpness=100.0))(x),
+        jnp.minimum(jax.vmap(A)(x), jax.vmap(B)(x)),
+        atol=0.01,
+    )
 
 
 def test_not_takes_a_gaussian_away():
     """E = |x|^2 / (2 .5) - a |x - 1|^2 / (2 1), a = .5: precision 2 - .5, mean -.5 / 1.5."""
-    x = draw(compose.without(gaussian([0.0], 0.5), gaussian([1.0], 1.0), weight=0.5), 0.3, jnp.zeros((4000, 1)))[:, 0]
+    x = draw(
+        composition.without(gaussian([0.0], 0.5), gaussian([1.0], 1.0), weight=0.5),
+        0.3,
+        jnp.zeros((4000, 1)),
+    )[:, 0]
     np.testing.assert_allclose(x.mean(), -0.5 / 1.5, atol=0.05)
     np.testing.assert_allclose(x.var(), 1 / 1.5, atol=0.05)
 
@@ -63,39 +77,69 @@ def test_not_takes_a_gaussian_away():
 def test_compositions_nest_and_count_their_factors():
     """(A OR B) AND C, by hand at a point; AND and NOT add factors up, OR takes the largest."""
     c = gaussian([0.0, 0.0], 2.0)
-    nested = compose.all_of(compose.any_of(A, B), c)
+    nested = composition.all_of(composition.any_of(A, B), c)
     x = jnp.array([0.3, -0.4])
-    np.testing.assert_allclose(nested(x), -jnp.log(jnp.exp(-A(x)) + jnp.exp(-B(x))) + c(x), rtol=1e-5)
-    assert nested.factors == 2 and compose.all_of(nested, A, B).factors == 4
-    assert compose.any_of(nested, A).factors == 2 and compose.without(nested, A).factors == 3 and compose.factors(A) == 1
+    np.testing.assert_allclose(
+        nested(x), -jnp.log(jnp.exp(-A(x)) + jnp.exp(-B(x))) + c(x), rtol=1e-5
+    )
+    assert nested.factors == 2 and composition.all_of(nested, A, B).factors == 4
+    assert (
+        composition.any_of(nested, A).factors == 2
+        and composition.without(nested, A).factors == 3
+        and composition.factors(A) == 1
+    )
 
 
 def test_the_step_is_divided_by_the_number_of_factors():
-    product = compose.all_of(A, A, A)
-    kernel = compose.divided(product, partial(mcmc.langevin, noise_scale=0.0), 0.3)
+    product = composition.all_of(A, A, A)
+    kernel = composition.divided(product, partial(mcmc.langevin, noise_scale=0.0), 0.3)
     x = jnp.zeros(2)
     state, _ = kernel.step(jax.random.key(0), kernel.init(x, product), product)
     np.testing.assert_allclose(state.position, -0.1 * jax.grad(product)(x), rtol=1e-6)
-    np.testing.assert_allclose(state.position, -0.3 * jax.grad(A)(x), rtol=1e-6)   # as far as one factor alone would go
+    # as far as one factor alone would go
+    np.testing.assert_allclose(state.position, -0.3 * jax.grad(A)(x), rtol=1e-6)
 
 
-@pytest.mark.parametrize('bad', [
-    lambda: compose.all_of(), lambda: compose.all_of(A, B, weights=(1.0,)), lambda: compose.any_of(A, weights=(0.0,)),
-    lambda: compose.any_of(A, B, sharpness=0.0), lambda: compose.without(A, B, weight=-1.0)])
+@pytest.mark.parametrize(
+    'bad',
+    [
+        lambda: composition.all_of(),
+        lambda: composition.all_of(A, B, weights=(1.0,)),
+        lambda: composition.any_of(A, weights=(0.0,)),
+        lambda: composition.any_of(A, B, sharpness=0.0),
+        lambda: composition.without(A, B, weight=-1.0),
+    ],
+)
 def test_what_makes_no_composition_is_refused(bad):
     with pytest.raises(ValueError):
         bad()
 
 
 def test_runs_are_composed_each_with_its_own_parameters_and_label():
-    """E_i = p_i (x - label_i)^2, p = (1, 3), labels (0, 2): precisions 2 and 6, mean 1.5; too few labels are refused."""
-    one = lambda params, x, label: params * jnp.sum((x - label) ** 2)
-    both = compose.over_runs(compose.all_of, one, one)
+    """E_i = p_i (x - label_i)^2, p = (1, 3), labels (0, 2): precisions 2 and 6, mean 1.5; too few
+    labels are refused."""
+
+    def one(params, x, label):
+        return params * jnp.sum((x - label) ** 2)
+
+    both = composition.over_models(composition.all_of, one, one)
     assert both.factors == 2
     labels = jnp.array([[0, 2]] * 4000)
-    np.testing.assert_allclose(both((1.0, 3.0), jnp.array([0.5]), jnp.array([0, 2])), 0.25 + 3 * 1.5 ** 2)
-    x = np.asarray(sample(jax.random.key(0), both.energy_fn, (1.0, 3.0), mcmc.mala(0.1), lambda *of: jnp.zeros(1), labels, 300,
-                          batch_size=4000))[:, 0]
+    np.testing.assert_allclose(
+        both((1.0, 3.0), jnp.array([0.5]), jnp.array([0, 2])), 0.25 + 3 * 1.5**2
+    )
+    x = np.asarray(
+        sample(
+            jax.random.key(0),
+            both.energy_fn,
+            (1.0, 3.0),
+            mcmc.mala(0.1),
+            lambda *of: jnp.zeros(1),
+            labels,
+            300,
+            batch_size=4000,
+        )
+    )[:, 0]
     np.testing.assert_allclose([x.mean(), x.var()], [1.5, 1 / 8], atol=0.02)
     with pytest.raises(ValueError):
         both((1.0, 3.0), jnp.array([0.5]), jnp.array([0]))

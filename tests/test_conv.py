@@ -1,4 +1,5 @@
 """The convolution: same values and gradients as XLA's, and no slow layout inside a scan."""
+
 import re
 
 import jax
@@ -12,9 +13,16 @@ from ebm_jax.conv import DIMENSIONS, conv
 from ebm_jax.networks import ConvNet, WideResNet, per_example
 from ebm_jax.objectives import marginal_energy
 
-CASES = [((8, 8), 8, (3, 3), (1, 1), 'SAME'), ((7, 9), 8, (3, 5), (1, 1), 'SAME'), ((8, 8), 8, (2, 2), (1, 1), 'VALID'),
-         ((9, 8), 8, (3, 3), (2, 2), 'SAME'), ((8, 8), 8, (1, 1), (2, 2), 'SAME'), ((8, 8), 1, (3, 3), (1, 1), 'SAME'),
-         ((8, 8), 8, (3, 3), (2, 1), ((1, 2), (0, 1))), ((6, 6), 8, (4, 4), (1, 1), ((2, 1), (0, 3)))]
+CASES = [
+    ((8, 8), 8, (3, 3), (1, 1), 'SAME'),
+    ((7, 9), 8, (3, 5), (1, 1), 'SAME'),
+    ((8, 8), 8, (2, 2), (1, 1), 'VALID'),
+    ((9, 8), 8, (3, 3), (2, 2), 'SAME'),
+    ((8, 8), 8, (1, 1), (2, 2), 'SAME'),
+    ((8, 8), 1, (3, 3), (1, 1), 'SAME'),
+    ((8, 8), 8, (3, 3), (2, 1), ((1, 2), (0, 1))),
+    ((6, 6), 8, (4, 4), (1, 1), ((2, 1), (0, 3))),
+]
 
 
 @pytest.mark.parametrize('size, channels, window, strides, padding', CASES)
@@ -22,53 +30,93 @@ def test_values_and_gradients_equal_xlas(size, channels, window, strides, paddin
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.normal(size=(2, *size, channels)), jnp.float32)
     kernel = jnp.asarray(rng.normal(size=(*window, channels, 6)), jnp.float32)
-    ours = lambda x, k: conv(x, k, strides, padding, dimension_numbers=DIMENSIONS)
-    theirs = lambda x, k: lax.conv_general_dilated(x, k, strides, padding, dimension_numbers=DIMENSIONS)
+
+    def ours(x, k):
+        return conv(x, k, strides, padding, dimension_numbers=DIMENSIONS)
+
+    def theirs(x, k):
+        return lax.conv_general_dilated(x, k, strides, padding, dimension_numbers=DIMENSIONS)
+
     np.testing.assert_allclose(ours(x, kernel), theirs(x, kernel), atol=1e-4)
     weight = jnp.asarray(rng.normal(size=theirs(x, kernel).shape), jnp.float32)
-    scalar = lambda f: lambda x, k: jnp.sum(weight * jnp.tanh(f(x, k)))
-    for a, b in zip(jax.grad(scalar(ours), (0, 1))(x, kernel), jax.grad(scalar(theirs), (0, 1))(x, kernel)):
+
+    def scalar(f):
+        return lambda x, k: jnp.sum(weight * jnp.tanh(f(x, k)))
+
+    for a, b in zip(
+        jax.grad(scalar(ours), (0, 1))(x, kernel), jax.grad(scalar(theirs), (0, 1))(x, kernel)
+    ):
         np.testing.assert_allclose(a, b, atol=1e-4)
 
 
 def test_second_order_equals_xlas():
-    """The gradient, with respect to the weights, of the norm of an input gradient (what ICD's KL term needs)."""
+    """The gradient, with respect to the weights, of the norm of an input gradient (what ICD's KL
+    term needs)."""
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.normal(size=(2, 6, 6, 8)), jnp.float32)
     kernel = jnp.asarray(rng.normal(size=(3, 3, 8, 8)), jnp.float32) / 5
+
     def norm(f):
-        energy = lambda x, k: jnp.sum(jnp.tanh(f(jnp.tanh(f(x, k)), k)))
+        def energy(x, k):
+            return jnp.sum(jnp.tanh(f(jnp.tanh(f(x, k)), k)))
+
         return jax.grad(lambda k: jnp.sum(jax.grad(energy)(x, k) ** 2))(kernel)
+
     ours = norm(lambda x, k: conv(x, k, dimension_numbers=DIMENSIONS))
-    theirs = norm(lambda x, k: lax.conv_general_dilated(x, k, (1, 1), 'SAME', dimension_numbers=DIMENSIONS))
+    theirs = norm(
+        lambda x, k: lax.conv_general_dilated(x, k, (1, 1), 'SAME', dimension_numbers=DIMENSIONS)
+    )
     np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-4)
 
 
 def slow_layouts(module, shape):
-    """Kernel layouts of the convolutions in a compiled, scanned chain that XLA:CPU runs in its naive loop."""
+    """Kernel layouts of the convolutions in a compiled, scanned chain that XLA:CPU runs in its
+    naive loop."""
     network = per_example(module)
     params = jax.jit(network.init)(jax.random.key(0), jnp.zeros(shape))
-    chain = lambda params, keys, x: mcmc.run_chains(keys, mcmc.langevin(0.1, noise_scale=0.1),
-                                                    lambda x: marginal_energy(network.apply(params, x)), x, 5)[0]
-    text = jax.jit(chain).lower(params, jax.random.split(jax.random.key(0), 4), jnp.zeros((4, *shape))).compile().as_text()
+
+    def chain(params, keys, x):
+        return mcmc.run_chains(
+            keys,
+            mcmc.langevin(0.1, noise_scale=0.1),
+            lambda x: marginal_energy(network.apply(params, x)),
+            x,
+            5,
+        )[0]
+
+    text = (
+        jax.jit(chain)
+        .lower(params, jax.random.split(jax.random.key(0), 4), jnp.zeros((4, *shape)))
+        .compile()
+        .as_text()
+    )
     assert 'while' in text
     layouts = re.findall(r'dim_labels=\w+_(\w+)->', text)
-    return [layout for layout in layouts if layout != '01io'] + re.findall(r'[lr]hs_dilate=\S+', text), layouts
+    return [layout for layout in layouts if layout != '01io'] + re.findall(
+        r'[lr]hs_dilate=\S+', text
+    ), layouts
 
 
-@pytest.mark.skipif(jax.default_backend() != 'cpu', reason='the slow layout is a matter of the CPU backend')
-@pytest.mark.parametrize('module, shape', [(ConvNet(10), (8, 8, 1)), (WideResNet(10, depth=10, width=1), (16, 16, 3))])
+@pytest.mark.skipif(
+    jax.default_backend() != 'cpu', reason='the slow layout is a matter of the CPU backend'
+)
+@pytest.mark.parametrize(
+    'module, shape', [(ConvNet(10), (8, 8, 1)), (WideResNet(10, depth=10, width=1), (16, 16, 3))]
+)
 def test_a_scanned_chain_has_only_fast_convolutions(module, shape):
     slow, _ = slow_layouts(module, shape)
     assert not slow
 
 
-@pytest.mark.skipif(jax.default_backend() != 'cpu', reason='the slow layout is a matter of the CPU backend')
+@pytest.mark.skipif(
+    jax.default_backend() != 'cpu', reason='the slow layout is a matter of the CPU backend'
+)
 def test_xlas_own_gradient_would_be_found_slow(monkeypatch):
     """The check above can fail: with XLA's rule in place of ours it does."""
     import flax.linen as nn
 
     from ebm_jax.networks import classifiers
+
     monkeypatch.setattr(classifiers, 'Conv', nn.Conv)
     slow, layouts = slow_layouts(ConvNet(10), (8, 8, 1))
     assert slow and layouts

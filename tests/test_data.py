@@ -1,4 +1,6 @@
-"""Sources: real files on disk, what is damaged or does not fit, and that a batch is a function of the step."""
+"""Sources: real files on disk, what is damaged or does not fit, and that a batch is a function of
+the step."""
+
 import itertools
 
 import jax
@@ -9,9 +11,9 @@ from tfds_sets import png, prepare
 
 from ebm_jax import data
 from ebm_jax.errors import InputError
-from ebm_jax.train import make_local_step
+from ebm_jax.train import make_local_step, state_shapes
 from experiments import celeba64_dual_mcmc
-from experiments.parts import load
+from experiments.common.sources import load
 
 X = np.random.default_rng(0).integers(0, 256, (6, 5, 4, 3), dtype=np.uint8)
 Y = np.array([0, 1, 2, 0, 1, 2])
@@ -19,11 +21,23 @@ Y = np.array([0, 1, 2, 0, 1, 2])
 
 def test_digits_are_scikit_learns():
     train, test = data.digits('train'), data.digits('test')
-    assert train.x.shape == (1437, 8, 8, 1) and test.x.shape == (360, 8, 8, 1) and train.num_classes == 10
+    assert (
+        train.x.shape == (1437, 8, 8, 1)
+        and test.x.shape == (360, 8, 8, 1)
+        and train.num_classes == 10
+    )
     from sklearn.datasets import load_digits
+
     images, labels = load_digits(return_X_y=True)
-    known = {(image.tobytes(), label) for image, label in zip(np.round(images * 255 / 16).astype(np.uint8), labels)}
-    ours = [(image.tobytes(), label) for split in (train, test) for image, label in zip(split.x.reshape(-1, 64), split.y)]
+    known = {
+        (image.tobytes(), label)
+        for image, label in zip(np.round(images * 255 / 16).astype(np.uint8), labels)
+    }
+    ours = [
+        (image.tobytes(), label)
+        for split in (train, test)
+        for image, label in zip(split.x.reshape(-1, 64), split.y)
+    ]
     assert set(ours) == known
     assert not {i.tobytes() for i in train.x} & {i.tobytes() for i in test.x}
 
@@ -54,7 +68,9 @@ def test_both_splits_of_a_folder_share_their_numbering(tmp_path):
         for name in names:
             (tmp_path / split / name).mkdir(parents=True)
             Image.fromarray(X[0]).save(tmp_path / split / name / '0.png')
-    assert list(data.folder(tmp_path, 'train').y) == [0, 1, 2] and list(data.folder(tmp_path, 'test').y) == [0, 2]
+    assert list(data.folder(tmp_path, 'train').y) == [0, 1, 2] and list(
+        data.folder(tmp_path, 'test').y
+    ) == [0, 2]
 
 
 def test_palette_images_are_read_as_colours(tmp_path):
@@ -64,15 +80,28 @@ def test_palette_images_are_read_as_colours(tmp_path):
 
 
 def test_some_examples_are_not_the_first_ones():
-    examples = data.Examples('sorted', np.zeros((1000, 2, 2, 1), np.uint8), np.repeat(np.arange(10, dtype=np.int32), 100))
-    assert len(set(data.some(examples, 100).y)) == 10 and len(data.some(examples, 5000).y) == 1000
+    examples = data.Examples(
+        'sorted', np.zeros((1000, 2, 2, 1), np.uint8), np.repeat(np.arange(10, dtype=np.int32), 100)
+    )
+    assert (
+        len(set(data.subsample(examples, 100).y)) == 10
+        and len(data.subsample(examples, 5000).y) == 1000
+    )
 
 
 def test_tfds_without_tensorflow(tmp_path):
     import tensorflow_datasets as tfds
+
     rows = [{'image': png(image), 'label': int(label)} for image, label in zip(X, Y)]
-    prepare(tmp_path, 'Made', {'image': tfds.features.Image(shape=(5, 4, 3)), 'label': tfds.features.ClassLabel(num_classes=3)},
-            {'train': rows, 'test': rows[:2]})
+    prepare(
+        tmp_path,
+        'Made',
+        {
+            'image': tfds.features.Image(shape=(5, 4, 3)),
+            'label': tfds.features.ClassLabel(num_classes=3),
+        },
+        {'train': rows, 'test': rows[:2]},
+    )
     found = data.tfds('made:1.0.0', 'train', str(tmp_path))
     by_image = {image.tobytes(): label for image, label in zip(X, Y)}
     assert sorted(image.tobytes() for image in found.x) == sorted(by_image)
@@ -81,29 +110,41 @@ def test_tfds_without_tensorflow(tmp_path):
 
 
 def test_celeba_is_read_as_squares_with_an_attribute_for_a_label(tmp_path):
-    """Images of CelebA's shape, prepared by TFDS itself; then the experiment is built on them and its step fits together."""
+    """Images of CelebA's shape, prepared by TFDS itself; then the experiment is built on them and
+    its step fits together."""
     import tensorflow_datasets as tfds
+
     image = np.zeros((218, 178, 3), np.uint8)
-    image[20:198, :89], image[:20], image[198:] = (200, 100, 50), 255, 255   # the middle square is half orange, half black
-    rows = [{'image': png(image), 'attributes': {'Male': i % 4 == 0, 'Young': True}} for i in range(8)]
-    prepare(tmp_path, 'Faces', {'image': tfds.features.Image(shape=(218, 178, 3)), 'attributes': {'Male': np.bool_, 'Young': np.bool_}},
-            {'train': rows, 'test': rows[:4]})
+    # the middle square is half orange, half black
+    image[20:198, :89], image[:20], image[198:] = (200, 100, 50), 255, 255
+    rows = [
+        {'image': png(image), 'attributes': {'Male': i % 4 == 0, 'Young': True}} for i in range(8)
+    ]
+    prepare(
+        tmp_path,
+        'Faces',
+        {
+            'image': tfds.features.Image(shape=(218, 178, 3)),
+            'attributes': {'Male': np.bool_, 'Young': np.bool_},
+        },
+        {'train': rows, 'test': rows[:4]},
+    )
     found = load(f'tfds:faces:1.0.0@{tmp_path}?size=64&label=attributes.Male', 'train')
     assert found.x.shape == (8, 64, 64, 3) and sorted(found.y) == [0] * 6 + [1] * 2
     np.testing.assert_array_equal(found.x[0, :, :28], np.broadcast_to([200, 100, 50], (64, 28, 3)))
     np.testing.assert_array_equal(found.x[0, :, 36:], 0)
     with pytest.raises(InputError, match='attributes.Smiling'):
         load(f'tfds:faces:1.0.0@{tmp_path}?size=64&label=attributes.Smiling', 'train')
-    with pytest.raises(InputError, match='size=64'):
+    with pytest.raises(InputError, match='whole number of pixels'):
         load('tfds:celeb_a?size=big', 'train')
     config = celeba64_dual_mcmc.get_config()
     config.data.source = config.data.source.replace('celeb_a', f'faces:1.0.0@{tmp_path}')
     config.batch_size = config.loss.num_negatives = 8
-    config.network.update(dict(energy_widths=(4,) * 5, generator_widths=(4,) * 5, inference_widths=(4,) * 4))
-    built = celeba64_dual_mcmc.build(config)
-    fit = built.fit
-    step = make_local_step(fit['method'], fit['optimizer'], fit['prepare'], limits=fit['limits'])
-    _, metrics = jax.eval_shape(step, built.state_shapes(), fit['batch_at'](0))
+    config.network.energy_widths = config.network.generator_widths = (4,) * 5
+    config.network.inference_widths = (4,) * 4
+    recipe = celeba64_dual_mcmc.build(config).recipe
+    step = make_local_step(recipe)
+    _, metrics = jax.eval_shape(step, state_shapes(recipe), recipe.batch_at(0))
     assert 'loss/contrast' in metrics and 'loss/inference_chain' in metrics
 
 
@@ -130,8 +171,20 @@ def make_bad(tmp_path, kind):
     return path
 
 
-@pytest.mark.parametrize('kind', ['missing', 'truncated', 'not an archive', 'npy', 'floats', 'labels missing', 'labels short',
-                                  'negative labels', 'other names'])
+@pytest.mark.parametrize(
+    'kind',
+    [
+        'missing',
+        'truncated',
+        'not an archive',
+        'npy',
+        'floats',
+        'labels missing',
+        'labels short',
+        'negative labels',
+        'other names',
+    ],
+)
 def test_bad_files_get_one_sentence(tmp_path, kind):
     with pytest.raises(InputError) as caught:
         data.npz(make_bad(tmp_path, kind), 'train')
@@ -162,7 +215,12 @@ def test_a_batch_is_a_function_of_the_step_and_an_epoch_sees_each_example_once()
     np.testing.assert_array_equal(a['x'], b['x'])
     numbered = examples._replace(y=np.arange(len(examples.x), dtype=np.int32))
     per_epoch = 1437 // 64
-    first, second = (np.concatenate([data.batch_at(numbered, e * per_epoch + i, 64)['y'] for i in range(per_epoch)]) for e in (0, 1))
+    first, second = (
+        np.concatenate(
+            [data.batch_at(numbered, e * per_epoch + i, 64)['y'] for i in range(per_epoch)]
+        )
+        for e in (0, 1)
+    )
     assert len(set(first)) == len(first) == per_epoch * 64 and not np.array_equal(first, second)
     np.testing.assert_array_equal(numbered.x[first[:64]], data.batch_at(numbered, 0, 64)['x'])
     assert not np.array_equal(data.batch_at(numbered, 0, 64, seed=1)['y'], first[:64])
@@ -176,5 +234,8 @@ def test_changed_sets():
     np.testing.assert_array_equal(data.inverted(examples).x.astype(int) + examples.x, 255)
     assert 100 < data.uniform_noise(examples).x.mean() < 155
     mixed = data.mixed(examples)
-    halves = {((a.astype(int) + b) // 2).astype(np.uint8).tobytes() for a, b in itertools.permutations(examples.x, 2)}
+    halves = {
+        ((a.astype(int) + b) // 2).astype(np.uint8).tobytes()
+        for a, b in itertools.permutations(examples.x, 2)
+    }
     assert all(image.tobytes() in halves for image in mixed.x)

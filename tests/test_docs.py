@@ -1,42 +1,139 @@
 """The code in the documents runs as it stands there."""
+
+import functools
+import importlib
+import json
 import pathlib
 import re
+import sys
+import types
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from methods_under_test import BATCH, KERNEL, NETWORK, START
+import pytest
+from commands import in_process
 
-from ebm_jax import replay
+import ebm_jax
+from ebm_jax.evaluate import extractor
+from ebm_jax.train import state_shapes
+from experiments.common import runs
 
 ROOT = pathlib.Path(__file__).parent.parent
+GUIDE = 'docs/adding_a_method.md'
+SMALL = [
+    '--config.steps=2',
+    '--config.batch_size=16',
+    '--config.loss.num_negatives=8',
+    '--config.sampler.num_steps=2',
+    '--config.buffer.capacity=800',
+    '--config.fresh.num_steps=2',
+]
 
 
-def code_of(path):
-    blocks = re.findall(r'```python\n(.*?)```', (ROOT / path).read_text(), re.DOTALL)
-    assert len(blocks) == 1
-    return blocks[0]
+@functools.cache
+def blocks_of(path):
+    return re.findall(r'```python\n(.*?)```', (ROOT / path).read_text(), re.DOTALL)
 
 
-def test_the_method_of_the_guide_is_one():
-    names = {}
-    exec(code_of('docs/adding_a_method.md'), names)
-    method = names['pcd'](NETWORK, KERNEL, replay.persistent(START, 4), num_negatives=8, num_steps=2, shards=4)
+def block(beginning, path=GUIDE):
+    (found,) = (code for code in blocks_of(path) if code.startswith(f'"""{beginning}'))
+    return found
 
-    @jax.jit
+
+@pytest.fixture
+def as_module(monkeypatch):
+    """A block as the file that the document says it is."""
+
+    def make(name, code):
+        module = types.ModuleType(name)
+        module.__spec__ = importlib.machinery.ModuleSpec(name, None)
+        monkeypatch.setitem(sys.modules, name, module)
+        parent, _, child = name.rpartition('.')
+        monkeypatch.setattr(importlib.import_module(parent), child, module, raising=False)
+        exec(compile(code, name, 'exec'), module.__dict__)
+        return module
+
+    return make
+
+
+def test_the_method_and_the_experiment_of_the_guide_train_and_are_evaluated(
+    as_module, tmp_path, monkeypatch, capsys
+):
+    """The method itself goes through tests/test_methods.py, too."""
+    as_module('ebm_jax.methods.pcd', block('Persistent contrastive divergence, in full'))
+    as_module('experiments.digits_pcd', block('Persistent contrastive divergence on the built-in'))
+    monkeypatch.setattr(extractor, 'STEPS', 10)
+    workdir = f'--workdir={tmp_path}/run'
+    small = [
+        *SMALL,
+        '--config.network.width=4',
+        '--config.network.stages=(1,)',
+        '--config.network.scales=1',
+        '--config.network.norm=false',
+        '--config.fresh.every=1',
+    ]
+    said = in_process(monkeypatch, capsys, 'experiments.digits_pcd', workdir, *small)
+    assert 'Trained' in said
+    arguments = ['--fresh_per_class=2', '--resamples=2', '--ood=mixed=']
+    in_process(monkeypatch, capsys, 'experiments.evaluate', workdir, *arguments)
+    summary = json.loads((tmp_path / 'run' / 'summary.json').read_text())
+    assert summary['step'] == 2 and 'noise' in summary['ood_auroc']
+    assert ebm_jax.load(tmp_path / 'run').log_prob(np.zeros((3, 8, 8, 1))).shape == (3,)
+
+
+def settings_of(module):
+    config = module.get_config()
+    config.batch_size, config.loss.num_negatives, config.sampler.num_steps = 16, 8, 2
+    config.fresh.num_steps = 2
+    return config
+
+
+def test_the_kernel_of_the_guide_is_the_one_that_trains(as_module):
+    """Its chains are not those of the plain kernel, and its noise has Laplace tails."""
+    guide = as_module('experiments.laplace', block('Langevin dynamics with its noise'))
+    kernel = guide.laplace_langevin(0.1, 1.0)
+    keys = jax.random.split(jax.random.key(0), 4000)
+
     def step(key):
-        params, chains = method.init(key, BATCH)
-        samples, after = method.sample(key, params, chains, BATCH)
-        return samples, chains, after, method.loss(params, key, BATCH, samples)
+        state = kernel.init(jax.numpy.zeros(1), None)
+        return kernel.step(key, state, lambda x: 0.0 * x.sum())[0].position[0]
 
-    samples, chains, after, (addends, metrics) = step(jax.random.key(0))
-    assert samples.shape == (8, 8, 8, 1) and int(jnp.sum(after.age > 0)) == 8 and not np.array_equal(chains.position, after.position)
-    np.testing.assert_allclose(addends['positives'] + addends['negatives'], -metrics['s_gap'], atol=1e-5)
+    moved = np.asarray(jax.vmap(step)(keys))
+    kurtosis = np.mean(moved**4) / np.mean(moved**2) ** 2
+    assert 4.5 < kurtosis < 8  # of a Laplace distribution 6, of a normal one 3
+    experiment = runs.build(guide, settings_of(guide))
+    assert experiment.chains.make_kernel(step_size=1.0).step.__qualname__.startswith('laplace')
 
 
-def test_the_program_of_the_readme_runs(tmp_path, monkeypatch, capsys):
-    program = code_of('README.md')
-    assert 'steps=600' in program and len(program.splitlines()) < 20
+@pytest.mark.parametrize('kind', ['linen', 'nnx', 'plain'])
+def test_the_networks_of_the_guide_build(as_module, kind):
+    guide = as_module('experiments.own_network', block('ST-JEM with a network of your own'))
+    experiment = guide.build(settings_of(guide), kind=kind)
+    shapes = state_shapes(experiment.recipe).params
+    sizes = sorted(leaf.size for leaf in jax.tree.leaves(shapes))
+    assert sizes == ([10, 640] if kind == 'plain' else [10, 128, 1280, 8192])
+
+
+def test_the_evaluation_of_the_guide_reports(as_module, tmp_path):
+    guide = as_module('experiments.own_evaluation', block('How bright samples are'))
+    experiment = runs.build(guide, settings_of(guide))
+
+    class State:
+        eval_params = experiment.recipe.method.init(
+            jax.random.key(0), {'x': np.zeros((1, 8, 8, 1)), 'y': np.zeros(1, int)}
+        )[0]
+
+    metrics, lines = experiment.evaluations[-1](tmp_path, experiment, State)
+    assert abs(metrics['sample_brightness']) < 0.2 and 'brightness of 20' in lines[0]
+
+
+def test_the_programs_of_the_readme_run_in_order(tmp_path, monkeypatch, capsys):
+    program, *rest = blocks_of('README.md')
+    assert 'steps=600' in program and len(program.splitlines()) < 50
     monkeypatch.chdir(tmp_path)
-    exec(program.replace('steps=600', 'steps=2'), {})
+    names = {}
+    for code in (program, *rest):
+        short = code.replace('steps=600', 'steps=2').replace('num_steps=200', 'num_steps=2')
+        exec(short, names)
     assert 'accuracy' in capsys.readouterr().out and (tmp_path / 'runs/mine/summary.json').exists()
+    assert names['images'].shape == (16, 8, 8, 1)

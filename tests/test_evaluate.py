@@ -1,16 +1,27 @@
 """Evaluation against hand-computed numbers."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.linalg
 
-from ebm_jax import augment, data, mcmc, objectives, replay
-from ebm_jax.apply.sample import sample
+from ebm_jax import augment, data, initial, mcmc, objectives
+from ebm_jax.apply.sampling import sample
 from ebm_jax.errors import InputError
-from ebm_jax.evaluate import attributes, calibration, chains, distance, extractor, inception, ood, predict, samples
+from ebm_jax.evaluate import (
+    attributes,
+    calibration,
+    distance,
+    extractor,
+    inception,
+    mixing,
+    ood,
+    predict,
+    samples,
+)
 from ebm_jax.networks import ConvNet, per_example
-from ebm_jax.types import UNLABELLED
+from ebm_jax.types import UNCONDITIONAL
 
 
 def logits_of(p):
@@ -18,13 +29,20 @@ def logits_of(p):
 
 
 def test_calibration_error_by_hand():
-    """Four at confidence .93, three right; two at .62, none right: (4/6) |.75 - .93| + (2/6) |0 - .62|."""
+    """Four at confidence .93, three right; two at .62, none right: (4/6) |.75 - .93| + (2/6) |0 -
+    .62|."""
     logits = logits_of([0.93, 0.93, 0.93, 0.93, 0.62, 0.62])
     labels = np.array([0, 0, 0, 1, 1, 1])
-    np.testing.assert_allclose(calibration.expected_calibration_error(logits, labels), 4 / 6 * 0.18 + 2 / 6 * 0.62, rtol=1e-6)
+    np.testing.assert_allclose(
+        calibration.expected_calibration_error(logits, labels),
+        4 / 6 * 0.18 + 2 / 6 * 0.62,
+        rtol=1e-6,
+    )
     np.testing.assert_allclose(calibration.accuracy(logits, labels), 0.5)
     confidence, hit, share = calibration.reliability(logits, labels)
-    np.testing.assert_allclose([confidence, hit, share], [[0.62, 0.93], [0, 0.75], [2 / 6, 4 / 6]], rtol=1e-6)
+    np.testing.assert_allclose(
+        [confidence, hit, share], [[0.62, 0.93], [0, 0.75], [2 / 6, 4 / 6]], rtol=1e-6
+    )
 
 
 def test_a_calibrated_classifier_has_no_calibration_error():
@@ -35,11 +53,13 @@ def test_a_calibrated_classifier_has_no_calibration_error():
 
 
 def test_detection_by_hand():
-    """Inside 1..20, outside 0.5, 1.5, 18.5, 30: of the 80 pairs, the inside one is higher in 20 + 19 + 2 + 0 = 41."""
+    """Inside 1..20, outside 0.5, 1.5, 18.5, 30: of the 80 pairs, the inside one is higher in 20 +
+    19 + 2 + 0 = 41."""
     inside, outside = np.arange(1.0, 21), np.array([0.5, 1.5, 18.5, 30.0])
     found = ood.detection(inside, outside)
     np.testing.assert_allclose(found['auroc'], 41 / 80)
-    np.testing.assert_allclose(found['fpr95'], 2 / 4)   # threshold 2 lets 19 of 20 pass, and 18.5 and 30
+    # threshold 2 lets 19 of 20 pass, and 18.5 and 30
+    np.testing.assert_allclose(found['fpr95'], 2 / 4)
     hits = np.arange(1, 21)
     above = np.array([np.sum(outside > value) for value in inside[::-1]])
     np.testing.assert_allclose(found['aupr'], np.mean(hits / (hits + above)))
@@ -59,86 +79,157 @@ PARAMS = NETWORK.init(jax.random.key(0), jnp.zeros((8, 8, 1)))
 
 def test_scores_are_what_they_are_called():
     test = data.digits('test')._replace(x=data.digits('test').x[:21], y=data.digits('test').y[:21])
-    found = predict.over(predict.predictor(predict.classifier_view(NETWORK), augment.scale_pixels), PARAMS, test, batch_size=8)
+    found = predict.predict_dataset(
+        predict.predictor(predict.classifier_view(NETWORK.apply), augment.scale_pixels),
+        PARAMS,
+        test,
+        batch_size=8,
+    )
     for i in range(21):
         x = test.x[i] / 127.5 - 1
         logits = np.asarray(NETWORK.apply(PARAMS, x))
         np.testing.assert_allclose(found['logits'][i], logits, atol=1e-5)
         np.testing.assert_allclose(found['log_px'][i], np.log(np.exp(logits).sum()), rtol=1e-5)
-        np.testing.assert_allclose(found['max_py'][i], np.exp(logits).max() / np.exp(logits).sum(), rtol=1e-5)
-        grad = jax.grad(lambda x: objectives.marginal_energy(NETWORK.apply(PARAMS, x)))(jnp.asarray(x, jnp.float32))
+        np.testing.assert_allclose(
+            found['max_py'][i], np.exp(logits).max() / np.exp(logits).sum(), rtol=1e-5
+        )
+        grad = jax.grad(lambda x: objectives.marginal_energy(NETWORK.apply(PARAMS, x)))(
+            jnp.asarray(x, jnp.float32)
+        )
         np.testing.assert_allclose(found['grad_norm'][i], -np.linalg.norm(grad), rtol=1e-4)
 
 
 def test_judge_and_diversity_at_their_ends():
     train, test = data.digits('train'), data.digits('test')
-    judge = samples.independent_judge(train)
-    assert samples.agreement(judge, test.x, test.y) > 0.98
-    assert samples.agreement(judge, test.x / 127.5 - 1, test.y) > 0.98   # the same in the network's units
-    assert samples.agreement(judge, test.x, (test.y + 1) % 10) < 0.02
+    judge = samples.fit_reference_classifier(train)
+    assert samples.recognition_accuracy(judge, test.x, test.y) > 0.98
+    # the same in the network's units
+    assert samples.recognition_accuracy(judge, test.x / 127.5 - 1, test.y) > 0.98
+    assert samples.recognition_accuracy(judge, test.x, (test.y + 1) % 10) < 0.02
     same, _ = samples.diversity(np.repeat(test.x[:10], 5, 0), np.repeat(np.arange(10), 5), train)
-    real, by_class = samples.diversity(test.x, test.y, train)
+    real, class_conditional = samples.diversity(test.x, test.y, train)
     np.testing.assert_allclose(same, 0, atol=1e-9)
     np.testing.assert_allclose(real, 1, atol=0.05)
-    assert sorted(by_class) == list(range(10))
+    assert sorted(class_conditional) == list(range(10))
 
 
 @pytest.mark.parametrize('num, batch_size', [(7, 3), (5, 256)])
 def test_every_sample_is_its_own_chain_under_its_label(num, batch_size):
     def energy(params, x, label):
-        return params * 0.5 * jnp.sum((x - jnp.where(label == UNLABELLED, 9.0, label)) ** 2)
-    labels = np.array([0, 1, 2, UNLABELLED, 3, 2, 1])[:num]
-    start = lambda params, key, label: replay.uniform_start((2,))(key, label)
+        return params * 0.5 * jnp.sum((x - jnp.where(label == UNCONDITIONAL, 9.0, label)) ** 2)
+
+    labels = np.array([0, 1, 2, UNCONDITIONAL, 3, 2, 1])[:num]
+
+    def start(params, key, label):
+        return initial.uniform((2,))(key, label)
+
     kernel = mcmc.langevin(0.5, noise_scale=1e-3)
     x = sample(jax.random.key(0), energy, 1.0, kernel, start, labels, 60, batch_size=batch_size)
-    np.testing.assert_allclose(x, np.where(labels == UNLABELLED, 9, labels)[:, None] * np.ones(2), atol=0.01)
+    np.testing.assert_allclose(
+        x, np.where(labels == UNCONDITIONAL, 9, labels)[:, None] * np.ones(2), atol=0.01
+    )
     assert len(np.unique(x[:, 0])) == num
 
 
-@pytest.mark.parametrize('transition, frames', [(None, [8, 4, 2, 1]), (lambda key, x: x + 8, [8, 8, 4, 2, 1])])
+@pytest.mark.parametrize(
+    'transition, frames', [(None, [8, 4, 2, 1]), (lambda key, x: x + 8, [8, 8, 4, 2, 1])]
+)
 def test_a_trajectory_shows_where_the_chain_stood(transition, frames):
-    """Every two steps halve x: six in three parts, from 8; or a jump by 8 and two steps, then the six."""
-    energy = lambda params, x, label: 0.5 * jnp.sum(x ** 2)
-    kernel, start = mcmc.langevin(1 - 0.5 ** 0.5, noise_scale=0.0), lambda params, key, label: jnp.array([8.0])
+    """Every two steps halve x: six in three parts, from 8; or a jump by 8 and two steps, then the
+    six."""
+
+    def energy(params, x, label):
+        return 0.5 * jnp.sum(x**2)
+
+    kernel, start = (
+        mcmc.langevin(1 - 0.5**0.5, noise_scale=0.0),
+        lambda params, key, label: jnp.array([8.0]),
+    )
     num_steps = 6 if transition is None else 8
-    x, path = sample(jax.random.key(0), energy, (), kernel, start, [0], num_steps, transition=transition, every=2, plain=6, trajectory=3)
+    x, path = sample(
+        jax.random.key(0),
+        energy,
+        (),
+        kernel,
+        start,
+        [0],
+        num_steps,
+        transition=transition,
+        every=2,
+        plain=6,
+        trajectory=3,
+    )
     np.testing.assert_allclose(path[0, :, 0], frames, rtol=1e-5)
     np.testing.assert_array_equal(x, path[:, -1])
-    plain = sample(jax.random.key(0), energy, (), kernel, start, [0], num_steps, transition=transition, every=2, plain=6)
+    plain = sample(
+        jax.random.key(0),
+        energy,
+        (),
+        kernel,
+        start,
+        [0],
+        num_steps,
+        transition=transition,
+        every=2,
+        plain=6,
+    )
     np.testing.assert_allclose(x, plain, rtol=1e-6)
 
 
 # --- distances between sets of images ---
 
+
 def test_frechet_distance_of_known_gaussians():
-    """A pair whose covariances do not commute, against scipy's matrix root; shifts; and exactly diagonal ones: sum (s_a - s_b)^2."""
+    """A pair whose covariances do not commute, against scipy's matrix root; shifts; and exactly
+    diagonal ones: sum (s_a - s_b)^2."""
     rng = np.random.default_rng(0)
     a, b = (rng.normal(size=(n, 4)) @ rng.normal(size=(4, 4)) for n in (50, 70))
     s_a, s_b = np.cov(a.T), np.cov(b.T)
-    expected = np.sum((a.mean(0) - b.mean(0)) ** 2) + np.trace(s_a + s_b - 2 * scipy.linalg.sqrtm(s_a @ s_b).real)
+    expected = np.sum((a.mean(0) - b.mean(0)) ** 2) + np.trace(
+        s_a + s_b - 2 * scipy.linalg.sqrtm(s_a @ s_b).real
+    )
     np.testing.assert_allclose(distance.frechet(a, b), expected, rtol=1e-6)
-    assert distance.frechet(a, a) < 1e-9 and distance.frechet(a, a + 2) == pytest.approx(16, rel=1e-6)
-    corners = np.array([[1, 1], [1, -1], [-1, 1], [-1, -1]]) * np.sqrt(3 / 4)   # covariance 1, exactly
-    np.testing.assert_allclose(distance.frechet(corners * [1, 3], corners * [2, 1]), 1 + 4, rtol=1e-6)
+    assert distance.frechet(a, a) < 1e-9 and distance.frechet(a, a + 2) == pytest.approx(
+        16, rel=1e-6
+    )
+    # covariance 1, exactly
+    corners = np.array([[1, 1], [1, -1], [-1, 1], [-1, -1]]) * np.sqrt(3 / 4)
+    np.testing.assert_allclose(
+        distance.frechet(corners * [1, 3], corners * [2, 1]), 1 + 4, rtol=1e-6
+    )
 
 
 def test_kernel_distance_is_the_unbiased_discrepancy():
-    """Written out for a small pair; zero in the mean for sets of one law; blocks are averaged."""
+    """Written out for a small pair; zero in expectation for sets of one distribution; blocks are
+    averaged."""
     rng = np.random.default_rng(0)
     a, b = rng.normal(size=(6, 3)), rng.normal(size=(6, 3)) + 1
-    k = lambda x, y: (x @ y / 3 + 1) ** 3
+
+    def k(x, y):
+        return (x @ y / 3 + 1) ** 3
+
     pairs = [(i, j) for i in range(6) for j in range(6) if i != j]
-    by_hand = (np.mean([k(a[i], a[j]) + k(b[i], b[j]) for i, j in pairs]) - 2 * np.mean([k(x, y) for x in a for y in b]))
+    by_hand = np.mean([k(a[i], a[j]) + k(b[i], b[j]) for i, j in pairs]) - 2 * np.mean(
+        [k(x, y) for x in a for y in b]
+    )
     np.testing.assert_allclose(distance.kernel(a, b), by_hand, rtol=1e-6)
     same = [distance.kernel(*rng.normal(size=(2, 100, 3))) for _ in range(60)]
     assert abs(np.mean(same)) < 3 * np.std(same) / np.sqrt(60)
-    few = b[:4]   # sets of unequal size
-    within = lambda x: np.mean([k(x[i], x[j]) for i in range(len(x)) for j in range(len(x)) if i != j])
-    np.testing.assert_allclose(distance.kernel(a, few), within(a) + within(few) - 2 * np.mean([k(x, y) for x in a for y in few]), rtol=1e-6)
+    few = b[:4]  # sets of unequal size
+
+    def within(x):
+        return np.mean([k(x[i], x[j]) for i in range(len(x)) for j in range(len(x)) if i != j])
+
+    np.testing.assert_allclose(
+        distance.kernel(a, few),
+        within(a) + within(few) - 2 * np.mean([k(x, y) for x in a for y in few]),
+        rtol=1e-6,
+    )
 
 
 def test_intervals_of_distances_cover_the_law():
-    """Two Gaussians 1 apart in one of three directions: Frechet distance 1, in 8 of 10 intervals at least; wider for fewer images."""
+    """Two Gaussians 1 apart in one of three directions: Frechet distance 1, in 8 of 10 intervals at
+    least; wider for fewer images."""
     covered, widths = 0, []
     measure = distance.distances_to(np.random.default_rng(99).normal(size=(2_000, 3)), halves=30)
     for seed in range(10):
@@ -149,97 +240,175 @@ def test_intervals_of_distances_cover_the_law():
 
 
 def test_the_frechet_distance_has_the_bias_that_is_stated():
-    """64 features, 500 images against 20,000 of the same law: about (D + D (D + 1) / 4) / N."""
+    """64 features, 500 images against 20,000 of the same distribution: about (D + D (D + 1) / 4) /
+    N."""
     rng = np.random.default_rng(0)
     found = distance.frechet(rng.normal(size=(500, 64)), rng.normal(size=(20_000, 64)))
     np.testing.assert_allclose(found, (64 + 64 * 65 / 4) / 500, rtol=0.15)
 
 
 def test_known_cases_are_ordered_and_apart(tmp_path, monkeypatch):
-    """In the features of a classifier of the digits: train and test next to each other, a shift far, noise farther; the file is reused."""
+    """In the features of a classifier of the digits: train and test next to each other, a shift
+    far, noise farther; the file is reused."""
     monkeypatch.setattr(extractor, 'STEPS', 150)
     train, test = data.digits('train'), data.digits('test')
-    by = extractor.of_classifier(train, tmp_path / 'e.npz')
-    reference, cases = distance.reference_and_known_cases(train, test, 300)
-    assert {name: len(x) for name, x in cases.items()} == {'train': 300, 'test': 300, 'shifted': 300, 'noise': 300}
+    by = extractor.classifier_extractor(train, tmp_path / 'e.npz')
+    reference, cases = distance.reference_points(train, test, 300)
+    assert {name: len(x) for name, x in cases.items()} == {
+        'train': 300,
+        'test': 300,
+        'shifted': 300,
+        'noise': 300,
+    }
     assert not {x.tobytes() for x in reference} & {x.tobytes() for x in cases['train']}
     features = by.features(reference)
     assert features.shape == (718, 64)
-    found = {name: distance.DISTANCES[d](by.features(x), features) for name, x in cases.items() for d in ('frechet',)}
-    assert max(found['train'], found['test']) < 0.2 * found['shifted'] and found['shifted'] < 0.5 * found['noise']
+    found = {
+        name: distance.DISTANCES[d](by.features(x), features)
+        for name, x in cases.items()
+        for d in ('frechet',)
+    }
+    assert (
+        max(found['train'], found['test']) < 0.2 * found['shifted']
+        and found['shifted'] < 0.5 * found['noise']
+    )
     assert np.mean(by.confidence(test.x).argmax(1) == test.y) > 0.9
-    np.testing.assert_allclose(by.features(test.x[:9] / 127.5 - 1), by.features(test.x[:9]), atol=1e-4)   # the same in the network's units
-    again = extractor.of_classifier(train, tmp_path / 'e.npz')   # read, not trained again
+    # the same in the network's units
+    np.testing.assert_allclose(
+        by.features(test.x[:9] / 127.5 - 1), by.features(test.x[:9]), atol=1e-4
+    )
+    again = extractor.classifier_extractor(train, tmp_path / 'e.npz')  # read, not trained again
     assert again.hash == by.hash and len(by.hash) == 12
     np.testing.assert_array_equal(again.features(reference[:20]), by.features(reference[:20]))
     with pytest.raises(InputError, match='delete it'):
-        extractor.of_classifier(train._replace(y=train.y % 3), tmp_path / 'e.npz')
+        extractor.classifier_extractor(train._replace(y=train.y % 3), tmp_path / 'e.npz')
     (tmp_path / 'e.npz').write_bytes(b'damaged')
     with pytest.raises(InputError, match='damaged'):
-        extractor.of_classifier(train, tmp_path / 'e.npz')
+        extractor.classifier_extractor(train, tmp_path / 'e.npz')
 
 
 def test_class_coverage_at_its_ends():
     real = np.repeat(np.arange(4), 10)
-    certain = lambda labels: np.eye(4)[labels]
+
+    def certain(labels):
+        return np.eye(4)[labels]
+
     np.testing.assert_allclose(distance.coverage(certain(real), real), 1)
     np.testing.assert_allclose(distance.coverage(certain(np.zeros(20, int)), real), 1 / 4)
     np.testing.assert_allclose(distance.coverage(certain(real % 2), real), 1 / 2)
 
 
 def inception_shapes():
-    """{name of a convolution: its weights' shape}, as the published network has them: 21,785,568 parameters without the classifier."""
-    table = {'Conv2d_1a_3x3': (32, 3, 3, 3), 'Conv2d_2a_3x3': (32, 32, 3, 3), 'Conv2d_2b_3x3': (64, 32, 3, 3),
-             'Conv2d_3b_1x1': (80, 64, 1, 1), 'Conv2d_4a_3x3': (192, 80, 3, 3)}
+    """{name of a convolution: its weights' shape}, as the published network has them: 21,785,568
+    parameters without the classifier."""
+    table = {
+        'Conv2d_1a_3x3': (32, 3, 3, 3),
+        'Conv2d_2a_3x3': (32, 32, 3, 3),
+        'Conv2d_2b_3x3': (64, 32, 3, 3),
+        'Conv2d_3b_1x1': (80, 64, 1, 1),
+        'Conv2d_4a_3x3': (192, 80, 3, 3),
+    }
     for block, wide, pool in (('5b', 192, 32), ('5c', 256, 64), ('5d', 288, 64)):
-        table |= {f'Mixed_{block}.{layer}': shape for layer, shape in {
-            'branch1x1': (64, wide, 1, 1), 'branch5x5_1': (48, wide, 1, 1), 'branch5x5_2': (64, 48, 5, 5),
-            'branch3x3dbl_1': (64, wide, 1, 1), 'branch3x3dbl_2': (96, 64, 3, 3), 'branch3x3dbl_3': (96, 96, 3, 3),
-            'branch_pool': (pool, wide, 1, 1)}.items()}
-    table |= {f'Mixed_6a.{layer}': shape for layer, shape in {
-        'branch3x3': (384, 288, 3, 3), 'branch3x3dbl_1': (64, 288, 1, 1), 'branch3x3dbl_2': (96, 64, 3, 3),
-        'branch3x3dbl_3': (96, 96, 3, 3)}.items()}
+        table |= {
+            f'Mixed_{block}.{layer}': shape
+            for layer, shape in {
+                'branch1x1': (64, wide, 1, 1),
+                'branch5x5_1': (48, wide, 1, 1),
+                'branch5x5_2': (64, 48, 5, 5),
+                'branch3x3dbl_1': (64, wide, 1, 1),
+                'branch3x3dbl_2': (96, 64, 3, 3),
+                'branch3x3dbl_3': (96, 96, 3, 3),
+                'branch_pool': (pool, wide, 1, 1),
+            }.items()
+        }
+    table |= {
+        f'Mixed_6a.{layer}': shape
+        for layer, shape in {
+            'branch3x3': (384, 288, 3, 3),
+            'branch3x3dbl_1': (64, 288, 1, 1),
+            'branch3x3dbl_2': (96, 64, 3, 3),
+            'branch3x3dbl_3': (96, 96, 3, 3),
+        }.items()
+    }
     for block, c in (('6b', 128), ('6c', 160), ('6d', 160), ('6e', 192)):
-        table |= {f'Mixed_{block}.{layer}': shape for layer, shape in {
-            'branch1x1': (192, 768, 1, 1), 'branch7x7_1': (c, 768, 1, 1), 'branch7x7_2': (c, c, 1, 7), 'branch7x7_3': (192, c, 7, 1),
-            'branch7x7dbl_1': (c, 768, 1, 1), 'branch7x7dbl_2': (c, c, 7, 1), 'branch7x7dbl_3': (c, c, 1, 7),
-            'branch7x7dbl_4': (c, c, 7, 1),
-            'branch7x7dbl_5': (192, c, 1, 7), 'branch_pool': (192, 768, 1, 1)}.items()}
-    table |= {f'Mixed_7a.{layer}': shape for layer, shape in {
-        'branch3x3_1': (192, 768, 1, 1), 'branch3x3_2': (320, 192, 3, 3), 'branch7x7x3_1': (192, 768, 1, 1),
-        'branch7x7x3_2': (192, 192, 1, 7),
-        'branch7x7x3_3': (192, 192, 7, 1), 'branch7x7x3_4': (192, 192, 3, 3)}.items()}
+        table |= {
+            f'Mixed_{block}.{layer}': shape
+            for layer, shape in {
+                'branch1x1': (192, 768, 1, 1),
+                'branch7x7_1': (c, 768, 1, 1),
+                'branch7x7_2': (c, c, 1, 7),
+                'branch7x7_3': (192, c, 7, 1),
+                'branch7x7dbl_1': (c, 768, 1, 1),
+                'branch7x7dbl_2': (c, c, 7, 1),
+                'branch7x7dbl_3': (c, c, 1, 7),
+                'branch7x7dbl_4': (c, c, 7, 1),
+                'branch7x7dbl_5': (192, c, 1, 7),
+                'branch_pool': (192, 768, 1, 1),
+            }.items()
+        }
+    table |= {
+        f'Mixed_7a.{layer}': shape
+        for layer, shape in {
+            'branch3x3_1': (192, 768, 1, 1),
+            'branch3x3_2': (320, 192, 3, 3),
+            'branch7x7x3_1': (192, 768, 1, 1),
+            'branch7x7x3_2': (192, 192, 1, 7),
+            'branch7x7x3_3': (192, 192, 7, 1),
+            'branch7x7x3_4': (192, 192, 3, 3),
+        }.items()
+    }
     for block, wide in (('7b', 1280), ('7c', 2048)):
-        table |= {f'Mixed_{block}.{layer}': shape for layer, shape in {
-            'branch1x1': (320, wide, 1, 1), 'branch3x3_1': (384, wide, 1, 1), 'branch3x3_2a': (384, 384, 1, 3),
-            'branch3x3_2b': (384, 384, 3, 1),
-            'branch3x3dbl_1': (448, wide, 1, 1), 'branch3x3dbl_2': (384, 448, 3, 3), 'branch3x3dbl_3a': (384, 384, 1, 3),
-            'branch3x3dbl_3b': (384, 384, 3, 1), 'branch_pool': (192, wide, 1, 1)}.items()}
+        table |= {
+            f'Mixed_{block}.{layer}': shape
+            for layer, shape in {
+                'branch1x1': (320, wide, 1, 1),
+                'branch3x3_1': (384, wide, 1, 1),
+                'branch3x3_2a': (384, 384, 1, 3),
+                'branch3x3_2b': (384, 384, 3, 1),
+                'branch3x3dbl_1': (448, wide, 1, 1),
+                'branch3x3dbl_2': (384, 448, 3, 3),
+                'branch3x3dbl_3a': (384, 384, 1, 3),
+                'branch3x3dbl_3b': (384, 384, 3, 1),
+                'branch_pool': (192, wide, 1, 1),
+            }.items()
+        }
     return table
 
 
 def inception_weights(make=np.zeros):
     table = inception_shapes()
-    return {f'{name}.{part}': make(shape if part == 'conv.weight' else shape[:1], np.float32) for name, shape in table.items()
-            for part in inception.PARTS}
+    return {
+        f'{name}.{part}': make(shape if part == 'conv.weight' else shape[:1], np.float32)
+        for name, shape in table.items()
+        for part in inception.PARTS
+    }
 
 
 def test_inception_reads_every_array_of_the_published_network(tmp_path):
     table, weights = inception_shapes(), inception_weights()
     assert sum(np.prod(shape) + 2 * shape[0] for shape in table.values()) == 21_785_568
     read = set()
+
     class Watched(dict):
         def __getitem__(self, name):
             read.add(name)
             return super().__getitem__(name)
+
     out = jax.eval_shape(lambda: inception.features(Watched(weights), jnp.zeros((2, 28, 28, 1))))
     assert out.shape == (2, inception.FEATURES) and read == set(weights)
     with pytest.raises(InputError, match='Mixed_6e.branch7x7_2.conv.weight'):
-        inception.check({name: value for name, value in weights.items() if name != 'Mixed_6e.branch7x7_2.conv.weight'}, 'file')
+        inception.check(
+            {
+                name: value
+                for name, value in weights.items()
+                if name != 'Mixed_6e.branch7x7_2.conv.weight'
+            },
+            'file',
+        )
     with pytest.raises(InputError, match='another shape'):
         inception.check({**weights, 'Conv2d_2a_3x3.conv.weight': np.zeros((32, 31, 3, 3))}, 'file')
     with pytest.raises(InputError, match='missing'):
-        extractor.of_inception(tmp_path / 'no.npz')
+        extractor.inception_extractor(tmp_path / 'no.npz')
 
 
 def test_inception_pools_leave_padding_out():
@@ -252,36 +421,61 @@ def test_inception_pools_leave_padding_out():
 
 # --- attributes ---
 
+
 def test_attributes_of_drawn_strokes():
-    """A line of slope t leans by t; its weight is the darkness of its ink; the levels are thirds."""
+    """A line of slope t leans by t; its weight is the darkness of its ink; the levels are
+    thirds."""
     images = np.zeros((3, 9, 9, 1), np.uint8)
     for row in range(2, 7):
-        images[0, row, 4] = 128                 # upright, half dark
-        images[1, row, 4 + (4 - row)] = 255     # leaning right by one column a row
-        images[2, row, 4 - (4 - row)] = 255     # leaning left
+        images[0, row, 4] = 128  # upright, half dark
+        images[1, row, 4 + (4 - row)] = 255  # leaning right by one column a row
+        images[2, row, 4 - (4 - row)] = 255  # leaning left
     np.testing.assert_allclose(attributes.slant(images), [0, 1, -1], atol=1e-6)
     np.testing.assert_allclose(attributes.stroke_weight(images), [128 / 255, 1, 1], atol=1e-6)
     np.testing.assert_allclose(attributes.slant(images / 127.5 - 1), [0, 1, -1], atol=1e-6)
     values = np.arange(9.0)
-    np.testing.assert_array_equal(attributes.level(values, attributes.thirds(values)), np.repeat([0, 1, 2], 3))
+    np.testing.assert_array_equal(
+        attributes.level(values, attributes.thirds(values)), np.repeat([0, 1, 2], 3)
+    )
     train = data.digits('train')
     relabelled = attributes.relabelled(train, 'slant', attributes.thirds(attributes.slant(train.x)))
     assert np.bincount(relabelled.y).tolist() == [479, 479, 479] and relabelled.x is train.x
 
 
 def test_energy_scores_are_what_they_are_called():
-    test = data.some(data.digits('test'), 10)
-    energy = lambda params, x: params * jnp.sum(x ** 2)
-    found = predict.over(predict.predictor(predict.energy_view(energy), augment.scale_pixels), 0.5, test, batch_size=4)
+    test = data.subsample(data.digits('test'), 10)
+
+    def energy(params, x):
+        return params * jnp.sum(x**2)
+
+    found = predict.predict_dataset(
+        predict.predictor(predict.energy_view(energy), augment.scale_pixels),
+        0.5,
+        test,
+        batch_size=4,
+    )
     x = test.x.reshape(10, -1) / 127.5 - 1
-    np.testing.assert_allclose(found['energy'], -0.5 * (x ** 2).sum(1), rtol=1e-4)
+    np.testing.assert_allclose(found['energy'], -0.5 * (x**2).sum(1), rtol=1e-4)
     np.testing.assert_allclose(found['grad_norm'], -np.linalg.norm(x, axis=1), rtol=1e-4)
 
 
 def test_fresh_chains_pass_the_transition_between_blocks_and_not_at_the_end():
-    """Steps of pure descent on a slope subtract 1 each, the transition adds 100: 45 steps in blocks of 10, none in the last 12 or more."""
-    run = lambda **plan: sample(jax.random.key(0), lambda params, x, label: jnp.sum(x), 0.0, mcmc.langevin(1.0, noise_scale=0.0),
-                                lambda params, key, label: jnp.zeros(1), np.zeros(3), 45, transition=lambda key, x: x + 100, **plan)
+    """Steps of pure descent on a slope subtract 1 each, the transition adds 100: 45 steps in blocks
+    of 10, none in the last 12 or more."""
+
+    def run(**plan):
+        return sample(
+            jax.random.key(0),
+            lambda params, x, label: jnp.sum(x),
+            0.0,
+            mcmc.langevin(1.0, noise_scale=0.0),
+            lambda params, key, label: jnp.zeros(1),
+            np.zeros(3),
+            45,
+            transition=lambda key, x: x + 100,
+            **plan,
+        )
+
     np.testing.assert_allclose(run(every=10, plain=12), 300 - 45)
     np.testing.assert_allclose(run(every=10, plain=0), 400 - 45)
     np.testing.assert_allclose(run(every=50), -45)
@@ -290,25 +484,44 @@ def test_fresh_chains_pass_the_transition_between_blocks_and_not_at_the_end():
 
 
 def test_what_a_metropolis_test_would_accept_of_a_langevin_chain():
-    """For E = |x|^2 / 2 at temperature 1 the log ratio is -(a / 4) (|x'|^2 - |x|^2) = -(a / 2) (E' - E); the drift is a |x|."""
+    """For E = |x|^2 / 2 at temperature 1 the log ratio is -(a / 4) (|x'|^2 - |x|^2) = -(a / 2) (E'
+    - E); the drift is a |x|."""
     a, dimension = 0.4, 6
     kernel = mcmc.langevin(a, temperature=1.0)
     starts = np.random.default_rng(0).normal(size=(5, dimension)).astype(np.float32)
-    found = chains.walk(jax.random.key(0), lambda params, x, label: 0.5 * params * jnp.sum(x ** 2), jnp.ones(()), kernel, starts,
-                        np.zeros(5), 40, step_size=a, noise=(2 * a) ** 0.5)
-    before = np.concatenate([0.5 * np.sum(starts ** 2, 1, keepdims=True), found['energy'][:, :-1]], 1)
-    np.testing.assert_allclose(found['acceptance'], np.minimum(1, np.exp(-a / 2 * (found['energy'] - before))), rtol=1e-3)
-    np.testing.assert_allclose(found['drift_to_noise'], a * np.sqrt(2 * before) / np.sqrt(2 * a * dimension), rtol=1e-4)
+    found = mixing.walk(
+        jax.random.key(0),
+        lambda params, x, label: 0.5 * params * jnp.sum(x**2),
+        jnp.ones(()),
+        kernel,
+        starts,
+        np.zeros(5),
+        40,
+        step_size=a,
+        noise=(2 * a) ** 0.5,
+    )
+    before = np.concatenate([0.5 * np.sum(starts**2, 1, keepdims=True), found['energy'][:, :-1]], 1)
+    np.testing.assert_allclose(
+        found['acceptance'], np.minimum(1, np.exp(-a / 2 * (found['energy'] - before))), rtol=1e-3
+    )
+    np.testing.assert_allclose(
+        found['drift_to_noise'], a * np.sqrt(2 * before) / np.sqrt(2 * a * dimension), rtol=1e-4
+    )
     assert np.all(found['clipped'] == 0) and found['acceptance'].min() < 0.95
-    np.testing.assert_allclose(found['energy'], dimension / 2 * (found['contrast'] ** 2 + found['mean'] ** 2), rtol=1e-4)
+    np.testing.assert_allclose(
+        found['energy'], dimension / 2 * (found['contrast'] ** 2 + found['mean'] ** 2), rtol=1e-4
+    )
 
 
 def test_mixing_of_autocorrelated_and_of_stuck_chains():
-    """Effective samples of x_t = r x_{t-1} + noise are N (1 - r) / (1 + r); chains around different places do not mix."""
+    """Effective samples of x_t = r x_{t-1} + noise are N (1 - r) / (1 + r); chains around different
+    places do not mix."""
     rng, r = np.random.default_rng(0), 0.8
     walk = np.zeros((8, 4000))
     for t in range(1, walk.shape[1]):
         walk[:, t] = r * walk[:, t - 1] + rng.normal(size=8)
-    found = chains.mixing({'walk': walk, 'stuck': walk + 20 * np.arange(8)[:, None]})
+    found = mixing.mixing({'walk': walk, 'stuck': walk + 20 * np.arange(8)[:, None]})
     np.testing.assert_allclose(found['walk']['ess'], 8 * 2000 * (1 - r) / (1 + r), rtol=0.2)
-    assert found['walk']['r_hat'] < 1.01 and found['stuck']['r_hat'] > 3 and found['stuck']['ess'] < 20
+    assert (
+        found['walk']['r_hat'] < 1.01 and found['stuck']['r_hat'] > 3 and found['stuck']['ess'] < 20
+    )

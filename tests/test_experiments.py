@@ -1,4 +1,6 @@
-"""The command line: a run from start to samples, and every mistake ending in one sentence and exit code 2."""
+"""The command line: a run from start to samples, and every mistake ending in one sentence and exit
+code 2."""
+
 import importlib
 import json
 import os
@@ -10,25 +12,64 @@ import pytest
 from commands import ROOT, assert_one_sentence, command, in_process, succeed
 from tfds_sets import png, prepare
 
+import ebm_jax
 from ebm_jax import data
 from ebm_jax.evaluate import extractor
-from ebm_jax.types import UNLABELLED
-from experiments import compose as compose_runs
-from experiments import digits_compose, icd_stability, launch, parts
+from ebm_jax.train import state_shapes
+from ebm_jax.types import UNCONDITIONAL
+from experiments.commands import compose as compose_runs
+from experiments.common import building, launch, runs, sources
+from experiments.studies import digits_compose, icd_stability
 
 SHARED = ROOT.parent / 'shared' / 'data'
-NAMES = ['digits_jem', 'digits_st_jem', 'mnist_st_jem', 'cifar10_jem', 'cifar10_st_jem', 'digits_icd', 'mnist_icd', 'cifar10_icd',
-         'digits_dual_mcmc', 'mnist_dual_mcmc', 'cifar10_dual_mcmc', 'celeba64_dual_mcmc']
-SMALL = ['--config.steps=4', '--config.batch_size=16', '--config.log_every=2', '--config.checkpoint_every=2', '--config.evaluate_every=0',
-         '--config.loss.num_negatives=8', '--config.sampler.num_steps=2', '--config.buffer.capacity=800', '--config.fresh.num_steps=3',
-         '--config.network.widths=(4,4,4)']
+NAMES = [
+    'digits_jem',
+    'digits_st_jem',
+    'mnist_st_jem',
+    'cifar10_jem',
+    'cifar10_st_jem',
+    'digits_icd',
+    'mnist_icd',
+    'cifar10_icd',
+    'digits_dual_mcmc',
+    'mnist_dual_mcmc',
+    'cifar10_dual_mcmc',
+    'celeba64_dual_mcmc',
+]
+SMALL = [
+    '--config.steps=4',
+    '--config.batch_size=16',
+    '--config.log_every=2',
+    '--config.checkpoint_every=2',
+    '--config.evaluate_every=0',
+    '--config.loss.num_negatives=8',
+    '--config.sampler.num_steps=2',
+    '--config.buffer.capacity=800',
+    '--config.fresh.num_steps=3',
+    '--config.network.widths=(4,4,4)',
+]
 
 
-SMALL_ICD = ['--config.steps=4', '--config.batch_size=16', '--config.log_every=2', '--config.checkpoint_every=4',
-             '--config.evaluate_every=0', '--config.loss.num_negatives=8',
-             '--config.loss.kl_chains=8', '--config.loss.population=8', '--config.loss.population_after=10', '--config.sampler.num_steps=2',
-             '--config.buffer.capacity=640', '--config.fresh.num_steps=5', '--config.fresh.every=2', '--config.fresh.plain=1',
-             '--config.network.width=4', '--config.network.stages=(1,)', '--config.network.scales=1', '--config.network.norm=false']
+SMALL_ICD = [
+    '--config.steps=4',
+    '--config.batch_size=16',
+    '--config.log_every=2',
+    '--config.checkpoint_every=4',
+    '--config.evaluate_every=0',
+    '--config.loss.num_negatives=8',
+    '--config.loss.kl_chains=8',
+    '--config.loss.population=8',
+    '--config.loss.population_after=10',
+    '--config.sampler.num_steps=2',
+    '--config.buffer.capacity=640',
+    '--config.fresh.num_steps=5',
+    '--config.fresh.every=2',
+    '--config.fresh.plain=1',
+    '--config.network.width=4',
+    '--config.network.stages=(1,)',
+    '--config.network.scales=1',
+    '--config.network.norm=false',
+]
 
 
 @pytest.fixture(scope='module')
@@ -44,143 +85,295 @@ def test_rerunning_the_command_continues_the_run(trained):
     workdir, done = trained
     assert 'Continuing' in done.stdout and 'from step 2' in done.stdout and 'GFLOP' in done.stdout
     assert json.loads((workdir / 'summary.json').read_text())['step'] == 4
-    assert {'config.json', 'metrics.jsonl', 'summary.json', 'samples', 'checkpoints', 'tensorboard'} <= {p.name for p in workdir.iterdir()}
+    assert {
+        'config.json',
+        'metrics.jsonl',
+        'summary.json',
+        'samples',
+        'checkpoints',
+        'tensorboard',
+    } <= {p.name for p in workdir.iterdir()}
 
 
 def test_several_cores_are_used_without_being_asked(trained):
     cores = len(os.sched_getaffinity(0))
     devices = json.loads((trained[0] / 'summary.json').read_text())['devices']
-    assert devices == f'{max(n for n in (1, 2, 4, 8) if n <= cores)} cpu device{"s" if cores > 1 else ""}'
+    assert (
+        devices
+        == f'{max(n for n in (1, 2, 4, 8) if n <= cores)} cpu device{"s" if cores > 1 else ""}'
+    )
 
 
 def test_evaluate_writes_every_figure_under_its_stable_name(trained, monkeypatch, capsys):
     workdir, _ = trained
     monkeypatch.setattr(extractor, 'STEPS', 30)
-    printed = in_process(monkeypatch, capsys, 'experiments.evaluate', f'--workdir={workdir}', '--fresh_per_class=3', '--resamples=5',
-                         '--ood=extra=digits')
+    printed = in_process(
+        monkeypatch,
+        capsys,
+        'experiments.evaluate',
+        f'--workdir={workdir}',
+        '--fresh_per_class=3',
+        '--resamples=5',
+        '--ood=extra=digits',
+    )
     summary = json.loads((workdir / 'summary.json').read_text())
-    for name in ('test_accuracy', 'ece', 'conditional_sample_accuracy', 'conditional_sample_diversity', 'steps_per_second'):
+    for name in (
+        'test_accuracy',
+        'ece',
+        'conditional_sample_accuracy',
+        'conditional_sample_diversity',
+        'steps_per_second',
+    ):
         assert isinstance(summary[name], float), name
     assert set(summary['ood_auroc']) == {'rotated', 'inverted', 'noise', 'mixed', 'extra'}
-    assert all(set(scores) == {'log_px', 'max_py', 'grad_norm'} for scores in summary['ood_auroc'].values())
+    assert all(
+        set(scores) == {'log_px', 'max_py', 'grad_norm'} for scores in summary['ood_auroc'].values()
+    )
     full = json.loads((workdir / 'evaluation.json').read_text())
     low, high = full['ood']['noise']['log_px']['interval']['auroc']
     assert low <= full['ood']['noise']['log_px']['auroc'] <= high
-    assert 0.45 < summary['ood_auroc']['extra']['log_px'] < 0.55   # the test set against itself, under other noise
+    # the test set against itself, under other noise
+    assert 0.45 < summary['ood_auroc']['extra']['log_px'] < 0.55
     assert full['ood']['extra']['log_px']['auroc'] != 0.5
     text = (workdir / 'evaluation.txt').read_text()
-    assert text.strip() == printed.strip() and 'support vector machine' in text and '20 equal bins' in text
-    for name in ('reliability.png', 'scores.png', 'curves.png', 'samples/fresh_conditional.png', 'samples/fresh_unconditional.png',
-                 'samples/buffer.png', 'samples/data.png'):
+    assert (
+        text.strip() == printed.strip()
+        and 'support vector machine' in text
+        and '20 equal bins' in text
+    )
+    for name in (
+        'reliability.png',
+        'scores.png',
+        'curves.png',
+        'samples/fresh_conditional.png',
+        'samples/fresh_unconditional.png',
+        'samples/buffer.png',
+        'samples/data.png',
+    ):
         assert (workdir / name).stat().st_size > 500, name
 
 
 @pytest.fixture(scope='module')
 def trained_icd(tmp_path_factory):
     workdir = tmp_path_factory.mktemp('runs') / 'digits_icd'
-    succeed('experiments.digits_icd', f'--workdir={workdir}', *SMALL_ICD, '--config.data.leave_out=(8,9)',
-            '--config.transition.flip=true', devices='8')
+    succeed(
+        'experiments.digits_icd',
+        f'--workdir={workdir}',
+        *SMALL_ICD,
+        '--config.data.leave_out=(8,9)',
+        '--config.transition.flip=true',
+        devices='8',
+    )
     return workdir
 
 
 def test_evaluate_knows_energies_without_a_classifier(trained_icd, monkeypatch, capsys):
     monkeypatch.setattr(extractor, 'STEPS', 30)
-    text = in_process(monkeypatch, capsys, 'experiments.evaluate', f'--workdir={trained_icd}', '--fresh_per_class=3', '--resamples=5',
-                      '--ood=mixed=')
+    text = in_process(
+        monkeypatch,
+        capsys,
+        'experiments.evaluate',
+        f'--workdir={trained_icd}',
+        '--fresh_per_class=3',
+        '--resamples=5',
+        '--ood=mixed=',
+    )
     summary = json.loads((trained_icd / 'summary.json').read_text())
     for name in ('class_coverage', 'kl_gradient_ratio', 'kl_cost_percent', 'sample_confidence'):
         assert isinstance(summary[name], float) and np.isfinite(summary[name]), name
-    assert summary['diverged'] is False and 'test_accuracy' not in summary and summary['kl_gradient_ratio'] > 0
-    assert set(summary['sample_distance']) == {'frechet', 'kernel', 'n', 'extractor'} and summary['sample_distance']['n'] == 24
+    assert (
+        summary['diverged'] is False
+        and 'test_accuracy' not in summary
+        and summary['kl_gradient_ratio'] > 0
+    )
+    assert (
+        set(summary['sample_distance']) == {'frechet', 'kernel', 'n', 'extractor'}
+        and summary['sample_distance']['n'] == 24
+    )
     assert set(summary['ood_auroc']) == {'rotated', 'inverted', 'noise', 'held_out'}
     assert all(set(scores) == {'energy', 'grad_norm'} for scores in summary['ood_auroc'].values())
     full = json.loads((trained_icd / 'evaluation.json').read_text())
     low, high = full['sample_distance']['fresh']['frechet']['interval']
-    assert low < summary['sample_distance']['frechet'] < high and full['sample_distance']['noise']['frechet']['value'] > 0
+    assert (
+        low < summary['sample_distance']['frechet'] < high
+        and full['sample_distance']['noise']['frechet']['value'] > 0
+    )
     of_test_split = np.isin(data.digits('test').y, (8, 9)).sum()
     assert full['ood']['held_out']['energy']['examples'] == of_test_split
-    assert 'augmentation every 2 steps but in the last 1' in text and summary['sample_distance']['extractor'] in text
+    assert (
+        'augmentation every 2 steps but in the last 1' in text
+        and summary['sample_distance']['extractor'] in text
+    )
 
 
-def test_energies_of_different_runs_and_methods_compose(trained, trained_icd, tmp_path, monkeypatch, capsys):
+def test_energies_of_different_runs_and_methods_compose(
+    trained, trained_icd, tmp_path, monkeypatch, capsys
+):
     """By the command, and the same energy by hand at a point."""
     out = tmp_path / 'both'
-    in_process(monkeypatch, capsys, 'experiments.compose', f'--all={trained[0]}:3*2.0', f'--any={trained_icd}', f'--any={trained[0]}',
-               f'--none={trained[0]}:5', '--sharpness=2', '--not_weight=0.5', '--num=8', '--steps=2', f'--out={out}')
+    in_process(
+        monkeypatch,
+        capsys,
+        'experiments.compose',
+        f'--all={trained[0]}:3*2.0',
+        f'--any={trained_icd}',
+        f'--any={trained[0]}',
+        f'--none={trained[0]}:5',
+        '--sharpness=2',
+        '--not_weight=0.5',
+        '--num=8',
+        '--steps=2',
+        f'--out={out}',
+    )
     with np.load(tmp_path / 'both.npz') as drawn:
         assert drawn['x'].shape == (8, 8, 8, 1) and np.isfinite(drawn['x']).all()
-    (_, jem_parts, jem_state), (_, icd_parts, icd_state) = launch.restore_all([trained[0], trained_icd])
-    terms = [compose_runs.parse(*term) for term in (('all', 'a:3*2.0'), ('any', 'b'), ('any', 'a'), ('none', 'a:5'))]
+    jem_model, icd_model = ebm_jax.load(trained[0]), ebm_jax.load(trained_icd)
+    terms = [
+        compose_runs.parse(*term)
+        for term in (('all', 'a:3*2.0'), ('any', 'b'), ('any', 'a'), ('none', 'a:5'))
+    ]
     assert terms[0] == compose_runs.Term('all', 'a', 3, 2.0) and len(terms) == 4
-    params = [parts.averaged(jem_state), parts.averaged(icd_state)]
-    jem_energy = lambda label: lambda x: jem_parts.energy_fn(params[0], x, label)
-    icd_energy = lambda x: icd_parts.energy_fn(params[1], x, UNLABELLED)
-    whole = compose_runs.combined(terms, 2.0, 0.5, jem_energy(3), icd_energy, jem_energy(UNLABELLED), jem_energy(5))
+
+    def jem_energy(label):
+        return lambda x: jem_model.energy_fn(jem_model.params, x, label)
+
+    def icd_energy(x):
+        return icd_model.energy_fn(icd_model.params, x, UNCONDITIONAL)
+
+    whole = compose_runs.combined(
+        terms, 2.0, 0.5, jem_energy(3), icd_energy, jem_energy(UNCONDITIONAL), jem_energy(5)
+    )
     x = np.random.default_rng(0).uniform(-1, 1, (8, 8, 1)).astype(np.float32)
-    by_hand = (2 * jem_energy(3)(x) - np.log(np.exp(-2 * icd_energy(x)) + np.exp(-2 * jem_energy(UNLABELLED)(x))) / 2
-               - 0.5 * jem_energy(5)(x))
+    by_hand = (
+        2 * jem_energy(3)(x)
+        - np.log(np.exp(-2 * icd_energy(x)) + np.exp(-2 * jem_energy(UNCONDITIONAL)(x))) / 2
+        - 0.5 * jem_energy(5)(x)
+    )
     np.testing.assert_allclose(whole(x), by_hand, rtol=1e-4)
-    assert whole.factors == 3   # AND 1, OR 1, NOT 1
+    assert whole.factors == 3  # AND 1, OR 1, NOT 1
 
 
 def test_compare_names_what_differs(trained, trained_icd, monkeypatch, capsys):
-    table = in_process(monkeypatch, capsys, 'experiments.compare', f'--workdir={trained[0]}', f'--workdir={trained_icd}').splitlines()
+    table = in_process(
+        monkeypatch,
+        capsys,
+        'experiments.compare',
+        f'--workdir={trained[0]}',
+        f'--workdir={trained_icd}',
+    ).splitlines()
     cells = [dict(zip(table[0].split(' | '), line.split(' | '))) for line in table[2:]]
-    assert [row['experiment'] for row in cells] == ['experiments.digits_st_jem', 'experiments.digits_icd']
-    assert cells[0]['loss.kl_weight'] == '' and cells[1]['loss.kl_weight'] == '1' and 'seed' not in table[0].split(' | ')
+    assert [row['experiment'] for row in cells] == [
+        'experiments.digits_st_jem',
+        'experiments.digits_icd',
+    ]
+    assert (
+        cells[0]['loss.kl_weight'] == ''
+        and cells[1]['loss.kl_weight'] == '1'
+        and 'seed' not in table[0].split(' | ')
+    )
 
 
 def test_digits_compose_trains_measures_and_continues(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(digits_compose, 'LABELS', ('class', 'slant'))   # two of its three runs
+    monkeypatch.setattr(digits_compose, 'LABELS', ('class', 'slant'))  # two of its three runs
     monkeypatch.setattr(digits_compose, 'PAIRS', ((3, 8),))
     small = [argument.replace('--config.', '--config.icd.') for argument in SMALL_ICD]
-    arguments = ['experiments.digits_compose', f'--workdir={tmp_path}/compose', *small, '--config.icd.steps=1',
-                 '--config.icd.picture_every=9', '--config.compose.num=8']
+    arguments = [
+        'experiments.studies.digits_compose',
+        f'--workdir={tmp_path}/compose',
+        *small,
+        '--config.icd.steps=1',
+        '--config.icd.picture_every=9',
+        '--config.compose.num=8',
+    ]
     first = in_process(monkeypatch, capsys, *arguments)
     found = json.loads((tmp_path / 'compose' / 'composition.json').read_text())
     assert set(found['and']) == {'real images', 'class', 'slant', 'class AND slant'}
     assert set(found['or']) == {'3 OR 8'} and set(found['not']) == {'NOT left', 'NOT right'}
-    assert all(0 <= share <= 1 for part in found.values() for row in part.values() for share in row.values())
+    assert all(
+        0 <= share <= 1
+        for part in found.values()
+        for row in part.values()
+        for share in row.values()
+    )
     again = in_process(monkeypatch, capsys, *arguments)
-    assert again.count('already trained') == 2 and first.splitlines()[-5:] == again.splitlines()[-5:]
+    assert (
+        again.count('already trained') == 2 and first.splitlines()[-5:] == again.splitlines()[-5:]
+    )
     assert (tmp_path / 'compose' / 'samples' / 'class_and_slant.png').exists()
 
 
 def test_the_stability_study_tells_collapse_and_continues(tmp_path, monkeypatch, capsys):
-    small = [argument.replace('--config.', '--config.icd.') for argument in SMALL_ICD if 'norm' not in argument]
+    small = [
+        argument.replace('--config.', '--config.icd.')
+        for argument in SMALL_ICD
+        if 'norm' not in argument
+    ]
     monkeypatch.setattr(icd_stability, 'VARIANTS', {'plain': icd_stability.PLAIN})
-    arguments = ['experiments.icd_stability', f'--workdir={tmp_path}/study', *small, '--config.study.seeds=2', '--config.study.steps=6',
-                 '--config.study.log_every=2', '--config.icd.optimizer.learning_rate=0.01']
+    arguments = [
+        'experiments.studies.icd_stability',
+        f'--workdir={tmp_path}/study',
+        *small,
+        '--config.study.seeds=2',
+        '--config.study.steps=6',
+        '--config.study.log_every=2',
+        '--config.icd.optimizer.learning_rate=0.01',
+    ]
     first = in_process(monkeypatch, capsys, *arguments)
     runs = json.loads((tmp_path / 'study' / 'stability.json').read_text())['runs']
     assert set(runs) == {f'plain/{kl}/{seed}' for kl in ('with', 'without') for seed in (0, 1)}
-    assert runs['plain/with/0']['gap'] != runs['plain/with/1']['gap'] and all(len(run['gap']) == 3 for run in runs.values())
-    assert in_process(monkeypatch, capsys, *arguments) == first and (tmp_path / 'study' / 'traces.png').stat().st_size > 500
+    assert runs['plain/with/0']['gap'] != runs['plain/with/1']['gap'] and all(
+        len(run['gap']) == 3 for run in runs.values()
+    )
+    assert (
+        in_process(monkeypatch, capsys, *arguments) == first
+        and (tmp_path / 'study' / 'traces.png').stat().st_size > 500
+    )
     limit = icd_stability.get_config().study
     assert icd_stability.collapsed({'gap': [0, 0, 0, 0, 9], 'healthy': True}, limit)
     assert not icd_stability.collapsed({'gap': [9, 0, 0, 0, 0], 'healthy': True}, limit)
     assert icd_stability.collapsed({'gap': [0], 'healthy': False}, limit)
 
 
-def test_apply_works_on_runs_without_a_generator(trained, trained_icd, tmp_path, monkeypatch, capsys):
+def test_apply_works_on_runs_without_a_generator(
+    trained, trained_icd, tmp_path, monkeypatch, capsys
+):
     for workdir in (trained[0], trained_icd):
         for task in ('inpaint', 'refine', 'scores'):
-            said = in_process(monkeypatch, capsys, 'experiments.apply', f'--workdir={workdir}', f'--task={task}', '--num=8', '--steps=2',
-                              '--hide=top', f'--out={tmp_path}/{task}')
+            said = in_process(
+                monkeypatch,
+                capsys,
+                'experiments.apply',
+                f'--workdir={workdir}',
+                f'--task={task}',
+                '--num=8',
+                '--steps=2',
+                '--hide=top',
+                f'--out={tmp_path}/{task}',
+            )
             assert said.startswith(('8 images', 'scores of 8 images'))
         with np.load(tmp_path / 'inpaint.npz') as found:
             known = np.broadcast_to(found['known'], found['x'].shape)
             np.testing.assert_array_equal(found['filled'][known], found['x'][known])
             assert not found['known'][:4].any() and found['known'][4:].all()
-            assert np.mean(found['filled'][~known] != found['x'][~known]) > 0.9   # ICD's bounds put some at black, where x is
+            # ICD's bounds put some at black, where x is
+            assert np.mean(found['filled'][~known] != found['x'][~known]) > 0.9
         with np.load(tmp_path / 'refine.npz') as found:
-            assert np.abs(found['refined'] - found['x']).max() > 0 and np.isfinite(found['refined']).all()
+            assert (
+                np.abs(found['refined'] - found['x']).max() > 0
+                and np.isfinite(found['refined']).all()
+            )
     with np.load(tmp_path / 'scores.npz') as found:
         assert set(found) == {'energy', 'grad_norm'} and found['energy'].shape == (8,)
 
 
 def test_sample_draws_what_was_asked_for(trained, tmp_path):
-    succeed('experiments.sample', f'--workdir={trained[0]}', '--label=3', '--num=6', f'--out={tmp_path}/threes')
+    succeed(
+        'experiments.sample',
+        f'--workdir={trained[0]}',
+        '--label=3',
+        '--num=6',
+        f'--out={tmp_path}/threes',
+    )
     with np.load(tmp_path / 'threes.npz') as drawn:
         assert drawn['x'].shape == (6, 8, 8, 1) and set(drawn['y']) == {3}
     assert (tmp_path / 'threes.png').exists()
@@ -197,71 +390,183 @@ def mistakes(workdir, tmp_path):
         'stray argument': (train, [new, 'steps=3'], 'steps=3'),
         'no workdir': (train, [], 'workdir'),
         'unknown data': (train, [new, '--config.data.source=mnist'], 'npz:FILE'),
-        'missing file': (train, [new, '--config.data.source=npz:/nowhere/set.npz'], '/nowhere/set.npz'),
-        'missing tfds': (train, [new, f'--config.data.source=tfds:cifar10@{tmp_path}'], 'prepare it first'),
-        'negatives do not divide': (train, [new, '--config.loss.num_negatives=10'], 'multiple of shards'),
+        'missing file': (
+            train,
+            [new, '--config.data.source=npz:/nowhere/set.npz'],
+            '/nowhere/set.npz',
+        ),
+        'missing tfds': (
+            train,
+            [new, f'--config.data.source=tfds:cifar10@{tmp_path}'],
+            'prepare it first',
+        ),
+        'negatives do not divide': (
+            train,
+            [new, '--config.loss.num_negatives=10'],
+            'multiple of shards',
+        ),
         'batch too large': (train, [new, '--config.batch_size=2000'], 'larger than'),
         'number out of range': (train, [new, '--config.sampler.step_size=-1.0'], 'step_size'),
-        'information climbed': (train, [new, '--config.loss.alpha=1.5'], 'alpha must lie in [0, 1]'),
+        'information beyond 1': (
+            train,
+            [new, '--config.loss.alpha=1.5'],
+            'alpha must lie in [0, 1]',
+        ),
         'not finite': (train, [new, '--config.optimizer.learning_rate=nan'], 'learning_rate'),
-        'shapes of the splits': (train, [new, f'--config.data.source=npz:{uneven}'], 'both splits must agree'),
+        'shapes of the splits': (
+            train,
+            [new, f'--config.data.source=npz:{uneven}'],
+            'both splits must agree',
+        ),
         'no test split': (train, [new, f'--config.data.source=npz:{big}'], 'no test split'),
-        'batch not divisible by devices': (train, [new, '--config.batch_size=36'], 'divisible by 8'),
+        'batch not divisible by devices': (
+            train,
+            [new, '--config.batch_size=36'],
+            'divisible by 8',
+        ),
         'chains not divisible by devices': (train, [new, '--config.shards=4'], 'divisible by 8'),
         'negative seed': (train, [new, '--config.seed=-1'], 'seed'),
         'no batch': (train, [new, '--config.batch_size=0'], 'batch_size'),
         'widths of another length': (train, [new, '--config.network.widths=(4,4)'], 'widths'),
-        'adaptive without a temperature': (train, [new, '--config.sampler.adaptive=true'], 'noise_is_temperature'),
+        'adaptive without a temperature': (
+            train,
+            [new, '--config.sampler.adaptive=true'],
+            'noise_is_temperature',
+        ),
         'zero steps': (train, [new, '--config.steps=0'], 'at least 1'),
         'buffer too small': (train, [new, '--config.buffer.capacity=80'], 'enlarge the buffer'),
-        'other settings': (train, [f'--workdir={workdir}', *SMALL, '--config.loss.alpha=0.25'], 'loss.alpha'),
+        'other settings': (
+            train,
+            [f'--workdir={workdir}', *SMALL, '--config.loss.alpha=0.25'],
+            'loss.alpha',
+        ),
         'other experiment': ('experiments.digits_jem', [f'--workdir={workdir}'], 'digits_st_jem'),
         'workdir is a file': (train, [f'--workdir={big}'], 'big.npz'),
-        'nothing to evaluate': (evaluate, [f'--workdir={tmp_path}/empty'], 'config.json is missing'),
-        'other image size': (evaluate, [f'--workdir={workdir}', f'--ood=big=npz:{big}'], 'bring it to that size'),
+        'nothing to evaluate': (
+            evaluate,
+            [f'--workdir={tmp_path}/empty'],
+            'config.json is missing',
+        ),
+        'other image size': (
+            evaluate,
+            [f'--workdir={workdir}', f'--ood=big=npz:{big}'],
+            'bring it to that size',
+        ),
         'no such ood': (evaluate, [f'--workdir={workdir}', '--ood=nonsense'], 'NAME=DATA'),
         'unknown buffer': (icd, [new, '--config.buffer.kind=stack'], 'first_in_first_out'),
         'unknown label': (icd, [new, '--config.data.label=colour'], 'stroke'),
-        'all classes left out': (icd, [new, '--config.data.leave_out=(0,1,2,3,4,5,6,7,8,9)'], 'no example'),
+        'all classes left out': (
+            icd,
+            [new, '--config.data.leave_out=(0,1,2,3,4,5,6,7,8,9)'],
+            'no example',
+        ),
         'colours of grey images': (icd, [new, '--config.transition.jitter=0.8'], 'RGB'),
-        'probability above 1': (icd, [new, '--config.transition.affine=1.5'], 'probability'),
+        'probability above 1': (icd, [new, '--config.transition.affine=1.5'], 'in [0, 1]'),
         'too many scales': (icd, [new, '--config.network.scales=3'], 'scales'),
-        'population never reached': (icd, [new, '--config.loss.population_after=4000'], 'never exceeded'),
-        'no held-out classes': (evaluate, [f'--workdir={workdir}', '--ood=left=held_out'], 'leave_out'),
-        'no inception weights': (evaluate, [f'--workdir={workdir}', f'--inception={tmp_path}/no.npz'], 'no.npz'),
-        'nothing to compose': (compose, [f'--none={workdir}', f'--out={tmp_path}/new'], 'nothing to compose'),
-        'no such class to compose': (compose, [f'--all={workdir}:12', f'--out={tmp_path}/new'], '0 to 9'),
-        'weight to compose': (compose, [f'--all={workdir}:1*-2', f'--out={tmp_path}/new'], 'weight > 0'),
-        'no question': ('experiments.digits_compose', [new, '--config.compose.num=0'], 'compose.num'),
-        'no study': ('experiments.icd_stability', [new, '--config.study.seeds=0'], 'study.seeds'),
-        'study that cannot be': ('experiments.icd_stability', [new, '--config.icd.loss.kl_chains=12'], 'kl_chains'),
-        'extractor of other data': (evaluate, [f'--workdir={workdir}', f'--extractor={tmp_path}/big.npz'], 'no extractor'),
-        'no generator': ('experiments.apply', [f'--workdir={workdir}', '--task=reconstruct'], 'needs a generator'),
-        'no such mask': ('experiments.apply', [f'--workdir={workdir}', '--task=inpaint', '--hide=half'], 'left, right'),
-        'no such task': ('experiments.apply', [f'--workdir={workdir}', '--task=colour'], 'reconstruct'),
+        'population never reached': (
+            icd,
+            [new, '--config.loss.population_after=4000'],
+            'never exceeded',
+        ),
+        'no held-out classes': (
+            evaluate,
+            [f'--workdir={workdir}', '--ood=left=held_out'],
+            'leave_out',
+        ),
+        'no inception weights': (
+            evaluate,
+            [f'--workdir={workdir}', f'--inception={tmp_path}/no.npz'],
+            'no.npz',
+        ),
+        'nothing to compose': (
+            compose,
+            [f'--none={workdir}', f'--out={tmp_path}/new'],
+            'nothing to compose',
+        ),
+        'no such class to compose': (
+            compose,
+            [f'--all={workdir}:12', f'--out={tmp_path}/new'],
+            '0 to 9',
+        ),
+        'weight to compose': (
+            compose,
+            [f'--all={workdir}:1*-2', f'--out={tmp_path}/new'],
+            'weight > 0',
+        ),
+        'no question': (
+            'experiments.studies.digits_compose',
+            [new, '--config.compose.num=0'],
+            'compose.num',
+        ),
+        'no study': (
+            'experiments.studies.icd_stability',
+            [new, '--config.study.seeds=0'],
+            'study.seeds',
+        ),
+        'study that cannot be': (
+            'experiments.studies.icd_stability',
+            [new, '--config.icd.loss.kl_chains=12'],
+            'kl_chains',
+        ),
+        'extractor of other data': (
+            evaluate,
+            [f'--workdir={workdir}', f'--extractor={tmp_path}/big.npz'],
+            'no extractor',
+        ),
+        'no generator': (
+            'experiments.apply',
+            [f'--workdir={workdir}', '--task=reconstruct'],
+            'needs a generator',
+        ),
+        'no such mask': (
+            'experiments.apply',
+            [f'--workdir={workdir}', '--task=inpaint', '--hide=half'],
+            'left, right',
+        ),
+        'no such task': (
+            'experiments.apply',
+            [f'--workdir={workdir}', '--task=colour'],
+            'reconstruct',
+        ),
         'no such label': ('experiments.sample', [f'--workdir={workdir}', '--label=11'], '0 to 9'),
     }
 
 
 @pytest.mark.parametrize('mistake', mistakes('', ''))
-def test_a_mistake_gets_one_sentence_and_exit_code_2(mistake, trained, tmp_path, monkeypatch, capsys):
+def test_a_mistake_gets_one_sentence_and_exit_code_2(
+    mistake, trained, tmp_path, monkeypatch, capsys
+):
     (tmp_path / 'empty').mkdir()
-    images = {side: np.random.default_rng(0).integers(0, 256, (20, side, side, 1), dtype=np.uint8) for side in (8, 16)}
+    images = {
+        side: np.random.default_rng(0).integers(0, 256, (20, side, side, 1), dtype=np.uint8)
+        for side in (8, 16)
+    }
     labels = np.arange(20) % 10
     np.savez(tmp_path / 'big.npz', x=images[16], y=labels)
-    np.savez(tmp_path / 'uneven.npz', x_train=images[8], y_train=labels, x_test=images[16], y_test=labels)
+    np.savez(
+        tmp_path / 'uneven.npz', x_train=images[8], y_train=labels, x_test=images[16], y_test=labels
+    )
     name, arguments, says = mistakes(trained[0], tmp_path)[mistake]
     assert_one_sentence(monkeypatch, capsys, says, name, *arguments)
-    assert not (tmp_path / 'new').exists() and list((tmp_path / 'empty').iterdir()) == []   # the corrected command starts clean
+    # the corrected command starts clean
+    assert not (tmp_path / 'new').exists() and list((tmp_path / 'empty').iterdir()) == []
 
 
 def test_an_outside_set_is_the_test_split(trained, tmp_path):
     """The release scored SVHN's train split, and returned image 0 of CIFAR-100 for every index."""
     rng = np.random.default_rng(0)
-    images = {split: rng.integers(0, 256, (30, 8, 8, 1), dtype=np.uint8) for split in ('train', 'test')}
-    np.savez(tmp_path / 'set.npz', **{f'x_{split}': x for split, x in images.items()}, y_train=np.arange(30) % 3)
-    built = launch.build(importlib.import_module('experiments.digits_icd'), importlib.import_module('experiments.digits_icd').get_config())
-    np.testing.assert_array_equal(parts.outsiders(f'npz:{tmp_path}/set.npz', built).x, images['test'])
+    images = {
+        split: rng.integers(0, 256, (30, 8, 8, 1), dtype=np.uint8) for split in ('train', 'test')
+    }
+    np.savez(
+        tmp_path / 'set.npz',
+        **{f'x_{split}': x for split, x in images.items()},
+        y_train=np.arange(30) % 3,
+    )
+    module = importlib.import_module('experiments.digits_icd')
+    datasets = runs.build(module, module.get_config()).datasets
+    found = sources.ood_dataset(f'npz:{tmp_path}/set.npz', datasets)
+    np.testing.assert_array_equal(found.x, images['test'])
 
 
 def test_help_lists_the_settings(monkeypatch, capsys):
@@ -270,17 +575,33 @@ def test_help_lists_the_settings(monkeypatch, capsys):
         launch.train('experiments.digits_st_jem')
     shown = capsys.readouterr().out
     assert caught.value.code == 0 and '--workdir' in shown
-    assert 'python -m experiments.digits_st_jem --workdir=' in shown and 'loss.alpha = 1.0' in shown
+    assert (
+        'python -m experiments.digits_st_jem --workdir=' in shown
+        and '--config.loss.alpha=1\n' in shown
+    )
+    # default, meaning and range of a setting stand together
+    assert (
+        '--config.buffer.restart=0.05\n      probability that a drawn chain restarts (in [0, 1])'
+        in shown
+    )
 
 
 def test_a_checkpoint_opens_on_another_number_of_devices(trained, tmp_path):
-    succeed('experiments.sample', f'--workdir={trained[0]}', '--num=2', f'--out={tmp_path}/two', devices='1')
+    succeed(
+        'experiments.sample',
+        f'--workdir={trained[0]}',
+        '--num=2',
+        f'--out={tmp_path}/two',
+        devices='1',
+    )
 
 
 def test_a_damaged_checkpoint_and_a_damaged_config(trained, tmp_path, monkeypatch, capsys):
     import shutil
+
     workdir = tmp_path / 'copy'
     shutil.copytree(trained[0], workdir)
+
     def damage(step):
         for file in (workdir / 'checkpoints' / str(step)).rglob('*'):
             if file.is_file() and file.stat().st_size > 200:
@@ -288,91 +609,229 @@ def test_a_damaged_checkpoint_and_a_damaged_config(trained, tmp_path, monkeypatc
 
     damage(4)
     done = succeed('experiments.sample', f'--workdir={workdir}', '--num=2', f'--out={tmp_path}/two')
-    assert 'checkpoints/4 cannot be restored' in done.stdout and 'the one of step 2 is used' in done.stdout
+    assert (
+        'checkpoints/4 cannot be restored' in done.stdout
+        and 'the one of step 2 is used' in done.stdout
+    )
     damage(2)
-    assert_one_sentence(monkeypatch, capsys, 'delete that folder', 'experiments.sample', f'--workdir={workdir}')
+    assert_one_sentence(
+        monkeypatch, capsys, 'delete that folder', 'experiments.sample', f'--workdir={workdir}'
+    )
     (workdir / 'config.json').write_text('{"experiment"')
-    assert_one_sentence(monkeypatch, capsys, 'damaged', 'experiments.sample', f'--workdir={workdir}')
+    assert_one_sentence(
+        monkeypatch, capsys, 'damaged', 'experiments.sample', f'--workdir={workdir}'
+    )
 
 
 def test_a_run_that_diverges_ends_with_its_account_and_exit_code_1(tmp_path):
-    done = command('experiments.digits_jem', f'--workdir={tmp_path}', *SMALL, '--config.steps=60', '--config.optimizer.learning_rate=1e6',
-                   '--config.optimizer.warmup=1', '--config.guard.remedies=()')
-    assert done.returncode == 1 and 'diverged at step' in done.stderr and 'Traceback' not in done.stderr
+    done = command(
+        'experiments.digits_jem',
+        f'--workdir={tmp_path}',
+        *SMALL,
+        '--config.steps=60',
+        '--config.optimizer.learning_rate=1e6',
+        '--config.optimizer.warmup=1',
+        '--config.guard.actions=()',
+    )
+    assert (
+        done.returncode == 1
+        and 'diverged at step' in done.stderr
+        and 'Traceback' not in done.stderr
+    )
     assert json.loads((tmp_path / 'summary.json').read_text())['diverged']
 
 
 @pytest.mark.parametrize('name', NAMES)
 def test_experiments_carry_their_command_and_build(name, tmp_path):
     module = importlib.import_module(f'experiments.{name}')
-    assert f'python -m experiments.{name} --workdir=' in module.__doc__ and 'Expected' in module.__doc__
+    assert (
+        f'python -m experiments.{name} --workdir=' in module.__doc__
+        and 'Expected' in module.__doc__
+    )
     config = module.get_config()
-    size = {'digits': (8, 8, 1), 'mnist': (28, 28, 1), 'cifar10': (32, 32, 3), 'celeba64': (64, 64, 3)}[name.split('_')[0]]
+    size = {
+        'digits': (8, 8, 1),
+        'mnist': (28, 28, 1),
+        'cifar10': (32, 32, 3),
+        'celeba64': (64, 64, 3),
+    }[name.split('_')[0]]
     rng = np.random.default_rng(0)
-    made = {f'{a}_{split}': v for split in ('train', 'test') for a, v in
-            (('x', rng.integers(0, 256, (160, *size), dtype=np.uint8)), ('y', np.arange(160) % 10))}
+    made = {
+        f'{a}_{split}': v
+        for split in ('train', 'test')
+        for a, v in (
+            ('x', rng.integers(0, 256, (160, *size), dtype=np.uint8)),
+            ('y', np.arange(160) % 10),
+        )
+    }
     np.savez(tmp_path / 'made.npz', **made)
     config.data.source = f'npz:{tmp_path}/made.npz'
-    built = launch.build(module, config)
-    shapes = built.state_shapes()
+    shapes = state_shapes(runs.build(module, config).recipe)
     if name.endswith('dual_mcmc'):
         assert set(shapes.params) == {'energy', 'generator', 'inference'} and shapes.chains == ()
         return
-    assert shapes.chains.buffer.position.shape[2:] == size and shapes.chains.buffer.seen.shape == (config.shards,)
+    assert shapes.chains.buffer.position.shape[2:] == size and shapes.chains.buffer.seen.shape == (
+        config.shards,
+    )
 
 
 def test_cifar10_configurations_are_the_cards():
-    jem, st_jem = (importlib.import_module(f'experiments.cifar10_{name}').get_config() for name in ('jem', 'st_jem'))
-    assert (jem.network.depth, jem.network.width, jem.batch_size, jem.steps // 781) == (28, 10, 64, 200)
+    jem, st_jem = (
+        importlib.import_module(f'experiments.cifar10_{name}').get_config()
+        for name in ('jem', 'st_jem')
+    )
+    assert (jem.network.depth, jem.network.width, jem.batch_size, jem.steps // 781) == (
+        28,
+        10,
+        64,
+        200,
+    )
     assert (jem.sampler.num_steps, jem.sampler.step_size, jem.sampler.noise) == (20, 1.0, 0.01)
-    assert (jem.buffer.capacity, jem.buffer.restart, jem.data.noise, jem.data.crop, jem.data.flip) == (10_000, 0.05, 0.03, 4, True)
-    assert (jem.optimizer.learning_rate, jem.optimizer.warmup, jem.optimizer.drop) == (1e-4, 1000, 0.3)
+    assert (
+        jem.buffer.capacity,
+        jem.buffer.restart,
+        jem.data.noise,
+        jem.data.crop,
+        jem.data.flip,
+    ) == (10_000, 0.05, 0.03, 4, True)
+    assert (jem.optimizer.learning_rate, jem.optimizer.warmup, jem.optimizer.drop) == (
+        1e-4,
+        1000,
+        0.3,
+    )
     assert [m // 781 for m in jem.optimizer.milestones] == [160, 180] and not jem.loss.balanced
-    assert (st_jem.optimizer.learning_rate, st_jem.optimizer.drop, st_jem.steps // 781) == (7e-5, 0.6, 26)
-    assert (st_jem.loss.num_negatives, st_jem.loss.conditional, st_jem.loss.alpha, st_jem.loss.balanced) == (6, 0.9, 1.0, True)
-    assert (st_jem.sampler.step_size, st_jem.sampler.noise, st_jem.sampler.noise_is_temperature, st_jem.sampler.momentum) == (
-        0.1, 1e-4, True, 0.1)
+    assert (st_jem.optimizer.learning_rate, st_jem.optimizer.drop, st_jem.steps // 781) == (
+        7e-5,
+        0.6,
+        26,
+    )
+    assert (
+        st_jem.loss.num_negatives,
+        st_jem.loss.conditional,
+        st_jem.loss.alpha,
+        st_jem.loss.balanced,
+    ) == (6, 0.9, 1.0, True)
+    assert (
+        st_jem.sampler.step_size,
+        st_jem.sampler.noise,
+        st_jem.sampler.noise_is_temperature,
+        st_jem.sampler.momentum,
+    ) == (0.1, 1e-4, True, 0.1)
     assert st_jem.sampler.extra_step_every == 781 and st_jem.sampler.adaptive
-    rate = lambda config, step: float(parts.learning_rate_of(config)(step))
-    np.testing.assert_allclose([rate(jem, s) for s in (0, 500, 1000, 160 * 781 - 1, 160 * 781 + 1, 181 * 781)],
-                               [0, 5e-5, 1e-4, 1e-4, 3e-5, 9e-6], rtol=1e-5)
+
+    def rate(config, step):
+        c = config.optimizer
+        return float(building.learning_rate(c, c.learning_rate, config.steps)(step))
+
+    np.testing.assert_allclose(
+        [rate(jem, s) for s in (0, 500, 1000, 160 * 781 - 1, 160 * 781 + 1, 181 * 781)],
+        [0, 5e-5, 1e-4, 1e-4, 3e-5, 9e-6],
+        rtol=1e-5,
+    )
     np.testing.assert_allclose(rate(st_jem, 9 * 781), 7e-5 * 0.36, rtol=1e-5)
 
 
 def test_cifar10_icd_is_the_releases():
     """On [-1, 1]: four times the step and twice the noise of [0, 1]."""
     config = importlib.import_module('experiments.cifar10_icd').get_config()
-    s, o, t, n, loss = config.sampler, config.optimizer, config.transition, config.network, config.loss
-    assert (s.step_size, s.noise, s.num_steps, config.buffer.capacity, config.buffer.restart) == (400, 0.002, 40, 10_000, 0.001)
-    assert (o.learning_rate, o.b1, o.b2, o.clip_norm, o.ema, config.batch_size) == (2e-4, 0, 0.9, 0.5, 0.99, 128)
-    assert (t.resized_crop, t.flip, t.jitter, t.jitter_strength, t.grayscale, t.blur) == (True, True, 0.8, 1.0, 0.2, 0)
-    assert (n.width, n.stages, n.scales, n.attention_after, n.plain) == (64, (1, 2, 4, 8), 3, 2, True)
-    assert (loss.kl_weight, loss.kl_steps, loss.kl_chains, loss.entropy_weight, loss.l2_weight) == (1, 1, 128, 0.3, 1)
+    s, o, t, n, loss = (
+        config.sampler,
+        config.optimizer,
+        config.transition,
+        config.network,
+        config.loss,
+    )
+    assert (s.step_size, s.noise, s.num_steps, config.buffer.capacity, config.buffer.restart) == (
+        400,
+        0.002,
+        40,
+        10_000,
+        0.001,
+    )
+    assert (o.learning_rate, o.b1, o.b2, o.clip_norm, o.ema, config.batch_size) == (
+        2e-4,
+        0,
+        0.9,
+        0.5,
+        0.99,
+        128,
+    )
+    assert (t.resized_crop, t.flip, t.jitter, t.jitter_strength, t.grayscale, t.blur) == (
+        True,
+        True,
+        0.8,
+        1.0,
+        0.2,
+        0,
+    )
+    assert (n.width, n.stages, n.scales, n.attention_after, n.plain) == (
+        64,
+        (1, 2, 4, 8),
+        3,
+        2,
+        True,
+    )
+    assert (loss.kl_weight, loss.kl_steps, loss.kl_chains, loss.entropy_weight, loss.l2_weight) == (
+        1,
+        1,
+        128,
+        0.3,
+        1,
+    )
     assert loss.energy_limit == 10
-    np.testing.assert_allclose([parts.learning_rate_of(config)(step) for step in (0, 1, 19_999)], 2e-4, rtol=1e-6)
+    np.testing.assert_allclose(
+        [building.learning_rate(o, o.learning_rate, 20_000)(step) for step in (0, 1, 19_999)],
+        2e-4,
+        rtol=1e-6,
+    )
 
 
 def unpacked(tmp_path, *arguments):
     if not (SHARED / 'unpack.py').exists():
-        pytest.skip('the real data sets lie beside the repository only on some machines (../shared/data)')
-    subprocess.run([sys.executable, str(SHARED / 'unpack.py'), str(tmp_path), *arguments], check=True, capture_output=True)
+        pytest.skip(
+            'the real data sets lie beside the repository only on some machines (../shared/data)'
+        )
+    subprocess.run(
+        [sys.executable, str(SHARED / 'unpack.py'), str(tmp_path), *arguments],
+        check=True,
+        capture_output=True,
+    )
 
 
 def test_real_mnist_runs_from_the_unpacked_file(tmp_path):
     unpacked(tmp_path, 'mnist')
-    succeed('experiments.mnist_st_jem', f'--workdir={tmp_path}/run', f'--config.data.source=npz:{tmp_path}/mnist.npz',
-            '--config.steps=2', '--config.sampler.num_steps=1', '--config.evaluate_every=0')
+    succeed(
+        'experiments.mnist_st_jem',
+        f'--workdir={tmp_path}/run',
+        f'--config.data.source=npz:{tmp_path}/mnist.npz',
+        '--config.steps=2',
+        '--config.sampler.num_steps=1',
+        '--config.evaluate_every=0',
+    )
     assert json.loads((tmp_path / 'run' / 'summary.json').read_text())['finished']
 
 
 def test_real_photographs_run_from_tfds(tmp_path):
     """Some of CIFAR-100, prepared by TFDS itself."""
     import tensorflow_datasets as tfds
+
     unpacked(tmp_path, 'cifar100_test')
     with np.load(tmp_path / 'cifar100_test.npz') as real:
-        rows = [{'image': png(image), 'label': int(label)} for image, label in zip(real['x_test'][:400], real['y_test'])]
-    features = {'image': tfds.features.Image(shape=(32, 32, 3)), 'label': tfds.features.ClassLabel(num_classes=100)}
+        rows = [
+            {'image': png(image), 'label': int(label)}
+            for image, label in zip(real['x_test'][:400], real['y_test'])
+        ]
+    features = {
+        'image': tfds.features.Image(shape=(32, 32, 3)),
+        'label': tfds.features.ClassLabel(num_classes=100),
+    }
     prepare(tmp_path / 'tfds', 'Cifar100Part', features, {'train': rows[:200], 'test': rows[200:]})
-    succeed('experiments.digits_st_jem', f'--workdir={tmp_path}/run', f'--config.data.source=tfds:cifar100_part@{tmp_path}/tfds', *SMALL,
-            '--config.steps=2', '--config.loss.conditional=0.0')
+    succeed(
+        'experiments.digits_st_jem',
+        f'--workdir={tmp_path}/run',
+        f'--config.data.source=tfds:cifar100_part@{tmp_path}/tfds',
+        *SMALL,
+        '--config.steps=2',
+        '--config.loss.conditional=0.0',
+    )
     assert json.loads((tmp_path / 'run' / 'summary.json').read_text())['finished']

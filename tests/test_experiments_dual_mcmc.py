@@ -1,4 +1,8 @@
-"""The command line of dual-MCMC teaching: a run, its figures, its applications, its tables, and mistakes."""
+"""The command line of dual-MCMC teaching: a run, its figures, its applications, its tables, and
+mistakes."""
+
+import ast
+import dataclasses
 import importlib
 import json
 
@@ -8,13 +12,30 @@ from commands import assert_one_sentence, in_process, succeed
 
 from ebm_jax.evaluate import extractor
 from ebm_jax.methods import dual_mcmc
-from experiments import dual_mcmc_tables, launch, parts_dual_mcmc
+from ebm_jax.train import state_shapes
+from experiments.common import runs
+from experiments.families.dual_mcmc import PRESETS, method_settings
+from experiments.studies import dual_mcmc_tables
 
-SMALL = ['--config.steps=4', '--config.batch_size=16', '--config.loss.num_negatives=16', '--config.log_every=2',
-         '--config.checkpoint_every=4', '--config.x_chain.num_steps=2', '--config.z_chain.num_steps=2', '--config.fresh.num_steps=3',
-         '--config.test_z.num_steps=2', '--config.test_z.inpaint_steps=3', '--config.network.energy_widths=(4,)',
-         '--config.network.energy_down=(True,)', '--config.network.generator_widths=(4,4)', '--config.network.inference_widths=(4,)',
-         '--config.network.inference_strides=(2,)', '--config.evaluate_every=0', '--config.latent=5']
+SMALL = [
+    '--config.steps=4',
+    '--config.batch_size=16',
+    '--config.loss.num_negatives=16',
+    '--config.log_every=2',
+    '--config.checkpoint_every=4',
+    '--config.x_chain.num_steps=2',
+    '--config.z_chain.num_steps=2',
+    '--config.fresh.num_steps=3',
+    '--config.test_z.num_steps=2',
+    '--config.test_z.inpaint_steps=3',
+    '--config.network.energy_widths=(4,)',
+    '--config.network.energy_down=(True,)',
+    '--config.network.generator_widths=(4,4)',
+    '--config.network.inference_widths=(4,)',
+    '--config.network.inference_strides=(2,)',
+    '--config.evaluate_every=0',
+    '--config.latent_dim=5',
+]
 NAME = 'experiments.digits_dual_mcmc'
 
 
@@ -27,48 +48,102 @@ def trained(tmp_path_factory):
 
 def evaluated(monkeypatch, capsys, workdir):
     monkeypatch.setattr(extractor, 'STEPS', 30)
-    text = in_process(monkeypatch, capsys, 'experiments.evaluate', f'--workdir={workdir}', '--fresh_per_class=3', '--resamples=5',
-                      '--ood=mixed=', '--ood=noise=')
+    text = in_process(
+        monkeypatch,
+        capsys,
+        'experiments.evaluate',
+        f'--workdir={workdir}',
+        '--fresh_per_class=3',
+        '--resamples=5',
+        '--ood=mixed=',
+        '--ood=noise=',
+    )
     return text, json.loads((workdir / 'summary.json').read_text())
 
 
 def test_evaluate_writes_the_figures_of_three_networks(trained, monkeypatch, capsys):
     text, summary = evaluated(monkeypatch, capsys, trained)
-    assert set(summary['reconstruction_mse']) == {'q', 'q_refined'} and summary['reconstruction_mse']['q'] > 0
-    assert summary['sample_distance']['generator']['frechet'] != summary['sample_distance']['refined']['frechet']
+    assert (
+        set(summary['reconstruction_mse']) == {'q', 'q_refined'}
+        and summary['reconstruction_mse']['q'] > 0
+    )
+    assert (
+        summary['sample_distance']['generator']['frechet']
+        != summary['sample_distance']['refined']['frechet']
+    )
     assert summary['sample_distance']['refined']['frechet'] == summary['sample_distance']['frechet']
-    assert summary['inpainting_mse'] > 0 and summary['seconds_per_step'] > 0 and summary['diverged'] is False
-    assert 0 <= summary['conditional_sample_accuracy'] <= 1 and set(summary['ood_auroc']['rotated']) == {'energy', 'grad_norm', 'joint'}
+    assert (
+        summary['inpainting_mse'] > 0
+        and summary['seconds_per_step'] > 0
+        and summary['diverged'] is False
+    )
+    assert 0 <= summary['conditional_sample_accuracy'] <= 1 and set(
+        summary['ood_auroc']['rotated']
+    ) == {'energy', 'grad_norm', 'joint'}
     assert 'nearest neighbour' in text and 'mean image' in text and 'from the generator' in text
-    for name in ('generator', 'reconstruction', 'reconstructed', 'inpainted', 'fresh_conditional', 'data'):
+    for name in (
+        'generator',
+        'reconstruction',
+        'reconstructed',
+        'inpainted',
+        'fresh_conditional',
+        'data',
+    ):
         assert (trained / 'samples' / f'{name}.png').stat().st_size > 300, name
 
 
 def test_a_vae_has_no_energy_and_is_evaluated_without(tmp_path, monkeypatch, capsys):
-    in_process(monkeypatch, capsys, NAME, f'--workdir={tmp_path}/vae', *SMALL, '--config.preset=vae')
+    in_process(
+        monkeypatch, capsys, NAME, f'--workdir={tmp_path}/vae', *SMALL, '--config.preset=vae'
+    )
     _, summary = evaluated(monkeypatch, capsys, tmp_path / 'vae')
     assert 'conditional_sample_accuracy' not in summary and summary['inpainting_mse'] > 0
-    assert set(summary['ood_auroc']['rotated']) == {'joint'} and 'refined' not in summary['sample_distance']
-    assert summary['sample_distance']['generator']['frechet'] == summary['sample_distance']['frechet']
+    assert (
+        set(summary['ood_auroc']['rotated']) == {'joint'}
+        and 'refined' not in summary['sample_distance']
+    )
+    assert (
+        summary['sample_distance']['generator']['frechet'] == summary['sample_distance']['frechet']
+    )
     for task in ('refine', 'inpaint'):
         arguments = ['experiments.apply', f'--workdir={tmp_path}/vae', f'--task={task}', '--num=8']
         if task == 'refine':
             assert_one_sentence(monkeypatch, capsys, 'needs an energy', *arguments)
         else:
             in_process(monkeypatch, capsys, *arguments)
-    assert_one_sentence(monkeypatch, capsys, 'no energy', 'experiments.compose', f'--all={tmp_path}/vae', f'--out={tmp_path}/new')
+    assert_one_sentence(
+        monkeypatch,
+        capsys,
+        'no energy',
+        'experiments.compose',
+        f'--all={tmp_path}/vae',
+        f'--out={tmp_path}/new',
+    )
 
 
-@pytest.mark.parametrize('preset, sets, scores', [('alternating_back_propagation', {'generator'}, set()),
-                                                  ('short_run', set(), {'energy', 'grad_norm'})])
+@pytest.mark.parametrize(
+    'preset, sets, scores',
+    [
+        ('alternating_back_propagation', {'generator'}, set()),
+        ('short_run', set(), {'energy', 'grad_norm'}),
+    ],
+)
 def test_runs_of_one_network_are_evaluated_too(preset, sets, scores, tmp_path, monkeypatch, capsys):
     workdir = tmp_path / preset
-    in_process(monkeypatch, capsys, NAME, f'--workdir={workdir}', *SMALL, f'--config.preset={preset}')
+    in_process(
+        monkeypatch, capsys, NAME, f'--workdir={workdir}', *SMALL, f'--config.preset={preset}'
+    )
     text, summary = evaluated(monkeypatch, capsys, workdir)
     assert {name for name in summary['sample_distance'] if name in ('generator', 'refined')} == sets
     assert set(summary['ood_auroc'].get('rotated', {})) == scores
-    assert set(summary.get('reconstruction_mse', {})) == ({'prior', 'prior_refined'} if sets else set())
-    tasks = {'reconstruct': 'needs a generator', 'refine': 'needs an energy', 'scores': 'needs an energy or'}
+    assert set(summary.get('reconstruction_mse', {})) == (
+        {'prior', 'prior_refined'} if sets else set()
+    )
+    tasks = {
+        'reconstruct': 'needs a generator',
+        'refine': 'needs an energy',
+        'scores': 'needs an energy or',
+    }
     fine = {'reconstruct'} if sets else {'refine', 'scores'}
     for task, refusal in tasks.items():
         arguments = ['experiments.apply', f'--workdir={workdir}', f'--task={task}', '--num=8']
@@ -79,31 +154,44 @@ def test_runs_of_one_network_are_evaluated_too(preset, sets, scores, tmp_path, m
     assert preset in in_process(monkeypatch, capsys, 'experiments.compare', f'--workdir={workdir}')
 
 
-@pytest.mark.parametrize('preset', parts_dual_mcmc.PRESETS)
+@pytest.mark.parametrize('preset', PRESETS)
 def test_every_preset_is_the_same_method_under_other_settings(preset):
     module = importlib.import_module(NAME)
     config = module.get_config()
     config.preset = preset
     config.teaching.sigma = 0.25
-    built = launch.build(module, config)
-    settings = parts_dual_mcmc.settings_of(config)
-    used = {name for name, yes in dual_mcmc.uses(settings)[2].items() if yes}
-    assert set(built.state_shapes().params) == used and settings.sigma == 0.25
-    assert (built.model is None) == ('generator' not in used) and (built.energy_fn is None) == ('energy' not in used)
+    experiment = runs.build(module, config)
+    settings = method_settings(config)
+    used = {name for name, yes in dual_mcmc.needs(settings).networks.items() if yes}
+    assert set(state_shapes(experiment.recipe).params) == used and settings.sigma == 0.25
+    model = experiment.model
+    assert (model.latent is None) == ('generator' not in used)
+    assert model.has_energy == ('energy' in used)
 
 
 def test_what_teaching_sets_goes_before_the_preset():
     config = importlib.import_module(NAME).get_config()
-    config.update(dict(preset='release', teaching=dict(inference_chain=0.0)))
-    settings = parts_dual_mcmc.settings_of(config)
-    assert settings == dual_mcmc.RELEASE._replace(inference_chain=0.0, x_steps=config.x_chain.num_steps)
-    config.preset = 'divergence_triangle'   # which has no chain in x, whatever x_chain says
-    assert parts_dual_mcmc.settings_of(config).x_steps == 0
+    config.preset, config.teaching.inference_chain = 'release', 0.0
+    settings = method_settings(config)
+    assert settings == dual_mcmc.RELEASE._replace(
+        inference_chain=0.0, x_steps=config.x_chain.num_steps
+    )
+    config.preset = 'divergence_triangle'  # which has no chain in x, whatever x_chain says
+    assert method_settings(config).x_steps == 0
 
 
 def test_reconstruct_interpolate_and_inpaint(trained, tmp_path, monkeypatch, capsys):
-    apply = lambda *arguments: in_process(monkeypatch, capsys, 'experiments.apply', f'--workdir={trained}', '--num=8',
-                                          f'--out={tmp_path}/out', *arguments)
+    def apply(*arguments):
+        return in_process(
+            monkeypatch,
+            capsys,
+            'experiments.apply',
+            f'--workdir={trained}',
+            '--num=8',
+            f'--out={tmp_path}/out',
+            *arguments,
+        )
+
     apply('--task=reconstruct', '--z_steps=0')
     with np.load(tmp_path / 'out.npz') as found:
         np.testing.assert_array_equal(found['q'], found['refined'])
@@ -113,10 +201,16 @@ def test_reconstruct_interpolate_and_inpaint(trained, tmp_path, monkeypatch, cap
         np.testing.assert_allclose(found['q'], q, atol=1e-6)
         assert np.abs(found['refined'] - q).max() > 1e-4
     for arguments in ([], ['--samples']):
-        assert apply('--task=interpolate', '--frames=4', *arguments).startswith('8 paths of 4 images')
+        assert apply('--task=interpolate', '--frames=4', *arguments).startswith(
+            '8 paths of 4 images'
+        )
         with np.load(tmp_path / 'out.npz') as found:
-            assert found['frames'].shape == (8, 4, 8, 8, 1) and np.abs(np.diff(found['frames'], axis=1)).max() > 0
+            assert (
+                found['frames'].shape == (8, 4, 8, 8, 1)
+                and np.abs(np.diff(found['frames'], axis=1)).max() > 0
+            )
     from PIL import Image
+
     mask = np.full((8, 8), 255, np.uint8)
     mask[3] = 0
     Image.fromarray(mask).save(tmp_path / 'mask.png')
@@ -127,8 +221,17 @@ def test_reconstruct_interpolate_and_inpaint(trained, tmp_path, monkeypatch, cap
 
 
 def test_sample_shows_the_chain_and_the_generator_alone(trained, tmp_path, monkeypatch, capsys):
-    draw = lambda *arguments: in_process(monkeypatch, capsys, 'experiments.sample', f'--workdir={trained}', '--num=4',
-                                         f'--out={tmp_path}/s', *arguments)
+    def draw(*arguments):
+        return in_process(
+            monkeypatch,
+            capsys,
+            'experiments.sample',
+            f'--workdir={trained}',
+            '--num=4',
+            f'--out={tmp_path}/s',
+            *arguments,
+        )
+
     draw('--trajectory=3')
     with np.load(tmp_path / 's.npz') as found:
         path, x = found['trajectory'], found['x']
@@ -145,59 +248,129 @@ def test_sample_shows_the_chain_and_the_generator_alone(trained, tmp_path, monke
 def test_a_table_trains_its_rows_and_continues(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(extractor, 'STEPS', 30)
     monkeypatch.setattr(dual_mcmc_tables, 'SAMPLES', 60)
-    small = {argument.split('=')[0].removeprefix('--config.'): argument.split('=', 1)[1] for argument in SMALL}
-    changes = {name: eval(value) for name, value in small.items() if name not in ('steps', 'x_chain.num_steps')}
-    monkeypatch.setattr(dual_mcmc_tables, 'TABLES', {'order': {name: changes | {'preset': name} for name in ('vae',)}})
-    arguments = ['experiments.dual_mcmc_tables', f'--workdir={tmp_path}', '--table=order', '--seconds=1']
+    small = {
+        argument.split('=')[0].removeprefix('--config.'): argument.split('=', 1)[1]
+        for argument in SMALL
+    }
+    changes = {
+        name: ast.literal_eval(value)
+        for name, value in small.items()
+        if name not in ('steps', 'x_chain.num_steps')
+    }
+    monkeypatch.setattr(
+        dual_mcmc_tables,
+        'TABLES',
+        {'order': {name: changes | {'preset': name} for name in ('vae',)}},
+    )
+    arguments = [
+        'experiments.studies.dual_mcmc_tables',
+        f'--workdir={tmp_path}',
+        '--table=order',
+        '--seconds=1',
+    ]
     first = in_process(monkeypatch, capsys, *arguments)
     found = json.loads((tmp_path / 'order.json').read_text())
     for row in found.values():
-        assert row['steps'] == max(1, round(1 / row['seconds_per_step'])), row   # one second each
+        # one second each
+        assert row['steps'] == max(1, round(1 / row['seconds_per_step'])), row
     assert set(found['vae']) == {'seconds_per_step', 'steps', 'generator', 'mse_start', 'mse_chain'}
     again = in_process(monkeypatch, capsys, *arguments)
-    assert again.count('already trained') == 1 and again.splitlines()[-2:] == first.splitlines()[-2:]
+    assert (
+        again.count('already trained') == 1 and again.splitlines()[-2:] == first.splitlines()[-2:]
+    )
     assert_one_sentence(monkeypatch, capsys, 'other flags', *arguments, '--seed=1')
-    assert_one_sentence(monkeypatch, capsys, 'no dual-MCMC experiment', *arguments, '--experiment=digits_icd')
+    assert_one_sentence(
+        monkeypatch, capsys, 'no dual-MCMC experiment', *arguments, '--experiment=digits_icd'
+    )
 
 
 def test_the_releases_constants():
-    cifar, celeba = (importlib.import_module(f'experiments.{name}_dual_mcmc').get_config() for name in ('cifar10', 'celeba64'))
-    settings = parts_dual_mcmc.settings_of(cifar)
-    x, z, variance = cifar.x_chain, cifar.z_chain, settings.sigma ** 2
-    assert (settings.x_steps, settings.z_steps, settings.sequential, cifar.batch_size, cifar.latent) == (30, 10, True, 100, 128)
-    np.testing.assert_allclose((x.step_size, x.noise, z.step_size, z.noise), (0.5 ** 2 / 2, 0.001, 0.1 ** 2 / 2, 0.1))
-    np.testing.assert_allclose(1 / variance, 2 / 0.3 ** 2)   # the chain in z divides the square by .3^2
+    cifar, celeba = (
+        importlib.import_module(f'experiments.{name}_dual_mcmc').get_config()
+        for name in ('cifar10', 'celeba64')
+    )
+    settings = method_settings(cifar)
+    x, z, variance = cifar.x_chain, cifar.z_chain, settings.sigma**2
+    assert (
+        settings.x_steps,
+        settings.z_steps,
+        settings.sequential,
+        cifar.batch_size,
+        cifar.latent_dim,
+    ) == (30, 10, True, 100, 128)
+    np.testing.assert_allclose(
+        (x.step_size, x.noise, z.step_size, z.noise), (0.5**2 / 2, 0.001, 0.1**2 / 2, 0.1)
+    )
+    # the chain in z divides the square by .3^2
+    np.testing.assert_allclose(1 / variance, 2 / 0.3**2)
     # |x - g|^2 + 50 |x' - g|^2, and -log q + .1 -log q
-    np.testing.assert_allclose([settings.generator_data / (2 * variance), settings.generator_chain / (2 * variance)], [1, 50])
+    np.testing.assert_allclose(
+        [settings.generator_data / (2 * variance), settings.generator_chain / (2 * variance)],
+        [1, 50],
+    )
     assert (settings.contrast, settings.inference_data, settings.inference_chain) == (1, 1, 0.1)
-    rates = [(cifar.optimizer[name].learning_rate, cifar.optimizer[name].weight_decay) for name in ('energy', 'generator', 'inference')]
-    assert rates == [(1e-4, 0), (3e-4, 5e-4), (1e-4, 5e-4)] and (cifar.optimizer.b1, cifar.optimizer.b2) == (0, 0.9)
+    rates = [
+        dataclasses.astuple(getattr(cifar.optimizer, name))
+        for name in ('energy', 'generator', 'inference')
+    ]
+    assert rates == [(1e-4, 0), (3e-4, 5e-4), (1e-4, 5e-4)] and (
+        cifar.optimizer.b1,
+        cifar.optimizer.b2,
+    ) == (0, 0.9)
     assert (cifar.fresh.num_steps, cifar.fresh.step_size, cifar.loss.gap_limit) == (70, 0.08, 1e4)
-    assert celeba.x_chain.step_size == 0.3 ** 2 / 2
-    np.testing.assert_allclose(parts_dual_mcmc.settings_of(celeba).generator_chain / (2 * variance), 70)
+    assert celeba.x_chain.step_size == 0.3**2 / 2
+    np.testing.assert_allclose(method_settings(celeba).generator_chain / (2 * variance), 70)
 
 
 MISTAKES = {
-    'preset': (NAME, ['--config.preset=gan'], 'coopnets'), 'latent': (NAME, ['--config.latent=0'], 'latent'),
-    'sigma': (NAME, ['--config.teaching.sigma=0.0'], 'sigma'), 'weight': (NAME, ['--config.teaching.contrast=-1.0'], 'contrast'),
+    'preset': (NAME, ['--config.preset=gan'], 'coopnets'),
+    'latent': (NAME, ['--config.latent_dim=0'], 'latent'),
+    'sigma': (NAME, ['--config.teaching.sigma=0.0'], 'sigma'),
+    'weight': (NAME, ['--config.teaching.contrast=-1.0'], 'contrast'),
     'rate': (NAME, ['--config.optimizer.generator.learning_rate=0.0'], 'optimizer.generator'),
     'negatives': (NAME, ['--config.loss.num_negatives=12'], 'divisible by'),
     'grid': (NAME, ['--config.network.generator_widths=(4,4,4,4,4)'], 'multiples of'),
-    'other latent': (NAME, ['--config.latent=6', '--config.loss.conditional=true', *SMALL[:-1]], 'latent (5 there, 6 now)'),
+    'other latent': (
+        NAME,
+        ['--config.latent_dim=6', '--config.loss.conditional=true', *SMALL[:-1]],
+        'latent_dim (5 there, 6 now)',
+    ),
     'other method': ('experiments.digits_icd', [], 'digits_dual_mcmc'),
     'empty widths': (NAME, ['--config.network.generator_widths=()'], 'network.generator_widths'),
     'no width': (NAME, ['--config.network.energy_widths=(0,4)'], 'network.energy_widths'),
-    'noise of fresh chains': (NAME, ['--config.fresh.noise=-1.0'], 'noise_scale'),
-    'one image': ('experiments.apply', ['--task=interpolate', '--data=npz:MASK/one.npz'], 'at least two'),
+    'noise of fresh chains': (
+        NAME,
+        ['--config.fresh.noise=-1.0'],
+        'fresh.noise must be at least 0',
+    ),
+    'one image': (
+        'experiments.apply',
+        ['--task=interpolate', '--data=npz:MASK/one.npz'],
+        'at least two',
+    ),
     'class': ('experiments.apply', ['--task=reconstruct', '--label=10'], '0 to 9'),
-    'mask of another size': ('experiments.apply', ['--task=inpaint', '--hide=MASK/small.png'], '4x4'),
-    'mask that hides nothing': ('experiments.apply', ['--task=inpaint', '--hide=MASK/white.png'], 'hides nothing'),
-    'images of another size': ('experiments.apply', ['--task=scores', '--data=npz:MASK/big.npz'], 'bring them to that size')}
+    'mask of another size': (
+        'experiments.apply',
+        ['--task=inpaint', '--hide=MASK/small.png'],
+        '4x4',
+    ),
+    'mask that hides nothing': (
+        'experiments.apply',
+        ['--task=inpaint', '--hide=MASK/white.png'],
+        'hides nothing',
+    ),
+    'images of another size': (
+        'experiments.apply',
+        ['--task=scores', '--data=npz:MASK/big.npz'],
+        'bring them to that size',
+    ),
+}
 
 
 @pytest.mark.parametrize('mistake', MISTAKES)
 def test_a_mistake_gets_one_sentence(mistake, trained, tmp_path, monkeypatch, capsys):
     from PIL import Image
+
     Image.new('L', (4, 4)).save(tmp_path / 'small.png')
     Image.new('L', (8, 8), 255).save(tmp_path / 'white.png')
     np.savez(tmp_path / 'one.npz', x=np.zeros((1, 8, 8, 1), np.uint8), y=[0])
@@ -206,20 +379,32 @@ def test_a_mistake_gets_one_sentence(mistake, trained, tmp_path, monkeypatch, ca
     of_the_run = 'other' in mistake or name != NAME
     workdir = trained if of_the_run else tmp_path / 'new'
     before = sorted(trained.rglob('*'))
-    assert_one_sentence(monkeypatch, capsys, says, name, f'--workdir={workdir}', *(a.replace('MASK', str(tmp_path)) for a in arguments))
+    assert_one_sentence(
+        monkeypatch,
+        capsys,
+        says,
+        name,
+        f'--workdir={workdir}',
+        *(a.replace('MASK', str(tmp_path)) for a in arguments),
+    )
     assert not (tmp_path / 'new').exists() and sorted(trained.rglob('*')) == before
 
 
 def test_a_checkpoint_of_other_networks_is_refused(trained, tmp_path, monkeypatch, capsys):
     import shutil
+
     shutil.copytree(trained, tmp_path / 'copy')
     content = json.loads((trained / 'config.json').read_text())
-    content['config']['latent'] = 7
+    content['config']['latent_dim'] = content['model']['latent']['latent_dim'] = 7
     (tmp_path / 'copy' / 'config.json').write_text(json.dumps(content))
-    assert_one_sentence(monkeypatch, capsys, 'checkpoint', 'experiments.sample', f'--workdir={tmp_path}/copy')
+    for command, says in (('evaluate', 'checkpoint'), ('sample', 'do not belong together')):
+        assert_one_sentence(
+            monkeypatch, capsys, says, f'experiments.{command}', f'--workdir={tmp_path}/copy'
+        )
 
 
 def test_a_gap_beyond_its_limit_counts_as_divergence():
     config = importlib.import_module(NAME).get_config()
     config.loss.gap_limit = 7.0
-    assert launch.build(importlib.import_module(NAME), config).fit['limits'] == {'s_gap': 7.0}   # what fit does with it: test_fit.py
+    # what fit does with it: test_fit.py
+    assert runs.build(importlib.import_module(NAME), config).recipe.limits == {'s_gap': 7.0}

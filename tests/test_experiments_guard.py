@@ -1,4 +1,6 @@
 """The guard from the command line, the study of divergence, and chains under examination."""
+
+import dataclasses
 import importlib
 import json
 from types import SimpleNamespace
@@ -8,113 +10,211 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from commands import assert_one_sentence, in_process, succeed
-from ml_collections import ConfigDict
 
-from ebm_jax import data
 from ebm_jax.evaluate import extractor
 from ebm_jax.networks import ConvNet, per_example
-from ebm_jax.train import init_state, make_train_step, shard_batch, shard_state
-from experiments import launch, stability
-from experiments.parts import averaged, remedies_of
-from experiments.telemetry import langevin_settings, steps_of
+from ebm_jax.sharding import shard_batch, shard_state
+from ebm_jax.train import init_state, make_train_step
+from experiments.common import runs, settings
+from experiments.common.building import recovery_actions
+from experiments.families.jem import JemChain, training_chains
+from experiments.studies import stability, systems
 
-SMALL = ['--config.batch_size=16', '--config.log_every=2', '--config.loss.num_negatives=8', '--config.sampler.num_steps=2',
-         '--config.buffer.capacity=800', '--config.network.widths=(4,4,4)', '--config.fresh.num_steps=3']
+SMALL = [
+    '--config.batch_size=16',
+    '--config.log_every=2',
+    '--config.loss.num_negatives=8',
+    '--config.sampler.num_steps=2',
+    '--config.buffer.capacity=800',
+    '--config.network.widths=(4,4,4)',
+    '--config.fresh.num_steps=3',
+]
 
 
 def changes_of(name, **of_guard):
-    """[(name of the remedy, the configuration that it builds; None where it builds nothing)]."""
+    """[(name of the action, the configuration that it builds; None where it builds nothing)]."""
     config = importlib.import_module(f'experiments.{name}').get_config()
-    config.guard.update(of_guard)
-    remedies = remedies_of(config, lambda config: SimpleNamespace(fit={'config': config}))
-    return config, [(remedy.name, remedy.parts().get('config')) for remedy in remedies]
+    settings.update(config.guard, of_guard)
+    actions = recovery_actions(config, lambda config: config)
+    return config, [(action.name, action.recipe and action.recipe()) for action in actions]
 
 
-def test_remedies_change_what_they_say_on_top_of_each_other():
-    config, changes = changes_of('digits_jem', remedies=('new_key', 'learning_rate', 'num_steps', 'learning_rate', 'step_size'),
-                                 learning_rate=0.5, num_steps=3, step_size=0.1)
-    assert [name for name, _ in changes] == ['new key', 'learning rate x 0.5', 'num steps x 3', 'learning rate x 0.5', 'step size x 0.1']
-    assert changes[0][1] is None   # other random numbers only: nothing is compiled anew
-    rate, steps, size = config.optimizer.learning_rate, config.sampler.num_steps, config.sampler.step_size
-    found = [(c.optimizer.learning_rate / rate, c.sampler.num_steps / steps, c.sampler.step_size / size) for _, c in changes[1:]]
+def test_recovery_actions_change_what_they_say_on_top_of_each_other():
+    config, changes = changes_of(
+        'digits_jem',
+        actions=('new_key', 'learning_rate', 'num_steps', 'learning_rate', 'step_size'),
+        learning_rate=0.5,
+        num_steps=3,
+        step_size=0.1,
+    )
+    assert [name for name, _ in changes] == [
+        'new key',
+        'learning rate x 0.5',
+        'num steps x 3',
+        'learning rate x 0.5',
+        'step size x 0.1',
+    ]
+    assert changes[0][1] is None  # other random numbers only: nothing is compiled anew
+    rate, steps, size = (
+        config.optimizer.learning_rate,
+        config.sampler.num_steps,
+        config.sampler.step_size,
+    )
+    found = [
+        (c.optimizer.learning_rate / rate, c.sampler.num_steps / steps, c.sampler.step_size / size)
+        for _, c in changes[1:]
+    ]
     np.testing.assert_allclose(found, [(0.5, 1, 1), (0.5, 3, 1), (0.25, 3, 1), (0.25, 3, 0.1)])
-    assert config.optimizer.learning_rate == rate and config.fresh == changes[-1][1].fresh   # fresh chains stay as configured
+    # fresh chains stay as configured
+    assert config.optimizer.learning_rate == rate and config.fresh == changes[-1][1].fresh
 
 
-def test_remedies_of_three_networks_and_of_a_sampler_that_tunes_itself():
+def test_recovery_actions_of_three_networks_and_of_a_sampler_that_tunes_itself():
     config, changes = changes_of('digits_dual_mcmc')
     for name in ('energy', 'generator', 'inference'):
-        assert changes[2][1].optimizer[name].learning_rate == 0.5 * config.optimizer[name].learning_rate
+        assert (
+            getattr(changes[2][1].optimizer, name).learning_rate
+            == 0.5 * getattr(config.optimizer, name).learning_rate
+        )
     assert changes[-1][1].x_chain.num_steps == 4 * config.x_chain.num_steps
-    assert changes[-1][1].x_chain.step_size == 0.5 * config.x_chain.step_size and changes[-1][1].z_chain == config.z_chain
-    assert [name for name, _ in changes_of('cifar10_st_jem')[1]] == ['new key', *['num steps x 2', 'learning rate x 0.5'] * 2]
+    assert (
+        changes[-1][1].x_chain.step_size == 0.5 * config.x_chain.step_size
+        and changes[-1][1].z_chain == config.z_chain
+    )
+    assert [name for name, _ in changes_of('cifar10_st_jem')[1]] == [
+        'new key',
+        *['num steps x 2', 'learning rate x 0.5'] * 2,
+    ]
 
 
 @pytest.fixture(scope='module')
 def recovered(tmp_path_factory):
-    """A run whose learning rate spoils its first checkpoint, and which finishes from the beginning with 1e-10 of it."""
+    """A run whose learning rate spoils its first checkpoint, and which finishes from the beginning
+    with 1e-10 of it."""
     workdir = tmp_path_factory.mktemp('runs') / 'digits'
-    succeed('experiments.digits_jem', f'--workdir={workdir}', *SMALL, '--config.steps=6', '--config.checkpoint_every=2',
-            '--config.optimizer.learning_rate=1e7', '--config.optimizer.warmup=1',
-            '--config.guard.remedies=("learning_rate","new_key")', '--config.guard.learning_rate=1e-10', devices='8')
+    succeed(
+        'experiments.digits_jem',
+        f'--workdir={workdir}',
+        *SMALL,
+        '--config.steps=6',
+        '--config.checkpoint_every=2',
+        '--config.optimizer.learning_rate=1e7',
+        '--config.optimizer.warmup=1',
+        '--config.guard.actions=("learning_rate","new_key")',
+        '--config.guard.learning_rate=1e-10',
+        devices='8',
+    )
     return workdir
 
 
 def test_a_run_that_diverges_recovers_by_its_configuration(recovered):
     summary = json.loads((recovered / 'summary.json').read_text())
-    assert summary['finished'] and summary['recoveries'] == 1 and summary['tries_left'] == 1 and summary['quarantined_chains'] == 0
+    assert (
+        summary['finished']
+        and summary['recoveries'] == 1
+        and summary['tries_left'] == 1
+        and summary['quarantined_chains'] == 0
+    )
     text = (recovered / 'recoveries' / 'log.txt').read_text()
-    assert text.startswith('Try 1 of 2: the run had diverged at step 3: ')
+    assert text.startswith('Attempt 1 of 2: the run had diverged at step 3: ')
     assert text.endswith('Back to step 0, with learning rate x 1e-10.\n')
     rows = [json.loads(line) for line in (recovered / 'metrics.jsonl').read_text().splitlines()]
     assert [row['step'] for row in rows if 'loss' in row] == [1, 2, 4, 6]
 
 
-@pytest.mark.parametrize('flags, says', [
-    (['--config.guard.remedies=("prayer",)'], '--config.guard.remedies must be some of new_key'),
-    (['--config.guard.learning_rate=2.0'], '--config.guard.learning_rate must be in (0, 1]')])
+@pytest.mark.parametrize(
+    'flags, says',
+    [
+        (
+            ['--config.guard.actions=("prayer",)'],
+            '--config.guard.actions must be one of new_key',
+        ),
+        (['--config.guard.learning_rate=2.0'], '--config.guard.learning_rate must be in (0, 1]'),
+    ],
+)
 def test_a_policy_that_cannot_be_gets_one_sentence(tmp_path, monkeypatch, capsys, flags, says):
-    assert_one_sentence(monkeypatch, capsys, says, 'experiments.digits_jem', f'--workdir={tmp_path}/run', *flags)
+    assert_one_sentence(
+        monkeypatch, capsys, says, 'experiments.digits_jem', f'--workdir={tmp_path}/run', *flags
+    )
     assert not (tmp_path / 'run').exists()
 
 
 def test_chains_are_watched_while_the_run_trains(recovered, monkeypatch):
-    """The last row against the checkpoint of the same step: 32 entries spread over the buffer, their energies, its ages."""
+    """The last row against the checkpoint of the same step: 32 entries spread over the buffer,
+    their energies, its ages."""
     row = [json.loads(line) for line in (recovered / 'metrics.jsonl').read_text().splitlines()][-1]
     assert row['step'] == 6
     monkeypatch.setenv('JAX_NUM_CPU_DEVICES', '8')
-    _, parts, state = launch.restore(recovered)
+    _, experiment, state = runs.restore(recovered)
     buffer = state.chains.buffer
-    x, label, age = (np.asarray(leaf).reshape(-1, *leaf.shape[2:]) for leaf in (buffer.position, buffer.label, buffer.age))
+    x, label, age = (
+        np.asarray(leaf).reshape(-1, *leaf.shape[2:])
+        for leaf in (buffer.position, buffer.label, buffer.age)
+    )
     ages = age[age >= 0]
-    assert len(ages) > 0 and [row[f'chains/age_p{q}'] for q in (10, 50, 100)] == np.percentile(ages, (10, 50, 100)).tolist()
+    assert (
+        len(ages) > 0
+        and [row[f'chains/age_p{q}'] for q in (10, 50, 100)]
+        == np.percentile(ages, (10, 50, 100)).tolist()
+    )
     some = np.flatnonzero(age >= 0)[np.linspace(0, len(ages) - 1, 32).astype(int)]
-    energies = jax.vmap(parts.energy_fn, (None, 0, 0))(averaged(state), x[some], label[some])
+    energies = jax.vmap(experiment.model.energy_fn, (None, 0, 0))(
+        state.eval_params, x[some], label[some]
+    )
     np.testing.assert_allclose(row['chains/energy_at_0'], np.mean(energies), rtol=1e-4)
     assert row['chains/energy_at_2'] < row['chains/energy_at_1'] < row['chains/energy_at_0']
-    assert 0 < row['chains/acceptance'] <= 1 and row['chains/drift_to_noise'] > 0 and row['chains/clipped'] == 0
+    assert (
+        0 < row['chains/acceptance'] <= 1
+        and row['chains/drift_to_noise'] > 0
+        and row['chains/clipped'] == 0
+    )
 
 
 def test_a_sampler_that_tunes_itself_is_watched_at_its_present_scales():
-    c = ConfigDict(dict(adaptive=True, step_size=0.1, noise=1e-4, noise_is_temperature=True))
+    c = JemChain(step_size=0.1, noise=1e-4, noise_is_temperature=True, adaptive=True)
     tuned = jnp.broadcast_to(jnp.array([0.32, 50.0, 0.9, 0.1]), (8, 4))
     state = SimpleNamespace(chains=SimpleNamespace(sampler=SimpleNamespace(settings=tuned)))
-    found = langevin_settings(c, state)
-    assert found == pytest.approx({'step_size': 0.32, 'noise_scale': 0.8 / 50, 'decay': 0.9, 'momentum': 0.1}, rel=1e-6)
-    fixed = ConfigDict({**c.to_dict(), 'adaptive': False, 'step_size': 0.5, 'momentum': 0.2})
-    assert langevin_settings(fixed, state) == {'step_size': 0.5, 'noise_scale': 0.01, 'momentum': 0.2}
-    c.update(dict(num_steps=20, extra_step_every=781))
-    assert steps_of(c, SimpleNamespace(chains=SimpleNamespace(calls=np.full(8, 1600)))) == 22
+    found = training_chains(c, 8).numbers(state)
+    assert found == pytest.approx(
+        {'step_size': 0.32, 'noise_scale': 0.8 / 50, 'decay': 0.9, 'momentum': 0.1}, rel=1e-6
+    )
+    fixed = dataclasses.replace(c, adaptive=False, step_size=0.5, momentum=0.2)
+    assert training_chains(fixed, 8).numbers(state) == {
+        'step_size': 0.5,
+        'noise_scale': 0.01,
+        'momentum': 0.2,
+    }
+    growing = training_chains(dataclasses.replace(c, num_steps=20, extra_step_every=781), 8)
+    after_1600 = SimpleNamespace(chains=SimpleNamespace(calls=np.full(8, 1600)))
+    assert growing.steps_of(after_1600) == 22
 
 
 def test_chains_are_examined_from_the_command_line(recovered, monkeypatch, capsys):
     monkeypatch.setattr(extractor, 'STEPS', 30)
-    arguments = 'experiments.chains', f'--workdir={recovered}', '--steps=20', '--num=8', '--times=1,3', '--samples=40'
+    arguments = (
+        'experiments.chains',
+        f'--workdir={recovered}',
+        '--steps=20',
+        '--num=8',
+        '--times=1,3',
+        '--samples=40',
+    )
     printed = in_process(monkeypatch, capsys, *arguments)
     found = json.loads((recovered / 'summary.json').read_text())['chains']
-    assert set(found['frechet_after']) == {'2', '6'} and set(found['mixing']) == {'energy', 'mean', 'contrast'}
-    assert 0 <= found['acceptance'] <= 1 and found['drift_to_noise'] > 0 and found['clipped'] == found['saturated'] == 0
-    assert found['age']['p100'] >= found['age']['p50'] >= 0 and printed.strip() == (recovered / 'chains.txt').read_text().strip()
+    assert set(found['frechet_after']) == {'2', '6'} and set(found['mixing']) == {
+        'energy',
+        'mean',
+        'contrast',
+    }
+    assert (
+        0 <= found['acceptance'] <= 1
+        and found['drift_to_noise'] > 0
+        and found['clipped'] == found['saturated'] == 0
+    )
+    assert (
+        found['age']['p100'] >= found['age']['p50'] >= 0
+        and printed.strip() == (recovered / 'chains.txt').read_text().strip()
+    )
     for name in ('chains.png', 'samples/after_2_steps.png', 'samples/after_6_steps.png'):
         assert (recovered / name).stat().st_size > 500
     assert_one_sentence(monkeypatch, capsys, '--times', *arguments[:2], '--times=0')
@@ -123,38 +223,64 @@ def test_chains_are_examined_from_the_command_line(recovered, monkeypatch, capsy
 SMALL_NETWORK = per_example(ConvNet(10, (4, 8), (2, 2)))
 
 
-def grid(**settings):
-    return ConfigDict({**stability.get_config().to_dict(), **settings})
-
-
 def test_runs_side_by_side_are_the_runs_one_by_one():
-    """Two learning rates, step sizes and seeds mapped into one program, against the train step of each."""
-    task = stability.task_of('digits')._replace(network=SMALL_NETWORK)
+    """Two learning rates, step sizes and seeds mapped into one program, against the train step of
+    each."""
+    task = systems.task_of('digits')._replace(network=SMALL_NETWORK)
     cases = [(1e-3, 1.0, 0), (5e-3, 0.5, 1)]
-    figures, _ = stability.train_side_by_side('st_jem', 2, cases, grid(steps=3, seeds=2), task)
+    figures, _ = stability.train_side_by_side(
+        'st_jem', 2, cases, stability.Grid(steps=3, seeds=2), task
+    )
     for i, (rate, size, seed) in enumerate(cases):
-        method, optimizer, limits = stability.SYSTEMS['st_jem'](task, stability.Setting('st_jem', 2, rate, size))
-        here = jax.devices()[:2]
-        batch = lambda step, seed=seed: data.batch_at(task.train, step, stability.BATCH, seed)
-        state = shard_state(init_state(jax.random.key(seed), method, optimizer, task.prepare, batch(0, 0)), here)
-        step = make_train_step(method, optimizer, task.prepare, devices=here, limits=limits)
+        setting, here = systems.Setting('st_jem', 2, rate, size), jax.devices()[:2]
+        recipe = systems.recipe(task, setting, seed)
+        first = systems.recipe(task, setting)  # all runs see the same first batch before training
+        state = shard_state(init_state(jax.random.key(seed), first), here)
+        step = make_train_step(recipe, devices=here)
         for t in range(3):
-            state, metrics = step(state, shard_batch(batch(t), here))
-            np.testing.assert_allclose(figures['s_gap'][t, i], metrics['s_gap'], rtol=2e-3, atol=1e-5)
-            np.testing.assert_allclose(figures['s_positives'][t, i], metrics['s_positives'], rtol=2e-3)
+            state, metrics = step(state, shard_batch(recipe.batch_at(t), here))
+            np.testing.assert_allclose(
+                figures['s_gap'][t, i], metrics['s_gap'], rtol=2e-3, atol=1e-5
+            )
+            np.testing.assert_allclose(
+                figures['s_positives'][t, i], metrics['s_positives'], rtol=2e-3
+            )
 
 
 def test_the_study_counts_what_diverged_and_continues(tmp_path, monkeypatch, capsys):
-    small = stability.task_of('digits')._replace(network=SMALL_NETWORK)
+    small = systems.task_of('digits')._replace(network=SMALL_NETWORK)
     monkeypatch.setattr(stability, 'task_of', lambda source: small)
-    arguments = ['experiments.stability', f'--workdir={tmp_path}', '--config.systems=jem', '--config.steps=21', '--config.seeds=2',
-                 '--config.num_steps=(1,)', '--config.learning_rates=(1e-2,1e9)', '--config.guarded=0']
+    arguments = [
+        'experiments.studies.stability',
+        f'--workdir={tmp_path}',
+        '--config.systems=("jem",)',
+        '--config.steps=21',
+        '--config.seeds=2',
+        '--config.num_steps=(1,)',
+        '--config.learning_rates=(1e-2,1e9)',
+        '--config.guarded=0',
+    ]
     first = in_process(monkeypatch, capsys, *arguments)
     rows = [line.split() for line in first.splitlines()[2:]]
-    assert rows[0][:7] == ['jem', '1', '0.01', '1', '0', 'of', '2'] and rows[1][:7] == ['jem', '1', '1e+09', '1', '2', 'of', '2']
+    assert rows[0][:7] == ['jem', '1', '0.01', '1', '0', 'of', '2'] and rows[1][:7] == [
+        'jem',
+        '1',
+        '1e+09',
+        '1',
+        '2',
+        'of',
+        '2',
+    ]
     found = json.loads((tmp_path / 'stability.json').read_text())['runs']
-    assert 1 <= found['jem K=1 lr=1e+09 step=1 seed=0']['diverged_at'] <= 5 and found['jem K=1 lr=0.01 step=1 seed=1']['accuracy'] > 0.2
-    assert (tmp_path / 'stability.png').stat().st_size > 500 and in_process(monkeypatch, capsys, *arguments) == first
+    assert (
+        1 <= found['jem K=1 lr=1e+09 step=1 seed=0']['diverged_at'] <= 5
+        and found['jem K=1 lr=0.01 step=1 seed=1']['accuracy'] > 0.2
+    )
+    assert (tmp_path / 'stability.png').stat().st_size > 500 and in_process(
+        monkeypatch, capsys, *arguments
+    ) == first
     assert_one_sentence(monkeypatch, capsys, 'another grid', *arguments, '--config.steps=30')
-    assert_one_sentence(monkeypatch, capsys, 'nonsense unknown', *arguments[:2], '--config.systems=nonsense')
-    assert stability.share(3, 5) == '3 of 5 [0.23, 0.88]'   # Wilson's interval, by hand
+    assert_one_sentence(
+        monkeypatch, capsys, 'one of jem', *arguments[:2], '--config.systems=("nonsense",)'
+    )
+    assert stability.share(3, 5) == '3 of 5 [0.23, 0.88]'  # Wilson's interval, by hand

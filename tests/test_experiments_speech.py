@@ -1,27 +1,49 @@
-"""Runs on speech: from the command line, and what is measured of them against energies whose answers are known."""
+"""Runs on speech: from the command line, and what is measured of them against energies whose
+answers are known."""
+
 import importlib
 import json
 import sys
 from types import SimpleNamespace
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from commands import assert_one_sentence, in_process, succeed
-from ml_collections import ConfigDict
 
 pytest.importorskip('librosa', reason='the extra `speech` is not installed')
-from ebm_jax import audio, formants, mcmc, speech  # noqa: E402
+from ebm_jax import audio, images, mcmc  # noqa: E402
+from ebm_jax.apply import sequences as apply_sequences  # noqa: E402
+from ebm_jax.data import formants  # noqa: E402
+from ebm_jax.data.recordings import Frontend, Recording, Segment  # noqa: E402
 from ebm_jax.errors import InputError  # noqa: E402
 from ebm_jax.evaluate import extractor  # noqa: E402
-from ebm_jax.types import Network  # noqa: E402
-from experiments import figures_speech, launch, parts_speech, phonemes_jem, phonemes_st_jem  # noqa: E402
-from experiments import speech as command  # noqa: E402
+from ebm_jax.model import Classifier  # noqa: E402
+from ebm_jax.train import state_shapes  # noqa: E402
+from experiments import phonemes_jem, phonemes_st_jem  # noqa: E402
+from experiments.common import runs, settings  # noqa: E402
+from experiments.common.groups import Denoise  # noqa: E402
+from experiments.evaluations import speech_quality  # noqa: E402
+from experiments.families import speech_jem  # noqa: E402
 
-SMALL = ['--config.steps=2', '--config.batch_size=16', '--config.loss.num_negatives=8', '--config.sampler.num_steps=2',
-         '--config.buffer.capacity=640', '--config.fresh.num_steps=2', '--config.network.widths=(4,4,4)', '--config.features.bins=12',
-         '--config.data.window=7', '--config.data.every=9', '--config.data.time_mask=3', '--config.denoise.num_steps=1',
-         '--config.denoise.recordings=1', '--config.log_every=1', '--config.evaluate_every=0']
+SMALL = [
+    '--config.steps=2',
+    '--config.batch_size=16',
+    '--config.loss.num_negatives=8',
+    '--config.sampler.num_steps=2',
+    '--config.buffer.capacity=640',
+    '--config.fresh.num_steps=2',
+    '--config.network.widths=(4,4,4)',
+    '--config.features.bins=12',
+    '--config.data.window=7',
+    '--config.data.every=9',
+    '--config.data.time_mask=3',
+    '--config.denoise.num_steps=1',
+    '--config.denoise.recordings=1',
+    '--config.log_every=1',
+    '--config.evaluate_every=0',
+]
 
 
 @pytest.fixture(scope='module')
@@ -33,15 +55,32 @@ def trained(tmp_path_factory):
 
 def test_evaluate_measures_recordings_and_denoising(trained, monkeypatch, capsys):
     monkeypatch.setattr(extractor, 'STEPS', 10)
-    printed = in_process(monkeypatch, capsys, 'experiments.evaluate', f'--workdir={trained}', '--fresh_per_class=2', '--resamples=3')
+    printed = in_process(
+        monkeypatch,
+        capsys,
+        'experiments.evaluate',
+        f'--workdir={trained}',
+        '--fresh_per_class=2',
+        '--resamples=3',
+    )
     summary = json.loads((trained / 'summary.json').read_text())
-    for name in ('test_accuracy', 'ece', 'conditional_sample_accuracy', 'frame_accuracy', 'inversion_accuracy'):
+    for name in (
+        'test_accuracy',
+        'ece',
+        'conditional_sample_accuracy',
+        'frame_accuracy',
+        'inversion_accuracy',
+    ):
         assert 0 <= summary[name] <= 1, name
     assert set(summary['ood_auroc']) == {'white', 'babble', 'inverted', 'noise'}
     full = json.loads((trained / 'evaluation.json').read_text())
     assert set(full['denoise']) == {'0', '5', '10', '20'} == set(full['denoise_babble'])
     row = full['denoise']['0']
-    assert set(row) == {f'{kind}_{way}' for kind in ('mse', 'accuracy') for way in ('before', 'after', 'anchor_alone', 'gated')}
+    assert set(row) == {
+        f'{kind}_{way}'
+        for kind in ('mse', 'accuracy')
+        for way in ('before', 'after', 'anchor_alone', 'gated')
+    }
     errors = [full['denoise'][level]['mse_before'] for level in ('0', '5', '10', '20')]
     assert errors == sorted(errors, reverse=True) and row['mse_after'] != row['mse_before']
     assert summary['denoise'] == full['denoise'] and 'noisereduce' in printed
@@ -49,18 +88,40 @@ def test_evaluate_measures_recordings_and_denoising(trained, monkeypatch, capsys
         assert (trained / name).stat().st_size > 500, name
 
 
-def test_a_recording_is_classified_generated_and_denoised_from_the_command_line(trained, tmp_path, monkeypatch, capsys):
-    of = lambda *arguments: in_process(monkeypatch, capsys, 'experiments.speech', f'--workdir={trained}', *arguments)
+def test_a_recording_is_classified_generated_and_denoised_from_the_command_line(
+    trained, tmp_path, monkeypatch, capsys
+):
+    def of(*arguments):
+        return in_process(
+            monkeypatch, capsys, 'experiments.speech', f'--workdir={trained}', *arguments
+        )
+
     audio.write(tmp_path / 'in.wav', formants.utterance(999, ['s', 'aa']).sound, 16000)
-    lines = of('--task=classify', f'--input={tmp_path}/in.wav', f'--out={tmp_path}/said').splitlines()
+    lines = of(
+        '--task=classify', f'--input={tmp_path}/in.wav', f'--out={tmp_path}/said'
+    ).splitlines()
     spans = [line.split() for line in lines[1:-1]]
-    assert float(spans[0][0]) == 0 and all(a[1] == b[0] for a, b in zip(spans, spans[1:])) and spans[0][2] in formants.PHONES
-    audio.write(tmp_path / 'short.wav', formants.utterance(999, ['s', 'aa']).sound[:800], 16000)   # shorter than a window
-    short = of('--task=classify', f'--input={tmp_path}/short.wav', f'--out={tmp_path}/short').splitlines()
-    assert short[-2].split()[1] == '0.06'   # six frames
-    of('--task=generate', '--phones=s,iy', '--seconds=0.06', '--steps=2', f'--out={tmp_path}/new.wav')
+    assert (
+        float(spans[0][0]) == 0
+        and all(a[1] == b[0] for a, b in zip(spans, spans[1:]))
+        and spans[0][2] in formants.PHONES
+    )
+    # shorter than a window
+    audio.write(tmp_path / 'short.wav', formants.utterance(999, ['s', 'aa']).sound[:800], 16000)
+    short = of(
+        '--task=classify', f'--input={tmp_path}/short.wav', f'--out={tmp_path}/short'
+    ).splitlines()
+    assert short[-2].split()[1] == '0.06'  # six frames
+    of(
+        '--task=generate',
+        '--phones=s,iy',
+        '--seconds=0.06',
+        '--steps=2',
+        f'--out={tmp_path}/new.wav',
+    )
     with np.load(tmp_path / 'new.npz') as found:
-        assert found['features'].shape == (12, 12) and found['labels'].tolist() == [4] * 6 + [3] * 6   # aa eh f iy s sh uw
+        # aa eh f iy s sh uw
+        assert found['features'].shape == (12, 12) and found['labels'].tolist() == [4] * 6 + [3] * 6
     assert abs(len(audio.read(tmp_path / 'new.wav', 16000)[0]) - 11 * 160) <= 160
     text = of('--task=denoise', '--snr=10', '--steps=0', f'--out={tmp_path}/clean')
     with np.load(tmp_path / 'clean.npz') as found:
@@ -72,55 +133,102 @@ def test_a_recording_is_classified_generated_and_denoised_from_the_command_line(
 
 
 def test_tables_of_denoising_have_a_row_for_each_way(trained, monkeypatch, capsys):
-    arguments = 'experiments.denoise_tables', f'--workdir={trained}', '--levels=10', '--anchors=0,1e6', '--recordings=2'
+    arguments = (
+        'experiments.studies.denoise_tables',
+        f'--workdir={trained}',
+        '--levels=10',
+        '--anchors=0,1e6',
+        '--recordings=2',
+    )
     printed = in_process(monkeypatch, capsys, *arguments, '--steps=2', '--step_size=1e-7')
-    rows = {(row['noise'], row['way'], row['anchor']): row['mse'] for row in json.loads((trained / 'denoise.json').read_text())}
+    rows = {
+        (row['noise'], row['way'], row['anchor']): row['mse']
+        for row in json.loads((trained / 'denoise.json').read_text())
+    }
     assert len(rows) == 2 * (2 + 4) and printed == (trained / 'denoise.txt').read_text()
     noisy = rows['white', 'noisy', None]
-    assert rows['white', 'plain', 1e6] == pytest.approx(noisy, rel=5e-3) and rows['white', 'plain', 0.0] == pytest.approx(noisy, rel=5e-3)
+    assert rows['white', 'plain', 1e6] == pytest.approx(noisy, rel=5e-3) and rows[
+        'white', 'plain', 0.0
+    ] == pytest.approx(noisy, rel=5e-3)
     assert rows['white', 'alone', 1e6] < 0.97 * noisy and rows['babble', 'gated', None] > 0
     assert_one_sentence(monkeypatch, capsys, '--steps must be numbers', *arguments, '--steps=two')
     assert_one_sentence(monkeypatch, capsys, 'of at least 0', *arguments, '--anchors=-1')
 
 
-@pytest.mark.parametrize('name', ['phonemes_jem', 'phonemes_st_jem', 'spoken_digits_st_jem', 'vowels_st_jem'])
+@pytest.mark.parametrize(
+    'name', ['phonemes_jem', 'phonemes_st_jem', 'spoken_digits_st_jem', 'vowels_st_jem']
+)
 def test_experiments_on_speech_carry_their_command_and_build(name, tmp_path):
     module = importlib.import_module(f'experiments.{name}')
-    assert f'python -m experiments.{name} --workdir=' in module.__doc__ and 'Expected' in module.__doc__
+    assert (
+        f'python -m experiments.{name} --workdir=' in module.__doc__
+        and 'Expected' in module.__doc__
+    )
     config = module.get_config()
     if name.startswith('phonemes'):
         rng = np.random.default_rng(0)
-        np.savez(tmp_path / 'frames.npz', x=rng.normal(size=(160, 256)).astype(np.float32), y=np.arange(160) % 5,
-                 part=np.repeat(['train', 'test'], 80), label_names=['aa', 'ao', 'dcl', 'iy', 'sh'])
+        np.savez(
+            tmp_path / 'frames.npz',
+            x=rng.normal(size=(160, 256)).astype(np.float32),
+            y=np.arange(160) % 5,
+            part=np.repeat(['train', 'test'], 80),
+            label_names=['aa', 'ao', 'dcl', 'iy', 'sh'],
+        )
         config.data.source, shape = f'frames:{tmp_path}/frames.npz', (1, 256, 1)
     elif name.startswith('spoken'):
         config.data.source, shape = f'fsdd:{digits_folder(tmp_path)}', (32, 40, 1)
         config.features.rate, config.batch_size = 16000, 16
     else:
         shape = (21, 40, 1)
-    shapes = launch.build(module, config).state_shapes()
-    assert shapes.chains.buffer.position.shape[2:] == shape and shapes.chains.buffer.seen.shape == (config.shards,)
+    shapes = state_shapes(runs.build(module, config).recipe)
+    assert shapes.chains.buffer.position.shape[2:] == shape and shapes.chains.buffer.seen.shape == (
+        config.shards,
+    )
     if name.startswith('spoken'):
         config.network.wide = True
-        assert {'WideBlock_0', 'WideBlock_2'} < set(launch.build(module, config).state_shapes().params)
+        assert {'WideBlock_0', 'WideBlock_2'} < set(
+            state_shapes(runs.build(module, config).recipe).params
+        )
 
 
-@pytest.mark.parametrize('flags, says', [
-    (['--task=generate', '--phones=s,xx'], 'this run knows the phones aa, eh'), (['--task=generate', '--word=s'], 'give them by --phones'),
-    (['--task=denoise', '--anchor=10'], 'overshoot'), (['--task=denoise', '--snr=nan'], '--snr must be finite'),
-    (['--task=classify', '--input=nothing.wav'], 'no sound file'), (['--task=denoise', '--index=40'], 'there are 40 test recordings')])
+@pytest.mark.parametrize(
+    'flags, says',
+    [
+        (['--task=generate', '--phones=s,xx'], 'this run knows the phones aa, eh'),
+        (['--task=generate', '--word=s'], 'give them by --phones'),
+        (['--task=denoise', '--anchor=10'], 'overshoot'),
+        (['--task=denoise', '--snr=nan'], '--snr must be finite'),
+        (['--task=classify', '--input=nothing.wav'], 'no sound file'),
+        (['--task=denoise', '--index=40'], 'there are 40 test recordings'),
+    ],
+)
 def test_bad_requests_get_one_sentence(trained, monkeypatch, capsys, flags, says):
-    assert_one_sentence(monkeypatch, capsys, says, 'experiments.speech', f'--workdir={trained}', *flags)
+    assert_one_sentence(
+        monkeypatch, capsys, says, 'experiments.speech', f'--workdir={trained}', *flags
+    )
 
 
-@pytest.mark.parametrize('flags, says', [
-    (['--config.features.rate=8000'], 'has 16000 samples per second: set --config.features.rate=16000'),
-    (['--config.data.source=fsdd:nowhere'], 'WORD_SPEAKER_INDEX'), (['--config.data.source=digits'], 'unknown speech'),
-    (['--config.data.leave_out=("xx",)'], '--config.data.leave_out must name some'), (['--config.data.window=0'], 'at least 1'),
-    (['--config.features.bins=5000'], 'too many'), (['--config.optimizer.learning_rate=-1.0'], 'optimizer.learning_rate must be'),
-    (['--config.batch_size=0'], 'batch_size must be'), (['--config.denoise.anchor=10.0'], 'overshoot')])
+@pytest.mark.parametrize(
+    'flags, says',
+    [
+        (
+            ['--config.features.rate=8000'],
+            'has 16000 samples per second: set --config.features.rate=16000',
+        ),
+        (['--config.data.source=fsdd:nowhere'], 'WORD_SPEAKER_INDEX'),
+        (['--config.data.source=digits'], 'unknown speech'),
+        (['--config.data.leave_out=("xx",)'], '--config.data.leave_out must name some'),
+        (['--config.data.window=0'], 'at least 1'),
+        (['--config.features.bins=5000'], 'too many'),
+        (['--config.optimizer.learning_rate=-1.0'], 'optimizer.learning_rate must be'),
+        (['--config.batch_size=0'], 'batch_size must be'),
+        (['--config.denoise.anchor=10.0'], 'overshoot'),
+    ],
+)
 def test_settings_that_cannot_be_get_one_sentence(tmp_path, monkeypatch, capsys, flags, says):
-    assert_one_sentence(monkeypatch, capsys, says, 'experiments.vowels_st_jem', f'--workdir={tmp_path}/run', *flags)
+    assert_one_sentence(
+        monkeypatch, capsys, says, 'experiments.vowels_st_jem', f'--workdir={tmp_path}/run', *flags
+    )
     assert not (tmp_path / 'run').exists()
 
 
@@ -128,13 +236,24 @@ def test_without_its_packages_speech_says_what_to_install(tmp_path, monkeypatch,
     monkeypatch.setitem(sys.modules, 'librosa', None)
     audio._filters.cache_clear()
     audio._fft.cache_clear()
-    assert_one_sentence(monkeypatch, capsys, 'pip install -e ".[speech]"', 'experiments.vowels_st_jem', f'--workdir={tmp_path}/run')
+    assert_one_sentence(
+        monkeypatch,
+        capsys,
+        'pip install -e ".[speech]"',
+        'experiments.vowels_st_jem',
+        f'--workdir={tmp_path}/run',
+    )
 
 
 def test_jem_and_st_jem_on_phonemes_differ_in_their_loss_alone():
     jem, st_jem = phonemes_jem.get_config(), phonemes_st_jem.get_config()
-    assert (jem.loss.balanced, jem.loss.alpha, st_jem.loss.balanced, st_jem.loss.alpha) == (False, 0.0, True, 1.0)
-    jem.loss.update(dict(balanced=True, alpha=1.0))
+    assert (jem.loss.balanced, jem.loss.alpha, st_jem.loss.balanced, st_jem.loss.alpha) == (
+        False,
+        0.0,
+        True,
+        1.0,
+    )
+    jem.loss.balanced, jem.loss.alpha = True, 1.0
     assert jem == st_jem
 
 
@@ -150,91 +269,150 @@ def digits_folder(root):
 
 
 def test_words_and_speakers_can_be_left_out(tmp_path):
-    config = parts_speech.speech_config()
+    config = speech_jem.SpeechSettings()
     config.features.bins, config.data.window, config.data.every = 12, 20, 10
-    config.data.update(dict(source=f'fsdd:{digits_folder(tmp_path)}', speakers=('mia',)))
-    train, test, of = parts_speech.prepared(config)
-    assert of.frontend.names == ('0', '1') and {r.speaker for r in of.test} == {'jo'} and [r.speaker for r in of.others] == ['mia'] * 8
+    config.data.source, config.data.speakers = f'fsdd:{digits_folder(tmp_path)}', ('mia',)
+    train, test, of = speech_jem.prepared(config)
+    assert (
+        of.frontend.names == ('0', '1')
+        and {r.speaker for r in of.test} == {'jo'}
+        and [r.speaker for r in of.others] == ['mia'] * 8
+    )
     assert train.x.shape[1:] == (20, 12, 1) and set(train.y) == set(test.y) == {0, 1}
     np.testing.assert_allclose(train.x.mean((0, 1, 3)), 0, atol=0.1)
-    sets = parts_speech.own_sets(of, config)
-    assert set(sets) == {'white', 'babble', 'other_speakers'} and sets['white']().x.shape[1:] == (20, 12, 1)
-    config.data.update(dict(speakers=(), leave_out=(1,)))   # as one types it
-    train, test, of = parts_speech.prepared(config)
+    sets = speech_jem.extra_ood(of, config.data)
+    assert set(sets) == {'white', 'babble', 'other_speakers'} and sets['white']().x.shape[1:] == (
+        20,
+        12,
+        1,
+    )
+    config.data.speakers, config.data.leave_out = (), (1,)  # as one types it
+    settings.as_declared(config)
+    train, test, of = speech_jem.prepared(config)
     assert of.frontend.names == ('0',) and len(of.test) == 8 and set(train.y) == {0}
-    assert len(parts_speech.own_sets(of, config)['held_out']().x) > 4
+    assert len(speech_jem.extra_ood(of, config.data)['held_out']().x) > 4
     config.data.leave_out = ('0', '1')
     with pytest.raises(InputError, match='not all'):
-        parts_speech.prepared(config)
+        speech_jem.prepared(config)
 
 
-def parts_of(energy_fn, logits, by_frame, bins=3, length=5):
-    """Parts of a run whose energy and classifier are known. Features in network units are those in decibels / 4."""
-    frontend = speech.Frontend(audio.Analysis(bins=bins), audio.Scale(np.zeros(bins), np.ones(bins)), ('a', 'b'), by_frame, length, 2)
-    network = Network(None, lambda params, x: logits(x))
-    return SimpleNamespace(speech=parts_speech.Speech(frontend, [], []), network=network, energy_fn=energy_fn,
-                           kernel_at=lambda step_size: mcmc.langevin(step_size, noise_scale=0.0), fresh=ConfigDict(dict(step_size=0.5)))
+def model_of(energy_fn, logits, by_frame, bins=3, length=5):
+    """A model whose energy and classifier are known. Features in network units are those in
+    decibels / 4."""
+    frontend = Frontend(
+        audio.Analysis(bins=bins),
+        audio.Scale(np.zeros(bins), np.ones(bins)),
+        ('a', 'b'),
+        by_frame,
+        length,
+        2,
+    )
+    classifier = Classifier(lambda params, x: logits(x))
+    return SimpleNamespace(speech=frontend, classifier=classifier, energy_fn=energy_fn)
 
 
 def test_accuracy_counts_labelled_frames_and_whole_words():
-    """A classifier that says b where the middle of the window is above 0; of words, where the sum of e^mean is."""
+    """A classifier that says b where the middle of the window is above 0; of words, where the sum
+    of e^mean is."""
     x = np.zeros((8, 3, 1), np.float32)
-    x[3:] = 1.0   # 8 frames: what the recordings below have
-    middle = lambda x: jnp.array([0.0, x[2, 0, 0] - 0.5])
-    parts = parts_of(None, middle, by_frame=True)
-    recording = speech.Recording('r', np.zeros(7 * 160), 16000, (speech.Segment(0, 5 * 160, 'a'), speech.Segment(5 * 160, 7 * 160, 'b')))
-    assert figures_speech.accuracy_of(parts, (), [x], [recording]) == pytest.approx(5 / 7)   # frames 0 to 2, 5, 6 of 0 to 6
-    mean = lambda x: jnp.array([0.0, 4 * (jnp.mean(x) - 0.5)])
-    parts = parts_of(None, mean, by_frame=False)   # windows from frames 0, 2 (rounded), 3: means .4, .6, 1 (of 5 frames, from 3 on)
-    words = [speech.Recording('r', np.zeros(9), 16000, (), word) for word in ('b', 'a')]
-    assert figures_speech.accuracy_of(parts, (), [x, 0 * x], words) == 1.0
-    assert figures_speech.accuracy_of(parts, (), [x, 0 * x], words[::-1]) == 0.0
+    x[3:] = 1.0  # 8 frames: what the recordings below have
+
+    def middle(x):
+        return jnp.array([0.0, x[2, 0, 0] - 0.5])
+
+    model = model_of(None, middle, by_frame=True)
+    recording = Recording(
+        'r',
+        np.zeros(7 * 160),
+        16000,
+        (Segment(0, 5 * 160, 'a'), Segment(5 * 160, 7 * 160, 'b')),
+    )
+    # frames 0 to 2, 5, 6 of 0 to 6
+    assert speech_quality.recognised(model, (), [x], [recording]) == pytest.approx(5 / 7)
+
+    def mean(x):
+        return jnp.array([0.0, 4 * (jnp.mean(x) - 0.5)])
+
+    # windows from frames 0, 2 (rounded), 3: means .4, .6, 1 (of 5 frames, from 3 on)
+    model = model_of(None, mean, by_frame=False)
+    words = [Recording('r', np.zeros(9), 16000, (), word) for word in ('b', 'a')]
+    assert speech_quality.recognised(model, (), [x, 0 * x], words) == 1.0
+    assert speech_quality.recognised(model, (), [x, 0 * x], words[::-1]) == 0.0
 
 
 def test_denoising_moves_every_frame_alike_and_only_its_own():
-    """E = |window|^2 / 2 with shared gradients: x (1 - a)^steps everywhere, also at the edges and where recordings were filled up."""
-    parts = parts_of(lambda params, x, label: 0.5 * jnp.sum(x ** 2), None, by_frame=True)
-    sequences = [np.random.default_rng(i).normal(size=(n, 3, 1)).astype(np.float32) for i, n in enumerate((6, 11))]
-    c = ConfigDict(dict(step_size=0.2, noise=0.0, num_steps=3, anchor=0.0, percentile=0.0))
-    found = figures_speech.denoised(parts, (), sequences, c)
+    """E = |window|^2 / 2 with shared gradients: x (1 - a)^steps everywhere, also at the edges and
+    where recordings were filled up."""
+    model = model_of(lambda params, x, label: 0.5 * jnp.sum(x**2), None, by_frame=True)
+    sequences = [
+        np.random.default_rng(i).normal(size=(n, 3, 1)).astype(np.float32)
+        for i, n in enumerate((6, 11))
+    ]
+    c = Denoise(step_size=0.2, noise=0.0, num_steps=3, anchor=0.0, percentile=0.0)
+    found = speech_quality.denoised(model, (), sequences, c)
     for before, after in zip(sequences, found):
-        np.testing.assert_allclose(after, before * 0.8 ** 3, rtol=1e-5, atol=1e-6)
-    coupled = parts_of(lambda params, x, label: jnp.sum((x[1:] - x[:-1]) ** 2), None, by_frame=True)
-    together = figures_speech.denoised(coupled, (), sequences, c)
+        np.testing.assert_allclose(after, before * 0.8**3, rtol=1e-5, atol=1e-6)
+    coupled = model_of(lambda params, x, label: jnp.sum((x[1:] - x[:-1]) ** 2), None, by_frame=True)
+    together = speech_quality.denoised(coupled, (), sequences, c)
     for alone, beside in zip(sequences, together):
-        np.testing.assert_allclose(figures_speech.denoised(coupled, (), [alone], c)[0], beside, atol=1e-6)
-    assert figures_speech.error_of(parts, found[:1], sequences[:1]) == pytest.approx(
-        np.mean((4 * sequences[0] * (1 - 0.8 ** 3)) ** 2), rel=1e-4)
+        np.testing.assert_allclose(
+            speech_quality.denoised(coupled, (), [alone], c)[0], beside, atol=1e-6
+        )
+    assert speech_quality.spectral_error(model.speech, found[:1], sequences[:1]) == pytest.approx(
+        np.mean((4 * sequences[0] * (1 - 0.8**3)) ** 2), rel=1e-4
+    )
 
 
 def test_noisy_recordings_have_their_level_and_no_part_of_themselves_in_the_babble(monkeypatch):
-    parts = parts_of(None, None, by_frame=False)
-    recordings = [speech.Recording(name, formants.utterance(seed).sound, 16000, (), 'a') for seed, name in enumerate('xyz')]
-    parts = SimpleNamespace(speech=parts.speech._replace(test=recordings))
+    recordings = [
+        Recording(name, formants.utterance(seed).sound, 16000, (), 'a')
+        for seed, name in enumerate('xyz')
+    ]
     heard = []
     babble = audio.babble
-    monkeypatch.setattr(audio, 'babble', lambda voices, *rest: heard.append(voices) or babble(voices, *rest))
+    monkeypatch.setattr(
+        audio, 'babble', lambda voices, *rest: heard.append(voices) or babble(voices, *rest)
+    )
     for noise in ('white', 'babble'):
-        for mixed, clean in figures_speech.in_noise(parts, recordings, noise, 5):
-            assert np.sqrt(np.mean(mixed ** 2)) == pytest.approx(0.1, rel=1e-4)
-            np.testing.assert_allclose(10 * np.log10(np.mean(clean ** 2) / np.mean((mixed - clean) ** 2)), 5, atol=1e-2)
+        for mixed, clean in speech_quality.in_noise(recordings, recordings, noise, 5):
+            assert np.sqrt(np.mean(mixed**2)) == pytest.approx(0.1, rel=1e-4)
+            np.testing.assert_allclose(
+                10 * np.log10(np.mean(clean**2) / np.mean((mixed - clean) ** 2)), 5, atol=1e-2
+            )
     for recording, voices in zip(recordings, heard):
-        assert len(voices) == 2 and not any(np.array_equal(voice, recording.sound) for voice in voices)
+        assert len(voices) == 2 and not any(
+            np.array_equal(voice, recording.sound) for voice in voices
+        )
 
 
 def test_generated_sequences_follow_their_phones():
     """E = |window - y|^2 / 2: each frame ends at the mean label of the windows that see it."""
-    parts = parts_of(lambda params, x, label: 0.5 * jnp.sum((x - label) ** 2), None, by_frame=True)
-    labels = np.array([0, 0, 0, 1, 1, 1])
-    x = command.generated(parts, (), labels, 10, 60, seed=0)
+    model = model_of(lambda params, x, label: 0.5 * jnp.sum((x - label) ** 2), None, by_frame=True)
+    frame_labels = np.array([0, 0, 0, 0, 0, 1, 1, 1, 1, 1])
+    labels = frame_labels[2:8]  # of the middle of each window
+    kernel, key = mcmc.langevin(0.5, noise_scale=0.0), jax.random.key(0)
+    x = apply_sequences.generate_features(
+        model.energy_fn, (), key, kernel, model.speech, frame_labels, 60
+    )
     means = [np.mean([labels[t] for t in range(6) if t <= frame < t + 5]) for frame in range(10)]
-    np.testing.assert_allclose(x, np.broadcast_to(np.array(means)[:, None, None], x.shape), atol=1e-4)
+    np.testing.assert_allclose(
+        x, np.broadcast_to(np.array(means)[:, None, None], x.shape), atol=1e-4
+    )
 
 
 def test_pictures_show_time_to_the_right_and_single_frames_as_silhouettes():
     x = np.zeros((1, 4, 3, 1), np.float32)
-    x[0, 3, 2] = 1.0   # the last frame, the highest bin
-    assert np.argwhere(parts_speech.picture(x)[0, :, :, 0]).tolist() == [[0, 3]]
+    x[0, 3, 2] = 1.0  # the last frame, the highest bin
+    assert np.argwhere(images.spectrogram_images(x)[0, :, :, 0]).tolist() == [[0, 3]]
     line = np.linspace(-1, 1, 8, dtype=np.float32)[None, None, :, None]
-    found = parts_speech.picture(line, height=16)
-    assert found.shape == (1, 16, 8, 1) and (found[0, :, :, 0] > 0).sum(0).tolist() == [0, 2, 5, 7, 9, 11, 14, 16]
+    found = images.spectrogram_images(line, height=16)
+    assert found.shape == (1, 16, 8, 1) and (found[0, :, :, 0] > 0).sum(0).tolist() == [
+        0,
+        2,
+        5,
+        7,
+        9,
+        11,
+        14,
+        16,
+    ]

@@ -1,4 +1,6 @@
-"""The loop: exact resume, a stop that says why, checkpoints that are damaged or foreign, what is left in the workdir."""
+"""The loop: exact resume, a stop that says why, checkpoints that are damaged or foreign, what is
+left in the workdir."""
+
 import json
 import shutil
 
@@ -9,15 +11,16 @@ import optax
 import pytest
 from PIL import Image
 
-from ebm_jax import adapt, augment, cost, data, replay
+from ebm_jax import adapt, augment, cost, data, initial, replay
 from ebm_jax import objectives as obj
 from ebm_jax.checkpoint import Checkpoints
 from ebm_jax.errors import Diverged, InputError
 from ebm_jax.fit import fit
+from ebm_jax.images import image_grid, save_grid
 from ebm_jax.methods.jem import jem
 from ebm_jax.networks import ConvNet, per_example
-from ebm_jax.record import Recorder, image_grid, save_grid, update_summary
-from ebm_jax.train import init_state
+from ebm_jax.record import Recorder, update_summary
+from ebm_jax.train import Recipe, init_state, state_shapes
 from ebm_jax.types import Method
 
 TRAIN = data.digits('train')
@@ -25,37 +28,76 @@ SHAPE = (8, 8, 1)
 
 
 def make_method(widths=(8, 8)):
-    buffer = replay.class_conditional(replay.uniform_start(SHAPE), 40, 10, unlabelled=0.5)
-    return jem(per_example(ConvNet(10, widths, (2, 2))), adapt.adaptive(calls=3), buffer, num_negatives=8, num_steps=2, conditional=0.5,
-               shards=4, weights=obj.balanced)
+    buffer = replay.class_conditional(initial.uniform(SHAPE), 40, 10, unconditional=0.5)
+    return jem(
+        per_example(ConvNet(10, widths, (2, 2))),
+        adapt.adaptive(calls=3),
+        buffer,
+        num_negatives=8,
+        num_steps=2,
+        conditional=0.5,
+        shards=4,
+        weights=obj.balanced,
+    )
 
 
 METHOD = make_method()
-COMMON = dict(optimizer=optax.adam(1e-3), prepare=augment.chain(augment.scale_pixels, augment.gaussian_noise(0.03)), ema=0.9,
-              log_every=1, checkpoint_every=3, picture_every=3, say=lambda line: None)
+EVERY = dict(log_every=1, checkpoint_every=3, picture_every=3, echo=lambda line: None)
 
 
-def train(workdir, steps, method=METHOD, devices=None, **options):
-    return fit(method, lambda step: data.batch_at(TRAIN, step, 16), workdir=workdir, steps=steps, devices=devices or jax.devices()[:2],
-               **{**COMMON, **options})
+def recipe(method=METHOD, **options):
+    return Recipe(
+        **{
+            'method': method,
+            'batch_at': lambda step: data.batch_at(TRAIN, step, 16),
+            'optimizer': optax.adam(1e-3),
+            'prepare': augment.chain(augment.scale_pixels, augment.gaussian_noise(0.03)),
+            'ema': 0.9,
+            **options,
+        }
+    )
+
+
+def train(workdir, steps, run=None, devices=None, **options):
+    return fit(
+        run or recipe(),
+        workdir=workdir,
+        steps=steps,
+        devices=devices or jax.devices()[:2],
+        **{**EVERY, **options},
+    )
 
 
 def leaves(state):
-    raw = lambda leaf: jax.random.key_data(leaf) if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
+    def raw(leaf):
+        return (
+            jax.random.key_data(leaf)
+            if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+            else leaf
+        )
+
     return [np.asarray(raw(leaf)) for leaf in jax.tree.leaves(state)]
 
 
 def metrics(workdir):
     rows = [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text().splitlines()]
-    return [{name: value for name, value in row.items() if name != 'steps_per_second'} for row in rows]
+    return [
+        {name: value for name, value in row.items() if name != 'steps_per_second'} for row in rows
+    ]
 
 
 @pytest.fixture(scope='module')
 def uninterrupted(tmp_path_factory):
     workdir = tmp_path_factory.mktemp('whole')
-    pictures = lambda state: {'first': (state.chains.buffer.position[:, 0], None)}
-    evaluate = lambda state: {'age': float(state.chains.buffer.age.mean())}
-    return workdir, train(workdir, 6, pictures=pictures, evaluate=evaluate, evaluate_every=6)
+
+    def pictures(state):
+        return {'first': (state.chains.buffer.position[:, 0], None)}
+
+    def evaluate(state):
+        return {'age': float(state.chains.buffer.age.mean())}
+
+    run = recipe(pictures=pictures, evaluate=evaluate)
+    return workdir, train(workdir, 6, run, evaluate_every=6)
 
 
 def test_resume_equals_uninterrupted_bit_for_bit(uninterrupted, tmp_path):
@@ -68,8 +110,11 @@ def test_resume_equals_uninterrupted_bit_for_bit(uninterrupted, tmp_path):
     assert [row for row in metrics(whole_dir) if 'age' not in row] == metrics(tmp_path)
 
 
-def test_resume_after_a_crash_takes_back_what_was_logged_past_the_checkpoint(uninterrupted, tmp_path):
-    """A run killed at step 5 has a checkpoint of step 3 and metrics up to 5, the last line cut short."""
+def test_resume_after_a_crash_takes_back_what_was_logged_past_the_checkpoint(
+    uninterrupted, tmp_path
+):
+    """A run killed at step 5 has a checkpoint of step 3 and metrics up to 5, the last line cut
+    short."""
     whole_dir, whole = uninterrupted
     train(tmp_path, 5, checkpoint_every=3)
     shutil.rmtree(tmp_path / 'checkpoints' / '5')
@@ -92,13 +137,24 @@ def test_resume_on_another_number_of_devices(uninterrupted, tmp_path):
 def test_what_a_run_leaves(uninterrupted):
     workdir, state = uninterrupted
     summary = json.loads((workdir / 'summary.json').read_text())
-    assert summary['finished'] and not summary['diverged'] and summary['step'] == 6 and summary['steps_per_second'] > 0
+    assert (
+        summary['finished']
+        and not summary['diverged']
+        and summary['step'] == 6
+        and summary['steps_per_second'] > 0
+    )
     assert summary['parameters'] == cost.num_parameters(state.params)
     assert Image.open(workdir / 'samples' / 'first_000006.png').width > 600
     assert list((workdir / 'tensorboard').iterdir())
     assert {path.name for path in (workdir / 'checkpoints').iterdir()} == {'3', '6'}
     rows = metrics(workdir)
-    logged = {'s_gap', 'grad_norm/positives', 'grad_norm/negatives', 'effective_sample_size', 'chain_age_mean'}
+    logged = {
+        's_gap',
+        'grad_norm/positives',
+        'grad_norm/negatives',
+        'effective_sample_size',
+        'chain_age_mean',
+    }
     assert rows[-1]['age'] > 0 and logged <= set(rows[0])
 
 
@@ -106,52 +162,71 @@ def test_a_finished_run_is_left_alone(uninterrupted):
     workdir, state = uninterrupted
     before = (workdir / 'metrics.jsonl').read_text()
     said = []
-    again = train(workdir, 6, say=said.append)
+    again = train(workdir, 6, echo=said.append)
     assert 'nothing to do' in said[0] and (workdir / 'metrics.jsonl').read_text() == before
     np.testing.assert_array_equal(leaves(again)[1], leaves(state)[1])
 
 
 def test_the_forecast_counts_what_the_step_does(tmp_path):
     said = []
-    train(tmp_path, 1, say=said.append)
+    train(tmp_path, 1, echo=said.append)
     text = said[0]
     network = per_example(ConvNet(10, (8, 8), (2, 2)))
     params = jax.eval_shape(network.init, jax.random.key(0), jnp.zeros(SHAPE))
     forward = cost.count_flops(network.apply, params, jnp.zeros(SHAPE))
-    # 8 chains x 2 steps x (energy + input gradient = 2), the score of 8 samples, a batch of 24 forward and back (3, but the first
-    # layer needs no input gradient: 4 x 4 positions, 3 x 3 window, 8 channels).
+    # 8 chains x 2 steps x (energy + input gradient = 2), the score of 8 samples, a batch of 24
+    # forward and back (3, but the first # layer needs no input gradient: 4 x 4 positions, 3 x 3
+    # window, 8 channels).
     gflop = float(text.split(' GFLOP in all')[0].split()[-1])
-    np.testing.assert_allclose(gflop * 1e9, forward * (8 * 2 * 2 + 8 + 24 * 3) - 24 * 2 * 16 * 9 * 8, rtol=0.005)
-    assert f'{cost.num_parameters(params):,} parameters' in text and '16 energy gradients' in text and 'about' in text
+    np.testing.assert_allclose(
+        gflop * 1e9, forward * (8 * 2 * 2 + 8 + 24 * 3) - 24 * 2 * 16 * 9 * 8, rtol=0.005
+    )
+    assert (
+        f'{cost.num_parameters(params):,} parameters' in text
+        and '16 energy gradients' in text
+        and 'about' in text
+    )
 
 
 def line(poison_from=None):
     """One parameter, loss = x . p, no chains; batches are poisoned from a step on."""
-    method = Method(lambda key, batch: (jnp.ones(1), {'empty': jnp.zeros(8)}), lambda key, params, chains, batch: (jnp.zeros(()), chains),
-                    lambda params, key, batch, samples: ({'line': params[0] * jnp.mean(batch['x'])}, {}))
+    method = Method(
+        lambda key, batch: (jnp.ones(1), {'empty': jnp.zeros(8)}),
+        lambda key, params, chains, batch: (jnp.zeros(()), chains),
+        lambda params, key, batch, samples: ({'line': params[0] * jnp.mean(batch['x'])}, {}),
+    )
+
     def batch_at(step):
-        return {'x': np.full((8, 1), np.inf if poison_from is not None and step >= poison_from else 1.0, np.float32)}
-    return method, batch_at
+        return {
+            'x': np.full(
+                (8, 1),
+                np.inf if poison_from is not None and step >= poison_from else 1.0,
+                np.float32,
+            )
+        }
+
+    return dict(method=method, batch_at=batch_at, prepare=lambda key, x: x, ema=0.0)
 
 
 def test_a_step_that_is_not_finite_stops_the_run_with_an_account(tmp_path):
-    method, batch_at = line(poison_from=4)
+    run = recipe(**line(poison_from=4), optimizer=optax.sgd(0.1))
     with pytest.raises(Diverged) as caught:
-        fit(method, batch_at, workdir=tmp_path, steps=20, devices=jax.devices()[:2],
-            **{**COMMON, 'optimizer': optax.sgd(0.1), 'prepare': lambda key, x: x, 'checkpoint_every': 2, 'ema': 0.0})
+        train(tmp_path, 20, run, checkpoint_every=2)
     assert caught.value.step == 5
-    assert all(words in caught.value.account for words in ('diverged at step 5', 'loss = inf', 'step 4 is kept'))
+    assert all(
+        words in caught.value.account
+        for words in ('diverged at step 5', 'loss = inf', 'step 4 is kept')
+    )
     assert Checkpoints(tmp_path / 'checkpoints').latest() == 4
     summary = json.loads((tmp_path / 'summary.json').read_text())
     assert summary['diverged'] and not summary['finished'] and summary['step'] == 5
-    assert metrics(tmp_path)[-1]['loss'] == 'inf'   # on record, not masked
+    assert metrics(tmp_path)[-1]['loss'] == 'inf'  # on record, not masked
 
 
 def test_a_loss_beyond_the_limit_stops_the_run(tmp_path):
-    method, batch_at = line()
+    run = recipe(**line(), optimizer=optax.sgd(1.0), limits={'loss': 5.0})
     with pytest.raises(Diverged, match='beyond its limit of 5'):
-        fit(method, batch_at, workdir=tmp_path, steps=200, devices=jax.devices()[:2], limits={'loss': 5.0},
-            **{**COMMON, 'optimizer': optax.sgd(1.0), 'prepare': lambda key, x: x, 'ema': 0.0})
+        train(tmp_path, 200, run)
 
 
 def test_a_batch_that_does_not_divide_is_refused_before_anything_is_written(tmp_path):
@@ -162,7 +237,7 @@ def test_a_batch_that_does_not_divide_is_refused_before_anything_is_written(tmp_
     with pytest.raises(InputError, match='at least 1'):
         train(tmp_path / 'run', 0)
     with pytest.raises(InputError, match='ema'):
-        train(tmp_path / 'run', 3, ema=1.0)
+        train(tmp_path / 'run', 3, recipe(ema=1.0))
     assert not (tmp_path / 'run').exists()
 
 
@@ -177,20 +252,34 @@ def test_where_the_newest_checkpoint_is_damaged_the_one_before_is_used(uninterru
     train(tmp_path, 6)
     truncate(tmp_path / 'checkpoints' / '6')
     said = []
-    resumed = train(tmp_path, 6, say=said.append)
-    assert 'checkpoints/6 cannot be restored' in said[0] and 'the one of step 3 is used' in said[0] and 'from step 3' in said[1]
+    resumed = train(tmp_path, 6, echo=said.append)
+    assert (
+        'checkpoints/6 cannot be restored' in said[0]
+        and 'the one of step 3 is used' in said[0]
+        and 'from step 3' in said[1]
+    )
     for a, b in zip(leaves(whole), leaves(resumed), strict=True):
         np.testing.assert_array_equal(a, b)
     assert [row for row in metrics(whole_dir) if 'age' not in row] == metrics(tmp_path)
-    assert len(list((tmp_path / 'damaged_checkpoints').iterdir())) == 1 and Checkpoints(tmp_path / 'checkpoints').latest() == 6
+    assert (
+        len(list((tmp_path / 'damaged_checkpoints').iterdir())) == 1
+        and Checkpoints(tmp_path / 'checkpoints').latest() == 6
+    )
 
 
 def test_the_ring_of_checkpoints_does_not_depend_on_interruptions(tmp_path):
     """Those at multiples of 2 stay, the newest three; of the others only the newest of all."""
     checkpoints = Checkpoints(tmp_path, every=2)
-    for step, there in ((2, [2]), (3, [2, 3]), (4, [2, 4]), (6, [2, 4, 6]), (7, [2, 4, 6, 7]), (8, [4, 6, 8])):
-        checkpoints.save(init_state(jax.random.key(0), *line()[:1], optax.sgd(0.1), lambda key, x: x, line()[1](0)).replace(
-            step=jnp.int32(step)))
+    for step, there in (
+        (2, [2]),
+        (3, [2, 3]),
+        (4, [2, 4]),
+        (6, [2, 4, 6]),
+        (7, [2, 4, 6, 7]),
+        (8, [4, 6, 8]),
+    ):
+        state = init_state(jax.random.key(0), recipe(**line()))
+        checkpoints.save(state.replace(step=jnp.int32(step)))
         assert checkpoints.ring() == sorted((s for s in there if s % 2 == 0), reverse=True)
         assert sorted(int(path.name) for path in tmp_path.iterdir()) == there
     checkpoints.drop_after(5)
@@ -202,26 +291,32 @@ def test_a_damaged_checkpoint_gets_one_sentence(tmp_path):
     truncate(tmp_path / 'checkpoints' / '3')
     with pytest.raises(InputError) as caught:
         train(tmp_path, 6)
-    assert 'checkpoints/3' in str(caught.value) and 'delete that folder' in str(caught.value) and '\n' not in str(caught.value)
+    assert (
+        'checkpoints/3' in str(caught.value)
+        and 'delete that folder' in str(caught.value)
+        and '\n' not in str(caught.value)
+    )
 
 
 def test_a_checkpoint_of_another_network_gets_one_sentence(tmp_path):
     train(tmp_path, 3)
     with pytest.raises(InputError, match='new workdir'):
-        train(tmp_path, 6, method=make_method(widths=(8, 16)))
+        train(tmp_path, 6, recipe(make_method(widths=(8, 16))))
 
 
 def test_a_checkpoint_that_is_not_there(tmp_path):
-    template = jax.eval_shape(lambda: init_state(jax.random.key(0), METHOD, COMMON['optimizer'], COMMON['prepare'],
-                                                 data.batch_at(TRAIN, 0, 16)))
     with pytest.raises(InputError, match='train first'):
-        Checkpoints(tmp_path).restore(template)
+        Checkpoints(tmp_path).restore(state_shapes(recipe()))
 
 
 def test_summary_figures_are_merged(tmp_path):
     update_summary(tmp_path, {'a': 1, 'ood': {'x': {'s': 1}}})
     update_summary(tmp_path, {'b': 2, 'ood': {'x': {'t': 2}, 'y': {}}})
-    assert json.loads((tmp_path / 'summary.json').read_text()) == {'a': 1, 'ood': {'x': {'s': 1, 't': 2}, 'y': {}}, 'b': 2}
+    assert json.loads((tmp_path / 'summary.json').read_text()) == {
+        'a': 1,
+        'ood': {'x': {'s': 1, 't': 2}, 'y': {}},
+        'b': 2,
+    }
 
 
 def test_a_grid_puts_each_image_in_its_place(tmp_path):
@@ -239,5 +334,8 @@ def test_numbers_that_are_not_finite_stay_readable_json(tmp_path):
     recorder = Recorder(tmp_path)
     recorder.scalars(1, {'good': 1.5, 'bad': float('nan')})
     recorder.close()
-    assert json.loads((tmp_path / 'metrics.jsonl').read_text()) == {'step': 1, 'good': 1.5, 'bad': 'nan'}
-
+    assert json.loads((tmp_path / 'metrics.jsonl').read_text()) == {
+        'step': 1,
+        'good': 1.5,
+        'bad': 'nan',
+    }

@@ -1,4 +1,6 @@
-"""Chains that go astray leave the loss; runs that diverge go back, change something, and go on."""
+"""Chains that diverge leave the loss; runs that diverge go back, change something, and go on."""
+
+import dataclasses
 import json
 import signal
 from functools import partial
@@ -8,27 +10,50 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from methods_under_test import BATCH, KERNEL, NOISE_FIRST, START, make_dual, make_icd, make_jem, prepared, sampler_of
+from methods_under_test import (
+    BATCH,
+    KERNEL,
+    NOISE_FIRST,
+    START,
+    make_dual,
+    make_icd,
+    make_jem,
+    prepared,
+    sampler_of,
+)
 
-from ebm_jax import adapt, mcmc, replay
+from ebm_jax import adapt, mcmc, replay, validity
 from ebm_jax import objectives as obj
 from ebm_jax.checkpoint import Checkpoints
 from ebm_jax.errors import Diverged, InputError, Stopped
 from ebm_jax.fit import fit
-from ebm_jax.guard import Guard, Remedy
+from ebm_jax.guard import Guard, RecoveryAction
 from ebm_jax.methods import dual_mcmc
-from ebm_jax.train import init_state, make_train_step, shard_batch, shard_state
-from ebm_jax.types import UNLABELLED, Kernel, Method
+from ebm_jax.sharding import shard_batch, shard_state
+from ebm_jax.train import Recipe, init_state, make_train_step
+from ebm_jax.types import UNCONDITIONAL, Kernel, Method
 
 
 def faulty(kernel, put, share=0.12):
-    """The kernel, but for a share of the chains that `put` leads astray at some step."""
+    """The kernel, but for a share of the chains that `put` makes diverge at some step."""
+
     def step(key, state, energy_fn):
         bad_one = jax.random.uniform(jax.random.fold_in(key, 1)) < share
         state, info = kernel.step(key, state, energy_fn)
         bad = jax.tree.map(lambda x: jnp.where(bad_one, put, x), state.position)
         return state._replace(position=bad), info
+
     return Kernel(kernel.init, step)
+
+
+def valid_only(negatives, keep):
+    """The negatives that are kept."""
+    return negatives.replace(
+        x=negatives.x[keep],
+        label=negatives.label[keep],
+        age=negatives.age[keep],
+        valid=negatives.valid[keep],
+    )
 
 
 def subset(samples, keep):
@@ -36,94 +61,138 @@ def subset(samples, keep):
     return jax.tree.map(lambda leaf: leaf[keep], samples)
 
 
-@pytest.mark.parametrize('put, options', [
-    (jnp.nan, dict()), (jnp.inf, dict(weights=obj.balanced)), (-1e6, dict(weights=obj.balanced, alpha=1.0)),
-    (jnp.nan, dict(weights=partial(obj.balanced, beta=0.0, include_positives=False)))])
-def test_the_loss_of_jem_is_that_of_the_chains_that_are_sound(put, options):
+@pytest.mark.parametrize(
+    'put, options',
+    [
+        (jnp.nan, dict()),
+        (jnp.inf, dict(weights=obj.balanced)),
+        (-1e6, dict(weights=obj.balanced, alpha=1.0)),
+        (jnp.nan, dict(weights=partial(obj.balanced, beta=0.0, include_positives=False))),
+    ],
+)
+def test_the_loss_of_jem_is_that_of_the_valid_chains(put, options):
     method = make_jem(sampler=adapt.fixed(faulty(KERNEL, put)), **options)
     params, _, samples, after = prepared(method)
-    keep = np.asarray(samples.sound)
+    keep = np.asarray(samples.valid)
     assert 4 <= keep.sum() < 16
-    honest = samples.replace(x=samples.x[keep], label=samples.label[keep], age=samples.age[keep], sound=samples.sound[keep])
-    compare(method, params, samples, honest)
+    compare(method, params, samples, valid_only(samples, keep))
     assert method.loss(params, None, BATCH, samples)[1]['quarantined'] == 16 - keep.sum()
     ages = np.asarray(after.buffer.age)
-    assert (ages == replay.ASTRAY).sum() == 16 - keep.sum() and np.isfinite(np.asarray(after.buffer.position)).all()
+    assert (ages == validity.QUARANTINED).sum() == 16 - keep.sum() and np.isfinite(
+        np.asarray(after.buffer.position)
+    ).all()
 
 
 def compare(method, params, samples, honest, batch=BATCH, only=None):
-    """Equal addends, equal gradients, and all of it finite."""
+    """Equal terms, equal gradients, and all of it finite."""
+
     @jax.jit
     def losses(samples, batch):
-        addends = lambda params: {name: value for name, value in method.loss(params, jax.random.key(2), batch, samples)[0].items()
-                                  if only is None or name in only}
-        return addends(params), jax.grad(lambda params: sum(addends(params).values()))(params)
-    for a, b in zip(jax.tree.leaves(losses(samples, BATCH)), jax.tree.leaves(losses(honest, batch)), strict=True):
+        def terms(params):
+            return {
+                name: value
+                for name, value in method.loss(params, jax.random.key(2), batch, samples)[0].items()
+                if only is None or name in only
+            }
+
+        return terms(params), jax.grad(lambda params: sum(terms(params).values()))(params)
+
+    for a, b in zip(
+        jax.tree.leaves(losses(samples, BATCH)), jax.tree.leaves(losses(honest, batch)), strict=True
+    ):
         assert np.isfinite(a).all()
         np.testing.assert_allclose(a, b, rtol=2e-4, atol=1e-5)
 
 
-def test_the_loss_of_icd_is_that_of_the_chains_that_are_sound():
+def test_the_loss_of_icd_is_that_of_the_valid_chains():
     method = make_icd(kernel=faulty(NOISE_FIRST, jnp.nan), kl_steps=2, num_steps=3, kl_chains=16)
-    params, _, _, chains = prepared(make_icd(kernel=NOISE_FIRST))   # past samples for the entropy
+    # past samples for the entropy
+    params, _, _, chains = prepared(make_icd(kernel=NOISE_FIRST))
     samples, after = sampler_of(method)(jax.random.key(1), params, chains, BATCH)
-    keep = np.asarray(samples.sound)
+    found = samples.negatives
+    keep = np.asarray(found.valid)
     assert 2 <= keep.sum() < 16 and samples.ready
-    honest = samples.replace(x=samples.x[keep], label=samples.label[keep], age=samples.age[keep], sound=samples.sound[keep],
-                             tail=subset(samples.tail, keep))
+    honest = samples.replace(negatives=valid_only(found, keep), tail=subset(samples.tail, keep))
     compare(method, params, samples, honest)
-    assert np.isfinite(np.asarray(after.buffer.position)).all() and (np.asarray(after.buffer.age) == replay.ASTRAY).sum() >= 16 - keep.sum()
+    assert (
+        np.isfinite(np.asarray(after.buffer.position)).all()
+        and (np.asarray(after.buffer.age) == validity.QUARANTINED).sum() >= 16 - keep.sum()
+    )
 
 
-def test_the_loss_of_dual_mcmc_is_that_of_the_chains_that_are_sound():
+def test_the_loss_of_dual_mcmc_is_that_of_the_valid_chains():
     settings = dual_mcmc.PAPER._replace(x_steps=2, z_steps=2)
-    method = make_dual(settings, x_kernel=faulty(KERNEL, jnp.nan), z_kernel=faulty(mcmc.langevin(0.005, noise_scale=0.1), jnp.inf))
+    method = make_dual(
+        settings,
+        x_kernel=faulty(KERNEL, jnp.nan),
+        z_kernel=faulty(mcmc.langevin(0.005, noise_scale=0.1), jnp.inf),
+    )
     params, _, samples, _ = prepared(method)
-    in_x, in_z = np.asarray(samples.sound_x), np.asarray(samples.sound_z)
+    in_x, in_z = np.asarray(samples.valid_x), np.asarray(samples.valid_z)
     assert 4 <= in_x.sum() < 16 and 4 <= in_z.sum() < 16
-    of_x = samples.replace(z=samples.z[in_x], x=samples.x[in_x], sound_x=samples.sound_x[in_x])
+    of_x = samples.replace(z=samples.z[in_x], x=samples.x[in_x], valid_x=samples.valid_x[in_x])
     compare(method, params, samples, of_x, only=('contrast', 'generator_chain', 'inference_chain'))
-    of_z = samples.replace(z_end=samples.z_end[in_z], sound_z=samples.sound_z[in_z])
-    compare(method, params, samples, of_z, subset(BATCH, in_z), only=('generator_data', 'inference_data'))
-    assert method.loss(params, jax.random.key(2), BATCH, samples)[1]['quarantined'] == 32 - in_x.sum() - in_z.sum()
+    of_z = samples.replace(z_end=samples.z_end[in_z], valid_z=samples.valid_z[in_z])
+    compare(
+        method,
+        params,
+        samples,
+        of_z,
+        subset(BATCH, in_z),
+        only=('generator_data', 'inference_data'),
+    )
+    assert (
+        method.loss(params, jax.random.key(2), BATCH, samples)[1]['quarantined']
+        == 32 - in_x.sum() - in_z.sum()
+    )
 
 
 @pytest.mark.parametrize('kind', [replay.persistent, replay.first_in_first_out])
 def test_a_chain_in_quarantine_begins_anew_from_noise(kind):
-    """In a buffer of 12 of which 4 are drawn each time: the entry is soon drawn again, and then it is a start."""
-    buffer, labels = kind(START, 12, restart=0.0), jnp.full(4, UNLABELLED)
+    """In a buffer of 12 of which 4 are drawn each time: the entry is soon drawn again, and then it
+    is a start."""
+    buffer, labels = kind(START, 12, restart=0.0), jnp.full(4, UNCONDITIONAL)
     state, key = buffer.init(jax.random.key(0)), jax.random.key(1)
-    for i in range(6):   # all entries hold samples
+    for i in range(6):  # all entries hold samples
         draw = buffer.draw(jax.random.fold_in(key, i), state, 4, labels)
         state = buffer.write(jax.random.fold_in(key, 100 + i), state, draw, draw.position)
     draw = buffer.draw(key, state, 4, labels)
-    kept, ended, sound = replay.quarantine(draw, draw.position.at[2].set(jnp.nan))
-    np.testing.assert_array_equal(sound, [True, True, False, True])
+    kept, ended, valid = validity.quarantine(draw, draw.position.at[2].set(jnp.nan))
+    np.testing.assert_array_equal(valid, [True, True, False, True])
     state = buffer.write(jax.random.key(2), state, ended, kept)
-    where = int(np.flatnonzero(np.asarray(state.age) == replay.ASTRAY)[0])
+    where = int(np.flatnonzero(np.asarray(state.age) == validity.QUARANTINED)[0])
     for i in range(30):
         again = buffer.draw(jax.random.key(10 + i), state, 4, labels)
         if where in np.asarray(again.index):
             break
     bad = list(np.asarray(again.index)).index(where)
-    assert again.age[bad] == 0 and np.abs(again.position[bad] - kept[2]).max() > 0.1 and np.abs(again.position[bad]).max() <= 1
+    assert (
+        again.age[bad] == 0
+        and np.abs(again.position[bad] - kept[2]).max() > 0.1
+        and np.abs(again.position[bad]).max() <= 1
+    )
 
 
-def test_dead_chains_are_counted():
+def test_stuck_chains_are_counted():
     still = Kernel(KERNEL.init, lambda key, state, energy_fn: (state, None))
     for kernel, dead in ((still, 1.0), (KERNEL, 0.0)):
         method = make_jem(sampler=adapt.fixed(kernel))
         params, _, samples, _ = prepared(method)
-        assert method.loss(params, None, BATCH, samples)[1]['chains_dead'] == dead
+        assert method.loss(params, None, BATCH, samples)[1]['stuck_chains'] == dead
 
 
 def test_quarantine_on_several_devices_is_that_on_one_and_a_run_counts_it():
     method = make_jem(sampler=adapt.fixed(faulty(KERNEL, jnp.nan)), weights=obj.uniform)
-    optimizer, prepare = optax.sgd(0.1), lambda key, x: x
+    recipe = Recipe(
+        method=method,
+        optimizer=optax.sgd(0.1),
+        prepare=lambda key, x: x,
+        batch_at=lambda step: BATCH,
+    )
 
     def two_steps(devices):
-        state = shard_state(init_state(jax.random.key(0), method, optimizer, prepare, BATCH), devices)
-        step, found = make_train_step(method, optimizer, prepare, devices=devices), []
+        state = shard_state(init_state(jax.random.key(0), recipe), devices)
+        step, found = make_train_step(recipe, devices=devices), []
         for _ in range(2):
             state, metrics = step(state, shard_batch(BATCH, devices))
             found.append(jax.device_get(metrics))
@@ -140,95 +209,172 @@ def entry(diverged_at, back_to):
     return {'diverged_at': diverged_at, 'back_to': back_to}
 
 
-@pytest.mark.parametrize('log, step, ring, target', [
-    ([], 560, [500, 400, 300], 500),
-    ([], 540, [500, 400, 300], 400),                                     # saved too shortly before
-    ([], 40, [], 0),
-    ([], 60, [0], 0),
-    ([entry(560, 500)], 555, [500, 400, 300], 400),                      # no further than before: one further back
-    ([entry(560, 500)], 560, [500, 400, 300], 400),
-    ([entry(560, 500), entry(520, 400)], 555, [500, 400, 300], 300),     # 500 was made anew on the way
-    ([entry(560, 500), entry(520, 300)], 555, [500, 400, 300], 0),       # nothing older is left: all of them may be sick
-    ([entry(560, 500), entry(520, 0)], 555, [500, 400, 300], 0),
-    ([entry(560, 500)], 760, [700, 600, 500], 700),                      # it got past the first divergence
-    ([entry(560, 0)], 90, [], 0),
-])
+@pytest.mark.parametrize(
+    'log, step, ring, target',
+    [
+        ([], 560, [500, 400, 300], 500),
+        # saved too shortly before
+        ([], 540, [500, 400, 300], 400),
+        ([], 40, [], 0),
+        ([], 60, [0], 0),
+        # no further than before: one further back
+        ([entry(560, 500)], 555, [500, 400, 300], 400),
+        ([entry(560, 500)], 560, [500, 400, 300], 400),
+        # 500 was made anew on the way
+        ([entry(560, 500), entry(520, 400)], 555, [500, 400, 300], 300),
+        # nothing older is left: all of them may be sick
+        ([entry(560, 500), entry(520, 300)], 555, [500, 400, 300], 0),
+        ([entry(560, 500), entry(520, 0)], 555, [500, 400, 300], 0),
+        # it got past the first divergence
+        ([entry(560, 500)], 760, [700, 600, 500], 700),
+        ([entry(560, 0)], 90, [], 0),
+    ],
+)
 def test_where_a_run_goes_back_to(tmp_path, log, step, ring, target):
     guard = Guard(tmp_path, ())
     guard.log.extend(log)
     assert guard.target(step, ring, 50) == target
 
 
-def test_the_last_try_begins_anew_where_the_one_before_ended_soon(tmp_path):
+def test_the_last_attempt_begins_anew_where_the_one_before_ended_soon(tmp_path):
     for step, left, target in ((690, 1, 0), (700, 1, 0), (760, 1, 700), (690, 2, 600)):
         guard = Guard(tmp_path, ())
         guard.log.append(entry(560, 500))
-        guard.remedies = (Remedy('a'),) * (1 + left)
+        guard.actions = (RecoveryAction('a'),) * (1 + left)
         assert guard.target(step, [700, 600, 500], 50) == target
 
 
-def fragile(limit, rate=1.0):
-    """One parameter, pushed down by the loss at each step; a loss beyond the limit counts as diverged. Its only random number is logged."""
+def fragile():
+    """One parameter, pushed down by the loss at each step; a loss beyond the limit counts as
+    diverged. Its only random number is logged."""
+
     def loss(params, key, batch, samples):
-        return {'line': params[0] * jnp.mean(batch['x'])}, {'random': jax.random.uniform(key), 'batch': jnp.mean(batch['x'])}
-    method = Method(lambda key, batch: (jnp.zeros(1), {'none': jnp.zeros(2)}), lambda key, params, chains, batch: (jnp.zeros(()), chains),
-                    loss)
-    return dict(method=method, optimizer=optax.sgd(rate), limits={'loss': limit})
+        return {'line': params[0] * jnp.mean(batch['x'])}, {
+            'random': jax.random.uniform(key),
+            'batch': jnp.mean(batch['x']),
+        }
 
-
-ONE = dict(prepare=lambda key, x: x, log_every=1, checkpoint_every=4, picture_every=100, say=lambda line: None)
+    method = Method(
+        lambda key, batch: (jnp.zeros(1), {'none': jnp.zeros(2)}),
+        lambda key, params, chains, batch: (jnp.zeros(()), chains),
+        loss,
+    )
+    return method
 
 
 def batch_at(step):
     return {'x': np.full((4, 1), 1.0, np.float32)}
 
 
+def recipe(limit=9.5, rate=1.0, batch_at=batch_at):
+    return Recipe(
+        method=fragile(),
+        optimizer=optax.sgd(rate),
+        limits={'loss': limit},
+        batch_at=batch_at,
+        prepare=lambda key, x: x,
+    )
+
+
+EVERY = dict(log_every=1, checkpoint_every=4, picture_every=100, echo=lambda line: None)
+
+
 def rows(file):
     return [json.loads(line) for line in file.read_text().splitlines()]
 
 
-def run(workdir, steps, remedies, batch_at=batch_at, limit=9.5, **options):
-    return fit(**fragile(limit), batch_at=batch_at, workdir=workdir, steps=steps, devices=jax.devices()[:1], remedies=remedies,
-               **{**ONE, **options})
+def run(workdir, steps, actions, batch_at=batch_at, limit=9.5):
+    return fit(
+        recipe(limit, batch_at=batch_at),
+        workdir=workdir,
+        steps=steps,
+        devices=jax.devices()[:1],
+        recovery_actions=actions(batch_at, limit) if callable(actions) else actions,
+        **EVERY,
+    )
 
 
 def test_a_run_that_diverges_goes_back_changes_and_finishes(tmp_path):
-    """The loss is 0, -1, -2, ...: beyond 9.5 at step 11. The first change does not help, the second, a tenth of the rate, does."""
-    lower = lambda: dict(optimizer=optax.sgd(0.1))
-    state = run(tmp_path, 20, [Remedy('other random numbers'), Remedy('learning rate x 0.1', lower), Remedy('not used')])
+    """The loss is 0, -1, -2, ...: beyond 9.5 at step 11. The first change does not help, the
+    second, a tenth of the rate, does."""
+
+    state = run(
+        tmp_path,
+        20,
+        [
+            RecoveryAction('other random numbers'),
+            RecoveryAction('learning rate x 0.1', lambda: recipe(rate=0.1)),
+            RecoveryAction('not used'),
+        ],
+    )
     log = json.loads((tmp_path / 'recoveries' / 'log.json').read_text())
-    assert [(e['diverged_at'], e['back_to'], e['change']) for e in log] == [(11, 4, 'other random numbers'), (11, 0, 'learning rate x 0.1')]
+    assert [(e['diverged_at'], e['back_to'], e['change']) for e in log] == [
+        (11, 4, 'other random numbers'),
+        (11, 0, 'learning rate x 0.1'),
+    ]
     assert int(state.step) == 20
     np.testing.assert_allclose(state.params, -20 * 0.1, rtol=1e-5)
     summary = json.loads((tmp_path / 'summary.json').read_text())
-    assert summary['finished'] and summary['recoveries'] == 2 and summary['tries_left'] == 1 and summary['quarantined_chains'] == 0
+    assert (
+        summary['finished']
+        and summary['recoveries'] == 2
+        and summary['tries_left'] == 1
+        and summary['quarantined_chains'] == 0
+    )
     text = (tmp_path / 'recoveries' / 'log.txt').read_text().splitlines()
-    assert text[1] == ('Try 2 of 3: the run had diverged at step 11: loss = -10 (beyond its limit of 9.5). Back to step 0, with '
-                       'learning rate x 0.1.')
+    assert (
+        text[1]
+        == 'Attempt 2 of 3: the run had diverged at step 11: loss = -10 (beyond its limit of 9.5).'
+        ' Back to step 0, with learning rate x 0.1.'
+    )
     kept = rows(tmp_path / 'metrics.jsonl')
-    first, second = (rows(tmp_path / 'recoveries' / f'abandoned_{number}.jsonl') for number in (1, 2))
+    first, second = (
+        rows(tmp_path / 'recoveries' / f'abandoned_{number}.jsonl') for number in (1, 2)
+    )
     assert [row['step'] for row in kept] == list(range(1, 21))
-    assert [row['step'] for row in first] == list(range(5, 12)) and [row['step'] for row in second] == list(range(1, 12))
-    assert len({rows_of[at]['random'] for rows_of, at in ((first, 0), (second, 4), (kept, 4))}) == 3   # of step 5, in three tries
+    assert [row['step'] for row in first] == list(range(5, 12)) and [
+        row['step'] for row in second
+    ] == list(range(1, 12))
+    # of step 5, in three tries
+    assert len({rows_of[at]['random'] for rows_of, at in ((first, 0), (second, 4), (kept, 4))}) == 3
     assert first[-1]['loss'] == second[-1]['loss'] == -10
 
 
-def test_when_no_try_is_left_the_end_says_what_was_tried_and_what_is_kept(tmp_path):
+def test_when_no_attempt_is_left_the_end_says_what_was_tried_and_what_is_kept(tmp_path):
     with pytest.raises(Diverged) as caught:
-        run(tmp_path, 20, [Remedy('a'), Remedy('b')])
+        run(tmp_path, 20, [RecoveryAction('a'), RecoveryAction('b')])
     account = caught.value.account
-    assert 'diverged at step 11' in account and 'All 2 tries are used' in account and 'log.txt' in account
+    assert (
+        'diverged at step 11' in account
+        and 'All 2 attempts are used' in account
+        and 'log.txt' in account
+    )
     assert f'step {Checkpoints(tmp_path / "checkpoints").latest()} is kept' in account
     summary = json.loads((tmp_path / 'summary.json').read_text())
-    assert summary['diverged'] and not summary['finished'] and summary['tries_left'] == 0 and summary['recoveries'] == 2
+    assert (
+        summary['diverged']
+        and not summary['finished']
+        and summary['tries_left'] == 0
+        and summary['recoveries'] == 2
+    )
 
 
 def test_a_batch_that_is_not_finite_is_left_behind(tmp_path):
-    """Batch 9 is: the next try goes on behind the batches that it had seen, from step 4 with batch 10."""
-    poisoned = lambda step: {'x': np.full((4, 1), np.nan if step == 9 else 1 + step / 1000, np.float32)}
-    state = run(tmp_path, 14, [Remedy('other random numbers')], batch_at=poisoned, limit=1e9)
+    """Batch 9 is: the next try goes on behind the batches that it had seen, from step 4 with batch
+    10."""
+
+    def poisoned(step):
+        return {'x': np.full((4, 1), np.nan if step == 9 else 1 + step / 1000, np.float32)}
+
+    state = run(
+        tmp_path, 14, [RecoveryAction('other random numbers')], batch_at=poisoned, limit=1e9
+    )
     log = json.loads((tmp_path / 'recoveries' / 'log.json').read_text())
-    assert len(log) == 1 and log[0]['diverged_at'] == 10 and 'its batch holds values that are not finite' in log[0]['why']
+    assert (
+        len(log) == 1
+        and log[0]['diverged_at'] == 10
+        and 'its batch holds values that are not finite' in log[0]['why']
+    )
     seen = [row['batch'] for row in rows(tmp_path / 'metrics.jsonl')]
     np.testing.assert_allclose(seen, 1 + np.array([0, 1, 2, 3, *range(10, 20)]) / 1000, rtol=1e-6)
     assert int(state.step) == 14
@@ -236,18 +382,30 @@ def test_a_batch_that_is_not_finite_is_left_behind(tmp_path):
 
 def test_a_gradient_that_is_not_finite_counts(tmp_path):
     """The loss is finite, sqrt has no gradient at 0."""
-    parts = fragile(1e9)
-    loss = lambda params, key, batch, samples: ({'root': jnp.sqrt(params[0] * 0)}, {})
+
+    def loss(params, key, batch, samples):
+        return ({'root': jnp.sqrt(params[0] * 0)}, {})
+
     with pytest.raises(Diverged, match='grad_norm = nan'):
-        fit(**{**parts, 'method': parts['method']._replace(loss=loss)}, batch_at=batch_at, workdir=tmp_path, steps=5,
-            devices=jax.devices()[:1], **ONE)
+        fit(
+            dataclasses.replace(recipe(1e9), method=fragile()._replace(loss=loss)),
+            workdir=tmp_path,
+            steps=5,
+            devices=jax.devices()[:1],
+            **EVERY,
+        )
 
 
 class Killed(BaseException):
     """As if the process had ended."""
 
 
-REMEDIES = [Remedy('other random numbers'), Remedy('rate', lambda: dict(optimizer=optax.sgd(0.1)))]
+def two_actions(batch_at, limit):
+    """The recipe of a later attempt is whole: it has the run's own batches and limit."""
+    return [
+        RecoveryAction('other random numbers'),
+        RecoveryAction('rate', lambda: recipe(limit, 0.1, batch_at)),
+    ]
 
 
 def numbered(step):
@@ -257,16 +415,27 @@ def numbered(step):
 @pytest.fixture(scope='module')
 def whole(tmp_path_factory):
     workdir = tmp_path_factory.mktemp('whole')
-    return workdir, run(workdir, 20, REMEDIES, numbered)
+    return workdir, run(workdir, 20, two_actions, numbered)
 
 
 def assert_same_run(whole, state, workdir):
     whole_dir, whole = whole
     np.testing.assert_array_equal(whole.params, state.params)
     np.testing.assert_array_equal(jax.random.key_data(whole.key), jax.random.key_data(state.key))
-    for file in ('metrics.jsonl', 'recoveries/log.txt', 'recoveries/abandoned_1.jsonl', 'recoveries/abandoned_2.jsonl'):
-        without_time = lambda workdir, file=file: (workdir / file).read_text() if file.endswith('txt') else [
-            {**row, 'steps_per_second': 0} for row in rows(workdir / file)]
+    for file in (
+        'metrics.jsonl',
+        'recoveries/log.txt',
+        'recoveries/abandoned_1.jsonl',
+        'recoveries/abandoned_2.jsonl',
+    ):
+
+        def without_time(workdir, file=file):
+            return (
+                (workdir / file).read_text()
+                if file.endswith('txt')
+                else [{**row, 'steps_per_second': 0} for row in rows(workdir / file)]
+            )
+
         assert without_time(whole_dir) == without_time(workdir), file
 
 
@@ -282,13 +451,17 @@ def test_a_run_killed_while_it_recovers_ends_as_one_that_is_not(whole, tmp_path,
         return numbered(step)
 
     with pytest.raises(Killed):
-        run(tmp_path / 'killed', 20, REMEDIES, until)
-    resumed = run(tmp_path / 'killed', 20, REMEDIES, numbered)
+        run(tmp_path / 'killed', 20, two_actions, until)
+    resumed = run(tmp_path / 'killed', 20, two_actions, numbered)
     assert_same_run(whole, resumed, tmp_path / 'killed')
 
 
-@pytest.mark.parametrize('where', ['before the log is written', 'after it', 'while states are dropped'])
-def test_a_run_killed_in_the_midst_of_a_recovery_ends_as_one_that_is_not(whole, tmp_path, monkeypatch, where):
+@pytest.mark.parametrize(
+    'where', ['before the log is written', 'after it', 'while states are dropped']
+)
+def test_a_run_killed_in_the_midst_of_a_recovery_ends_as_one_that_is_not(
+    whole, tmp_path, monkeypatch, where
+):
     """In its second, which goes further back than the first."""
     number = 2
     write, drop, calls = Guard._write, Checkpoints.drop_after, []
@@ -309,15 +482,16 @@ def test_a_run_killed_in_the_midst_of_a_recovery_ends_as_one_that_is_not(whole, 
     monkeypatch.setattr(Guard, '_write', killed_write)
     monkeypatch.setattr(Checkpoints, 'drop_after', killed_drop)
     with pytest.raises(Killed):
-        run(tmp_path, 20, REMEDIES, numbered)
+        run(tmp_path, 20, two_actions, numbered)
     monkeypatch.undo()
-    assert_same_run(whole, run(tmp_path, 20, REMEDIES, numbered), tmp_path)
+    assert_same_run(whole, run(tmp_path, 20, two_actions, numbered), tmp_path)
 
 
-def test_a_signal_at_the_beginning_of_a_try_changes_nothing(tmp_path, monkeypatch):
-    """It comes with the divergence, so that the next try stops before its first step; both tries begin at step 0."""
+def test_a_signal_at_the_beginning_of_an_attempt_changes_nothing(tmp_path, monkeypatch):
+    """It comes with the divergence, so that the next try stops before its first step; both tries
+    begin at step 0."""
     go_back, options = Guard.go_back, dict(limit=3.5)
-    whole = tmp_path / 'whole', run(tmp_path / 'whole', 20, REMEDIES, numbered, **options)
+    whole = tmp_path / 'whole', run(tmp_path / 'whole', 20, two_actions, numbered, **options)
 
     def signalled(self, *args):
         go_back(self, *args)
@@ -326,12 +500,18 @@ def test_a_signal_at_the_beginning_of_a_try_changes_nothing(tmp_path, monkeypatc
     monkeypatch.setattr(Guard, 'go_back', signalled)
     for _ in range(2):
         with pytest.raises(Stopped):
-            run(tmp_path / 'stopped', 20, REMEDIES, numbered, **options)
+            run(tmp_path / 'stopped', 20, two_actions, numbered, **options)
     monkeypatch.undo()
-    assert_same_run(whole, run(tmp_path / 'stopped', 20, REMEDIES, numbered, **options), tmp_path / 'stopped')
+    assert_same_run(
+        whole,
+        run(tmp_path / 'stopped', 20, two_actions, numbered, **options),
+        tmp_path / 'stopped',
+    )
 
 
-def test_the_remedies_that_were_used_cannot_be_taken_back(whole):
-    with pytest.raises(InputError, match='already gone back 2 times, with other random numbers, rate: keep these'):
-        run(whole[0], 30, REMEDIES[:1], numbered)
-    Guard(whole[0], [*REMEDIES, Remedy('one more')])
+def test_the_recovery_actions_that_were_used_cannot_be_taken_back(whole):
+    with pytest.raises(
+        InputError, match='already gone back 2 times, with other random numbers, rate: keep these'
+    ):
+        run(whole[0], 30, [RecoveryAction('other random numbers')], numbered)
+    Guard(whole[0], [*two_actions(numbered, 9.5), RecoveryAction('one more')])

@@ -1,4 +1,6 @@
-"""Real processes that are killed, stopped, given a full disk or a workdir that another one holds; and several that share a run."""
+"""Real processes that are killed, stopped, given a full disk or a workdir that another one holds;
+and several that share a run."""
+
 import json
 import os
 import re
@@ -18,9 +20,19 @@ ENVIRONMENT = {**os.environ, 'PYTHONPATH': str(ROOT)}
 
 
 def start(workdir, *options, devices=1, before=()):
-    return subprocess.Popen([*before, sys.executable, str(ROOT / 'tests' / 'short_run.py'), f'--workdir={workdir}', *options],
-                            env={**ENVIRONMENT, 'JAX_NUM_CPU_DEVICES': str(devices)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                            text=True)
+    return subprocess.Popen(
+        [
+            *before,
+            sys.executable,
+            str(ROOT / 'tests' / 'short_run.py'),
+            f'--workdir={workdir}',
+            *options,
+        ],
+        env={**ENVIRONMENT, 'JAX_NUM_CPU_DEVICES': str(devices)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def finish(workdir, *options, devices=1):
@@ -41,13 +53,24 @@ def wait_for_step(workdir, step):
 
 def numbers(workdir, step):
     checkpointer, folder = ocp.PyTreeCheckpointer(), workdir / 'checkpoints' / str(step) / 'default'
-    as_numpy = jax.tree.map(lambda leaf: ocp.RestoreArgs(restore_type=np.ndarray), checkpointer.metadata(folder).item_metadata.tree)
-    state = checkpointer.restore(folder, restore_args=as_numpy)   # whatever devices it was saved from
-    return np.asarray(state['params']), np.asarray(state['chains']['walk']), np.asarray(state['opt_state'][0]['nu'])
+    as_numpy = jax.tree.map(
+        lambda leaf: ocp.RestoreArgs(restore_type=np.ndarray),
+        checkpointer.metadata(folder).item_metadata.tree,
+    )
+    # whatever devices it was saved from
+    state = checkpointer.restore(folder, restore_args=as_numpy)
+    return (
+        np.asarray(state['params']),
+        np.asarray(state['chains']['walk']),
+        np.asarray(state['opt_state'][0]['nu']),
+    )
 
 
 def rows(workdir):
-    return [{**json.loads(line), 'steps_per_second': 0} for line in (workdir / 'metrics.jsonl').read_text().splitlines()]
+    return [
+        {**json.loads(line), 'steps_per_second': 0}
+        for line in (workdir / 'metrics.jsonl').read_text().splitlines()
+    ]
 
 
 def assert_same_end(whole, workdir, step=40):
@@ -80,7 +103,11 @@ def test_a_signal_saves_and_ends_and_the_command_continues(whole, tmp_path, sent
     process.send_signal(sent)
     out, err = process.communicate(timeout=20)
     assert process.returncode == 128 + sent and 'Traceback' not in err
-    step = int(re.search(rf'Stopped by {sent.name} after step (\d+); the same command continues', out).group(1))
+    step = int(
+        re.search(
+            rf'Stopped by {sent.name} after step (\d+); the same command continues', out
+        ).group(1)
+    )
     assert step >= 12 and (tmp_path / 'checkpoints' / str(step)).is_dir()
     assert f'from step {step}' in finish(tmp_path)
     assert_same_end(whole, tmp_path)
@@ -89,7 +116,7 @@ def test_a_signal_saves_and_ends_and_the_command_continues(whole, tmp_path, sent
 def test_a_workdir_has_one_writer(whole, tmp_path):
     first = start(tmp_path)
     wait_for_step(tmp_path, 2)
-    first.send_signal(signal.SIGSTOP)   # or it might end before the second one looks
+    first.send_signal(signal.SIGSTOP)  # or it might end before the second one looks
     second = start(tmp_path)
     _, err = second.communicate(timeout=60)
     first.send_signal(signal.SIGCONT)
@@ -102,15 +129,21 @@ def test_a_workdir_has_one_writer(whole, tmp_path):
 
 def test_a_full_disk_ends_the_run_and_keeps_what_was_there(tmp_path):
     """A limit on the size of files, as of a quota, comes in when the run is continued."""
-    limited = 'sh', '-c', 'ulimit -f 40 && exec "$@"', 'sh'   # in blocks of 512 bytes, in some shells 1024
+    # in blocks of 512 bytes, in some shells 1024
+    limited = 'sh', '-c', 'ulimit -f 40 && exec "$@"', 'sh'
     options = '--numbers=30000', '--steps=10'
     finish(tmp_path / 'whole', *options)
     finish(tmp_path / 'run', options[0], '--steps=5')
     process = start(tmp_path / 'run', *options, before=limited)
     out, err = process.communicate(timeout=60)
-    said = [line for line in err.splitlines() if line.startswith('error: ')]   # tensorstore's own threads say more
+    # tensorstore's own threads say more
+    said = [line for line in err.splitlines() if line.startswith('error: ')]
     assert process.returncode == 1 and len(said) == 1, err[-2000:]
-    assert 'cannot be written' in said[0] and 'File too large' in said[0] and 'room on the disk' in said[0]
+    assert (
+        'cannot be written' in said[0]
+        and 'File too large' in said[0]
+        and 'room on the disk' in said[0]
+    )
     assert 'from step 5' in finish(tmp_path / 'run', *options)
     assert_same_end(tmp_path / 'whole', tmp_path / 'run', 10)
 
@@ -120,7 +153,17 @@ def start_two(workdir, *options):
     with socket.socket() as free:
         free.bind(('localhost', 0))
         port = free.getsockname()[1]
-    return [start(workdir, *options, f'--coordinator=localhost:{port}', '--processes=2', f'--process={i}', devices=2) for i in (0, 1)]
+    return [
+        start(
+            workdir,
+            *options,
+            f'--coordinator=localhost:{port}',
+            '--processes=2',
+            f'--process={i}',
+            devices=2,
+        )
+        for i in (0, 1)
+    ]
 
 
 def assert_near_end(whole, workdir, step=40):
@@ -132,7 +175,8 @@ def assert_near_end(whole, workdir, step=40):
 
 
 def test_two_processes_of_two_devices_are_one_of_four_and_the_run_is_theirs_to_share(tmp_path):
-    """Begun by two, stopped by a signal to the second, continued by two, ended by one; against one process with four devices."""
+    """Begun by two, stopped by a signal to the second, continued by two, ended by one; against one
+    process with four devices."""
     finish(tmp_path / 'one', devices=4)
     shared = tmp_path / 'shared'
     pair = start_two(shared)
@@ -159,16 +203,23 @@ def test_when_one_of_two_processes_dies_the_other_ends_and_the_rerun_continues(t
     pair[0].kill()
     _, err = pair[1].communicate(timeout=60)
     pair[0].communicate()
-    assert pair[1].returncode != 0 and 'start all of them again by the same commands' in err.strip().splitlines()[-1]
+    assert (
+        pair[1].returncode != 0
+        and 'start all of them again by the same commands' in err.strip().splitlines()[-1]
+    )
     pair = start_two(shared)
     said = [process.communicate(timeout=60) for process in pair]
     assert [process.returncode for process in pair] == [0, 0], said
     assert_near_end(tmp_path / 'one', shared)
 
 
-@pytest.mark.parametrize('options, says', [
-    (['--processes=2', '--process=0'], 'together'),
-    (['--coordinator=localhost:1', '--processes=2', '--process=2'], 'below --processes=2')])
+@pytest.mark.parametrize(
+    'options, says',
+    [
+        (['--processes=2', '--process=0'], 'together'),
+        (['--coordinator=localhost:1', '--processes=2', '--process=2'], 'below --processes=2'),
+    ],
+)
 def test_flags_of_processes_that_do_not_fit(tmp_path, options, says):
     process = start(tmp_path, *options)
     _, err = process.communicate(timeout=60)

@@ -1,14 +1,28 @@
 """JEM's own: finite differences, proportions, chain ages, the tuned sampler."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from methods_under_test import BATCH, CLASSES, KERNEL, METHODS, NETWORK, SHAPE, START, make_jem, prepared, sampler_of, total
+from methods_under_test import (
+    BATCH,
+    CLASSES,
+    KERNEL,
+    METHODS,
+    NETWORK,
+    SHAPE,
+    START,
+    make_jem,
+    prepared,
+    sampler_of,
+    total,
+)
 
 from ebm_jax import adapt, mcmc, replay
 from ebm_jax import objectives as obj
-from ebm_jax.methods.jem import Samples, jem
-from ebm_jax.types import UNLABELLED, Network
+from ebm_jax.methods.jem import jem
+from ebm_jax.negatives import Negatives
+from ebm_jax.types import UNCONDITIONAL, Network
 
 
 def shifted(network, by):
@@ -30,19 +44,37 @@ def test_jem_gradient_against_finite_differences():
     with jax.enable_x64(True):
         rng = np.random.default_rng(0)
         params = {'w': rng.normal(size=(64, 7)) / 8, 'v': rng.normal(size=(7, CLASSES))}
-        network = Network(lambda key, x: params, lambda p, x: jnp.tanh(x.reshape(-1) @ p['w']) @ p['v'])
+        network = Network(
+            lambda key, x: params, lambda p, x: jnp.tanh(x.reshape(-1) @ p['w']) @ p['v']
+        )
         method = make_jem(network)
-        samples = Samples(jnp.asarray(rng.normal(size=(16, *SHAPE))), jnp.zeros(16, jnp.int32), jnp.ones(16, jnp.int32),
-                          jnp.ones(16, bool), jnp.zeros(()))
-        batch = {'x': jnp.asarray(rng.normal(size=(16, *SHAPE))), 'y': jnp.asarray(rng.integers(0, CLASSES, 16))}
-        loss = lambda params: total(method, batch)(params, samples)
+        samples = Negatives(
+            jnp.asarray(rng.normal(size=(16, *SHAPE))),
+            jnp.zeros(16, jnp.int32),
+            jnp.ones(16, jnp.int32),
+            jnp.ones(16, bool),
+            jnp.zeros(()),
+        )
+        batch = {
+            'x': jnp.asarray(rng.normal(size=(16, *SHAPE))),
+            'y': jnp.asarray(rng.integers(0, CLASSES, 16)),
+        }
+
+        def loss(params):
+            return total(method, batch)(params, samples)
+
         loss = jax.jit(loss)
         grads = jax.grad(loss)(jax.tree.map(jnp.asarray, params))
         for _ in range(5):
             direction = jax.tree.map(lambda p: rng.normal(size=p.shape), params)
-            ahead, behind = (loss(jax.tree.map(lambda p, d, h=h: jnp.asarray(p + h * d), params, direction)) for h in (1e-5, -1e-5))
+            ahead, behind = (
+                loss(jax.tree.map(lambda p, d, h=h: jnp.asarray(p + h * d), params, direction))
+                for h in (1e-5, -1e-5)
+            )
             numeric = (ahead - behind) / 2e-5
-            exact = sum(jnp.vdot(g, d) for g, d in zip(jax.tree.leaves(grads), jax.tree.leaves(direction)))
+            exact = sum(
+                jnp.vdot(g, d) for g, d in zip(jax.tree.leaves(grads), jax.tree.leaves(direction))
+            )
             np.testing.assert_allclose(exact, numeric, rtol=1e-6)
 
 
@@ -50,8 +82,13 @@ def test_jem_loss_is_cross_entropy_plus_the_energy_difference():
     method = METHODS['jem']
     params, _, samples, _ = prepared(method)
     f = jax.vmap(NETWORK.apply, (None, 0))
-    log_z = lambda x: jax.nn.logsumexp(f(params, x), 1)
-    cross_entropy = -np.mean([f(params, BATCH['x'])[i, y] - log_z(BATCH['x'])[i] for i, y in enumerate(BATCH['y'])])
+
+    def log_z(x):
+        return jax.nn.logsumexp(f(params, x), 1)
+
+    cross_entropy = -np.mean(
+        [f(params, BATCH['x'])[i, y] - log_z(BATCH['x'])[i] for i, y in enumerate(BATCH['y'])]
+    )
     expected = cross_entropy - log_z(BATCH['x']).mean() + log_z(samples.x).mean()
     np.testing.assert_allclose(total(method)(params, samples), expected, rtol=1e-5)
 
@@ -61,35 +98,58 @@ def test_alpha_weighs_the_information_exactly():
     losses = [total(make_jem(weights=obj.balanced, alpha=alpha)) for alpha in (0.0, 0.4, 1.0)]
     params, _, samples, _ = prepared(METHODS['st_jem'])
     g0, g4, g1 = (jax.jit(jax.grad(loss))(params, samples) for loss in losses)
-    jax.tree.map(lambda a, b, c: np.testing.assert_allclose(b, 0.6 * a + 0.4 * c, atol=1e-5), g0, g4, g1)
+    jax.tree.map(
+        lambda a, b, c: np.testing.assert_allclose(b, 0.6 * a + 0.4 * c, atol=1e-5), g0, g4, g1
+    )
 
     def information(params):
         pos, neg = (jax.vmap(NETWORK.apply, (None, 0))(params, x) for x in (BATCH['x'], samples.x))
         everyone = jnp.concatenate([pos, neg])
         l_x = jnp.mean(jax.nn.logsumexp(everyone) - jax.nn.logsumexp(pos, 1))
-        l_xy = jnp.mean(jax.nn.logsumexp(everyone, 0)[BATCH['y']] - jnp.take_along_axis(pos, BATCH['y'][:, None], 1)[:, 0])
+        l_xy = jnp.mean(
+            jax.nn.logsumexp(everyone, 0)[BATCH['y']]
+            - jnp.take_along_axis(pos, BATCH['y'][:, None], 1)[:, 0]
+        )
         return l_x - l_xy
 
-    jax.tree.map(lambda a, c, i: np.testing.assert_allclose(a - c, i, atol=1e-5), g0, g1, jax.jit(jax.grad(information))(params))
+    jax.tree.map(
+        lambda a, c, i: np.testing.assert_allclose(a - c, i, atol=1e-5),
+        g0,
+        g1,
+        jax.jit(jax.grad(information))(params),
+    )
 
 
 @pytest.mark.parametrize('num, share', [(16, 0.0), (16, 0.3), (16, 0.5), (4, 0.9), (16, 1.0)])
 def test_the_stated_share_of_chains_is_conditional(num, share):
-    """M conditional rounded down or up at each step, exact in the mean."""
-    buffer = replay.class_conditional(START, 40, CLASSES, unlabelled=0.5)
-    method = jem(NETWORK, adapt.fixed(KERNEL), buffer, num_negatives=num, num_steps=1, conditional=share, shards=4)
+    """M conditional rounded down or up at each step, exact in expectation."""
+    buffer = replay.class_conditional(START, 40, CLASSES, unconditional=0.5)
+    method = jem(
+        NETWORK,
+        adapt.fixed(KERNEL),
+        buffer,
+        num_negatives=num,
+        num_steps=1,
+        conditional=share,
+        shards=4,
+    )
     params, chains = jax.jit(method.init)(jax.random.key(0), BATCH)
-    labels = jax.jit(jax.vmap(lambda key: method.sample(key, params, chains, BATCH)[0].label))(jax.random.split(jax.random.key(1), 300))
-    counts = np.sum(np.asarray(labels) != UNLABELLED, 1)
+    labels = jax.jit(jax.vmap(lambda key: method.sample(key, params, chains, BATCH)[0].label))(
+        jax.random.split(jax.random.key(1), 300)
+    )
+    counts = np.sum(np.asarray(labels) != UNCONDITIONAL, 1)
     assert set(counts) <= {int(num * share + 1e-6), int(np.ceil(num * share - 1e-6))}
-    np.testing.assert_allclose(counts.mean(), num * share, atol=0.11)   # sd of the mean at most 0.03
+    # sd of the mean at most 0.03
+    np.testing.assert_allclose(counts.mean(), num * share, atol=0.11)
 
 
 def test_every_shard_gets_its_turn_at_the_unconditional_chains():
     method = METHODS['st_jem']
     params, chains = jax.jit(method.init)(jax.random.key(0), BATCH)
-    labels = np.stack([sampler_of(method)(jax.random.key(k), params, chains, BATCH)[0].label for k in range(60)])
-    np.testing.assert_allclose((labels == UNLABELLED).mean(0), 0.5, atol=0.25)
+    labels = np.stack(
+        [sampler_of(method)(jax.random.key(k), params, chains, BATCH)[0].label for k in range(60)]
+    )
+    np.testing.assert_allclose((labels == UNCONDITIONAL).mean(0), 0.5, atol=0.25)
 
 
 def test_labels_follow_the_batch():
@@ -98,27 +158,35 @@ def test_labels_follow_the_batch():
     params, chains = jax.jit(method.init)(jax.random.key(0), batch)
     sample = jax.jit(lambda key: method.sample(key, params, chains, batch)[0].label)
     labels = np.concatenate([sample(jax.random.key(k)) for k in range(200)])
-    counts = np.bincount(labels[labels != UNLABELLED], minlength=CLASSES)
+    counts = np.bincount(labels[labels != UNCONDITIONAL], minlength=CLASSES)
     assert counts[0] == counts[2] == 0
     np.testing.assert_allclose(counts[1] / counts.sum(), 0.75, atol=0.04)
 
 
 def test_conditional_chains_descend_their_own_class():
-    """Logits with a well for each class: a chain labelled y ends in well y, an unlabelled one in any."""
+    """Logits with a well for each class: a chain labelled y ends in well y, an unconditional one in
+    any."""
     centres = jnp.linspace(-3, 3, CLASSES)
-    wells = Network(lambda key, x: {'unused': jnp.zeros(())}, lambda params, x: -2 * (x.mean() - centres) ** 2 * x.size)
+    wells = Network(
+        lambda key, x: {'unused': jnp.zeros(())},
+        lambda params, x: -2 * (x.mean() - centres) ** 2 * x.size,
+    )
     method = make_jem(wells, adapt.fixed(mcmc.langevin(0.2, noise_scale=0.0)), num_steps=60)
     params, chains = jax.jit(method.init)(jax.random.key(0), BATCH)
     samples, _ = sampler_of(method)(jax.random.key(1), params, chains, BATCH)
     means, labels = np.asarray(samples.x).mean((1, 2, 3)), np.asarray(samples.label)
-    np.testing.assert_allclose(means[labels != UNLABELLED], np.asarray(centres)[labels[labels != UNLABELLED]], atol=0.1)
+    np.testing.assert_allclose(
+        means[labels != UNCONDITIONAL],
+        np.asarray(centres)[labels[labels != UNCONDITIONAL]],
+        atol=0.1,
+    )
 
 
 def test_chain_ages_count_rounds():
     buffer = replay.persistent(START, 4, restart=0.0)
     method = jem(NETWORK, adapt.fixed(KERNEL), buffer, num_negatives=16, num_steps=1, shards=4)
     params, chains = jax.jit(method.init)(jax.random.key(0), BATCH)
-    for k in range(5):   # each shard's 4 chains are all drawn in every round
+    for k in range(5):  # each shard's 4 chains are all drawn in every round
         samples, chains = sampler_of(method)(jax.random.key(k), params, chains, BATCH)
     assert np.all(np.asarray(samples.age) == 5) and np.all(np.asarray(chains.buffer.age) == 5)
     assert method.loss(params, jax.random.key(0), BATCH, samples)[1]['chain_age_mean'] == 5
@@ -126,11 +194,23 @@ def test_chain_ages_count_rounds():
 
 def test_chains_grow_longer_on_schedule():
     steps = []
-    def counting(x):   # a linear energy under pure descent: each step moves every entry by 1
+
+    def counting(x):  # a linear energy under pure descent: each step moves every entry by 1
         return jnp.sum(x)
-    net = Network(lambda key, x: jnp.zeros(()), lambda params, x: -jnp.stack([counting(x)] * CLASSES))
+
+    net = Network(
+        lambda key, x: jnp.zeros(()), lambda params, x: -jnp.stack([counting(x)] * CLASSES)
+    )
     buffer = replay.fresh(lambda key, label: jnp.zeros(SHAPE))
-    method = jem(net, adapt.fixed(mcmc.langevin(1.0, noise_scale=0.0)), buffer, num_negatives=4, num_steps=2, shards=4, extra_step_every=3)
+    method = jem(
+        net,
+        adapt.fixed(mcmc.langevin(1.0, noise_scale=0.0)),
+        buffer,
+        num_negatives=4,
+        num_steps=2,
+        shards=4,
+        extra_step_every=3,
+    )
     params, chains = jax.jit(method.init)(jax.random.key(0), BATCH)
     for k in range(7):
         samples, chains = sampler_of(method)(jax.random.key(k), params, chains, BATCH)
@@ -139,13 +219,17 @@ def test_chains_grow_longer_on_schedule():
 
 
 def test_the_adaptive_sampler_finds_the_better_step():
-    """Scored by -|log a - log 0.3| of the step it tries, the step size goes from 0.1 to 0.3; each knob is perturbed in its turn."""
+    """Scored by -|log a - log 0.3| of the step it tries, the step size goes from 0.1 to 0.3; each
+    knob is perturbed in its turn."""
     sampler = adapt.adaptive(0.1, momentum=0.0, calls=3)
 
     @jax.jit
-    def step_size(state):   # a linear energy of slope 1, no momentum at first: the drift of one step, less its noise
+    # a linear energy of slope 1, no momentum at first: the drift of one step, less its noise
+    def step_size(state):
         kernel = sampler.kernel(state)
-        positions = jax.vmap(lambda key: kernel.step(key, kernel.init(jnp.zeros(()), None), lambda x: x)[0].position)
+        positions = jax.vmap(
+            lambda key: kernel.step(key, kernel.init(jnp.zeros(()), None), lambda x: x)[0].position
+        )
         return -positions(jax.random.split(jax.random.key(0), 400)).mean()
 
     state, tried = sampler.init(), []
@@ -159,17 +243,31 @@ def test_the_adaptive_sampler_finds_the_better_step():
 
 
 def test_the_adaptive_sampler_has_the_cards_kernel():
-    """x += a/2 g + sqrt(a)/100 N(0, I) with a = 0.2 and momentum 0.1, on an energy of slope 1: drift 0.9 a/2, noise sqrt(a)/100."""
+    """x += a/2 g + sqrt(a)/100 N(0, I) with a = 0.2 and momentum 0.1, on an energy of slope 1:
+    drift 0.9 a/2, noise sqrt(a)/100."""
     sampler = adapt.adaptive(calls=4)
-    state = sampler.update(sampler.init(), 0.0)   # the second call of a trial leaves the settings as they are
+    # the second call of a trial leaves the settings as they are
+    state = sampler.update(sampler.init(), 0.0)
     kernel = sampler.kernel(state)
-    one = lambda key: kernel.step(key, kernel.init(jnp.zeros(()), None), lambda x: x)[0].position
+
+    def one(key):
+        return kernel.step(key, kernel.init(jnp.zeros(()), None), lambda x: x)[0].position
+
     x = np.asarray(jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(0), 20_000)), np.float64)
     np.testing.assert_allclose(x.mean(), -0.9 * 0.1, rtol=2e-3)
     np.testing.assert_allclose(x.std(), np.sqrt(0.2) / 100, rtol=0.02)
 
 
-@pytest.mark.parametrize('options', [{'num_negatives': 10}, {'conditional': 1.5}, {'alpha': 1.5}, {'num_steps': 0}, {'num_negatives': 0}])
+@pytest.mark.parametrize(
+    'options',
+    [
+        {'num_negatives': 10},
+        {'conditional': 1.5},
+        {'alpha': 1.5},
+        {'num_steps': 0},
+        {'num_negatives': 0},
+    ],
+)
 def test_numbers_that_do_not_fit_are_refused(options):
     with pytest.raises(ValueError):
         make_jem(**options)

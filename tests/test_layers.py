@@ -1,30 +1,77 @@
-"""Imports run one way: types <- parts <- methods <- experiments, and types <- train <- fit <- experiments."""
+"""Imports run one way, in the library and in the rooms above it, and never in a circle."""
+
 import ast
 import pathlib
 
 import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
-BASE = {'types', 'devices', 'errors', 'conv', 'cost'}
-MAY_IMPORT = {   # module -> what of ebm_jax it may import
-    'types': set(), 'devices': set(), 'errors': set(), 'conv': set(), 'cost': set(),
-    'mcmc': BASE, 'replay': BASE | {'mcmc'}, 'objectives': BASE, 'augment': BASE, 'networks': BASE, 'data': BASE, 'record': BASE,
-    'audio': BASE, 'speech': BASE | {'audio', 'data'}, 'formants': BASE | {'speech'},
-    'adapt': BASE | {'mcmc'}, 'compose': BASE,
-    'methods': BASE | {'mcmc', 'objectives', 'replay', 'methods'},
-    'process': BASE, 'train': BASE, 'checkpoint': BASE | {'process'},
-    'guard': BASE | {'process', 'record'}, 'fit': BASE | {'train', 'checkpoint', 'record', 'guard', 'process'},
-    'evaluate': BASE | {'objectives', 'mcmc', 'data', 'record', 'networks', 'evaluate'},
-    'apply': BASE | {'mcmc', 'objectives', 'apply'},
+# room of ebm_jax -> what of ebm_jax it may import, besides the base and its own room
+BASE = {'types', 'errors', 'devices', 'conv', 'cost', 'images', 'validity', 'initial', 'batching'}
+LIBRARY = {
+    'types': set(),
+    'errors': set(),
+    'conv': {'types'},
+    'images': set(),
+    'devices': {'types'},
+    'cost': {'types'},
+    'initial': {'types'},
+    'batching': {'types'},
+    'validity': {'types', 'devices'},
+    'audio': BASE,
+    'augment': BASE,
+    'composition': BASE,
+    'data': BASE | {'audio'},
+    'mcmc': BASE,
+    'networks': BASE,
+    'objectives': BASE,
+    'process': BASE,
+    'record': BASE,
+    'replay': BASE,
+    'adapt': BASE | {'mcmc'},
+    'negatives': BASE | {'replay'},
+    'methods': BASE | {'adapt', 'mcmc', 'negatives', 'objectives', 'replay'},
+    'apply': BASE | {'audio', 'data', 'mcmc', 'objectives'},
+    'evaluate': BASE | {'apply', 'data', 'mcmc', 'networks', 'objectives'},
+    'train': BASE,
+    'sharding': BASE | {'train'},
+    'checkpoint': BASE | {'process', 'train'},
+    'guard': BASE | {'checkpoint', 'process', 'record', 'train'},
+    'monitor': BASE | {'process', 'record'},
+    'fit': BASE | {'checkpoint', 'guard', 'monitor', 'process', 'record', 'sharding', 'train'},
+    'model': BASE
+    | {'apply', 'augment', 'composition', 'data', 'evaluate', 'mcmc', 'networks', 'objectives'},
+    'trained': BASE | {'apply', 'checkpoint', 'model', 'record'},
+    '__init__': {'trained', 'types'},
 }
-FORBIDDEN = {'methods': {'optax', 'flax.linen', 'absl', 'ml_collections'}}   # networks and optimisers arrive as arguments
+FOLDERS = ('apply', 'data', 'evaluate', 'methods', 'networks')
+# room of experiments -> what of experiments it may import; 'experiments' are the files on top
+ABOVE = {
+    'common': {'common'},
+    'evaluations': {'common', 'evaluations'},
+    'families': {'common', 'evaluations', 'families'},
+    'experiments': {'common', 'families', 'experiments'},
+    'commands': {'common', 'evaluations', 'families'},
+    'studies': {'common', 'evaluations', 'families', 'experiments', 'commands', 'studies'},
+}
+# networks and optimisers arrive as arguments
+FORBIDDEN = {'methods': {'optax', 'flax.linen', 'absl', 'ml_collections'}}
 EVERYWHERE_FORBIDDEN = {'absl', 'ml_collections', 'experiments', 'torch', 'tensorflow'}
 FILES = sorted((ROOT / 'ebm_jax').rglob('*.py'))
+FILES_ABOVE = sorted((ROOT / 'experiments').rglob('*.py'))
 
 
-def imports(path):
+def imports(path, type_checking=False):
     """Every module that a file imports, 'from a import b' as both a and a.b."""
-    for node in ast.walk(ast.parse(path.read_text())):
+    tree = ast.parse(path.read_text())
+    hidden = set()
+    if not type_checking:
+        for node in ast.walk(tree):
+            if isinstance(node, ast.If) and getattr(node.test, 'id', '') == 'TYPE_CHECKING':
+                hidden |= {id(inner) for inner in ast.walk(node)}
+    for node in ast.walk(tree):
+        if id(node) in hidden:
+            continue
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -33,34 +80,91 @@ def imports(path):
             yield from (f'{node.module}.{alias.name}' for alias in node.names)
 
 
-def room(path):
-    return path.relative_to(ROOT / 'ebm_jax').parts[0].removesuffix('.py')
+def room(path, package='ebm_jax'):
+    parts = path.relative_to(ROOT / package).parts
+    if package == 'experiments' and len(parts) == 1:
+        return 'experiments'
+    return parts[0].removesuffix('.py')
 
 
-def rooms_imported(path):
-    return {name.split('.')[1] for name in imports(path) if name.startswith('ebm_jax.')} & set(MAY_IMPORT)
+def names(paths):
+    return {'id': lambda path: str(path.relative_to(ROOT)), 'paths': paths}
 
 
-@pytest.mark.parametrize('path', FILES, ids=lambda p: str(p.relative_to(ROOT)))
+@pytest.mark.parametrize('path', FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_imports_run_one_way(path):
-    if room(path) == '__init__':
-        return
-    own = {room(path)} if path.parent.name in ('evaluate', 'apply', 'methods', 'networks') else set()
-    assert rooms_imported(path) <= MAY_IMPORT[room(path)] | own
+    imported = {name.split('.')[1] for name in imports(path) if name.startswith('ebm_jax.')}
+    own = {room(path)} if room(path) in FOLDERS else set()
+    assert imported & set(LIBRARY) <= LIBRARY[room(path)] | own
 
 
-@pytest.mark.parametrize('path', FILES, ids=lambda p: str(p.relative_to(ROOT)))
+@pytest.mark.parametrize('path', FILES_ABOVE, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_run_one_way_above_the_library(path):
+    rooms = set()
+    for name in imports(path):
+        parts = name.split('.')
+        if parts[0] == 'experiments' and len(parts) > 1:
+            rooms.add(parts[1] if parts[1] in ABOVE else 'experiments')
+    assert rooms <= ABOVE[room(path, 'experiments')]
+
+
+def test_no_module_imports_itself_by_way_of_others():
+    """Over every file of both packages, at import time."""
+    modules = {}
+    for path in (*FILES, *FILES_ABOVE):
+        name = '.'.join(path.relative_to(ROOT).with_suffix('').parts)
+        modules[name.removesuffix('.__init__')] = path
+    graph = {
+        name: {found for found in imports(path) if found in modules and found != name}
+        for name, path in modules.items()
+    }
+    for name in graph:  # a package's own import of its parts, and theirs of their package
+        graph[name] = {
+            found
+            for found in graph[name]
+            if not name.startswith(found + '.') and found != 'ebm_jax'
+        }
+    done, path = set(), []
+
+    def visit(name):
+        assert name not in path, ' -> '.join([*path[path.index(name) :], name])
+        if name not in done:
+            path.append(name)
+            for found in sorted(graph[name]):
+                visit(found)
+            done.add(path.pop())
+
+    for name in sorted(graph):
+        visit(name)
+
+
+@pytest.mark.parametrize('path', FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_the_library_knows_no_launcher_and_no_other_framework(path):
     banned = EVERYWHERE_FORBIDDEN | FORBIDDEN.get(room(path), set())
-    found = {name for name in imports(path) for ban in banned if name == ban or name.startswith(ban + '.')}
+    found = {
+        name
+        for name in imports(path)
+        for ban in banned
+        if name == ban or name.startswith(ban + '.')
+    }
     assert not found
 
 
 def test_only_train_says_pmap():
-    assert [p.name for p in FILES if 'jax.pmap' in p.read_text() or 'jax.pmap' in set(imports(p))] == ['train.py']
+    said = [p.name for p in FILES if 'jax.pmap' in p.read_text() or 'jax.pmap' in set(imports(p))]
+    assert said == ['train.py']
 
 
 def test_methods_do_not_import_each_other():
     for path in (ROOT / 'ebm_jax' / 'methods').glob('*.py'):
         others = {p.stem for p in path.parent.glob('*.py')} - {path.stem, '__init__'}
-        assert not {name for name in imports(path) if name.split('.')[-1] in others and 'methods' in name}
+        assert not {
+            name for name in imports(path) if name.split('.')[-1] in others and 'methods' in name
+        }
+
+
+def test_no_two_files_have_one_name_for_different_subjects():
+    """But for a method and the family that sets it up."""
+    same_subject = {'__init__', 'dual_mcmc', 'icd', 'jem', 'networks'}
+    stems = [path.stem for path in (*FILES, *FILES_ABOVE)]
+    assert {stem for stem in stems if stems.count(stem) > 1} <= same_subject

@@ -1,4 +1,6 @@
-"""Kernels against closed forms: stationary variances of ULA, exact moments of MALA and HMC, blackjax as an oracle."""
+"""Kernels against closed forms: stationary variances of ULA, exact moments of MALA and HMC,
+blackjax as an oracle."""
+
 import blackjax
 import chex
 import jax
@@ -10,7 +12,7 @@ from ebm_jax.mcmc import hmc, langevin, mala, run_chain, run_chains
 
 
 def standard_normal(x):
-    return 0.5 * jnp.sum(x ** 2)
+    return 0.5 * jnp.sum(x**2)
 
 
 def chains(kernel, energy_fn, x, steps, seed=0, record=None):
@@ -25,7 +27,8 @@ def long_run(kernel, energy_fn, dim, n=4000, steps=400):
 @pytest.mark.parametrize('step_size', [0.1, 0.5, 1.0])
 def test_unadjusted_langevin_has_its_known_stationary_variance(step_size):
     x = long_run(langevin(step_size, temperature=1.0), standard_normal, 5)
-    np.testing.assert_allclose(x.var(), 1 / (1 - step_size / 2), rtol=0.03)   # 20,000 draws: sd of the variance 1 %
+    # 20,000 draws: sd of the variance 1 %
+    np.testing.assert_allclose(x.var(), 1 / (1 - step_size / 2), rtol=0.03)
     assert abs(x.mean()) < 0.04
 
 
@@ -37,13 +40,13 @@ def test_temperature_scales_the_variance():
 def test_independent_noise_scale():
     a, n = 0.5, 0.3
     x = long_run(langevin(a, noise_scale=n), standard_normal, 5)
-    np.testing.assert_allclose(x.var(), n ** 2 / (1 - (1 - a) ** 2), rtol=0.03)
+    np.testing.assert_allclose(x.var(), n**2 / (1 - (1 - a) ** 2), rtol=0.03)
 
 
 def test_noise_before_the_drift_is_damped_by_it():
-    a, n = 0.5, 0.3   # x' = (1 - a)(x + n xi)
+    a, n = 0.5, 0.3  # x' = (1 - a)(x + n xi)
     x = long_run(langevin(a, noise_scale=n, noise_first=True), standard_normal, 5)
-    np.testing.assert_allclose(x.var(), (1 - a) ** 2 * n ** 2 / (1 - (1 - a) ** 2), rtol=0.03)
+    np.testing.assert_allclose(x.var(), (1 - a) ** 2 * n**2 / (1 - (1 - a) ** 2), rtol=0.03)
 
 
 def one_step(kernel, x, energy_fn):
@@ -53,15 +56,20 @@ def one_step(kernel, x, energy_fn):
 
 def test_gradient_clip_leaves_small_entries_and_cuts_large_ones():
     gradient = jnp.array([0.5, -0.5, 3.0, -7.0])
-    state, info = one_step(langevin(0.1, noise_scale=0.0, grad_clip=1.0), jnp.zeros(4), lambda x: gradient @ x)
+    state, info = one_step(
+        langevin(0.1, noise_scale=0.0, grad_clip=1.0), jnp.zeros(4), lambda x: gradient @ x
+    )
     np.testing.assert_allclose(state.position, -0.1 * np.array([0.5, -0.5, 1.0, -1.0]), rtol=1e-6)
     assert info.clipped == 0.5
     np.testing.assert_allclose(info.grad_norm, np.linalg.norm(gradient), rtol=1e-6)
 
 
 def test_bounds_cut_the_position_and_are_reported():
-    state, info = one_step(langevin(1.0, noise_scale=0.0, bounds=(-1, 1)), jnp.array([0.0, 0.5, 0.9]),
-                           lambda x: jnp.array([5.0, -0.2, -0.2]) @ x)
+    state, info = one_step(
+        langevin(1.0, noise_scale=0.0, bounds=(-1, 1)),
+        jnp.array([0.0, 0.5, 0.9]),
+        lambda x: jnp.array([5.0, -0.2, -0.2]) @ x,
+    )
     np.testing.assert_allclose(state.position, [-1.0, 0.7, 1.0], rtol=1e-6)
     np.testing.assert_allclose(info.saturated, 2 / 3, rtol=1e-6)
 
@@ -91,34 +99,50 @@ def test_adjusted_kernels_are_unbiased(kernel):
     np.testing.assert_allclose(np.cov(x.T), COVARIANCE, atol=0.06)
 
 
-@pytest.mark.parametrize('kernel', [mala(0.1, temperature=0.5), hmc(0.3, 4, temperature=0.5)], ids=['mala', 'hmc'])
+@pytest.mark.parametrize(
+    'kernel', [mala(0.1, temperature=0.5), hmc(0.3, 4, temperature=0.5)], ids=['mala', 'hmc']
+)
 def test_adjusted_kernels_follow_the_temperature(kernel):
-    np.testing.assert_allclose(np.cov(long_run(kernel, gaussian, 3, n=20_000, steps=300).T), 0.5 * COVARIANCE, atol=0.04)
+    np.testing.assert_allclose(
+        np.cov(long_run(kernel, gaussian, 3, n=20_000, steps=300).T), 0.5 * COVARIANCE, atol=0.04
+    )
 
 
 @pytest.mark.parametrize('name', ['mala', 'hmc'])
 def test_acceptance_agrees_with_blackjax(name):
     ours = {'mala': mala(0.5), 'hmc': hmc(0.7, 3)}[name]
-    logdensity = lambda x: -gaussian(x)
-    theirs = blackjax.mala(logdensity, 0.5) if name == 'mala' else blackjax.hmc(logdensity, 0.7, np.ones(3), 3)
-    start = jnp.asarray(np.random.default_rng(0).multivariate_normal(MEAN, COVARIANCE, 5000), jnp.float32)
+
+    def logdensity(x):
+        return -gaussian(x)
+
+    theirs = (
+        blackjax.mala(logdensity, 0.5)
+        if name == 'mala'
+        else blackjax.hmc(logdensity, 0.7, np.ones(3), 3)
+    )
+    start = jnp.asarray(
+        np.random.default_rng(0).multivariate_normal(MEAN, COVARIANCE, 5000), jnp.float32
+    )
     x, acceptance = chains(ours, gaussian, start, 20, record=lambda state, info: info.acceptance)
 
     def one(key, x):
         def step(state, key):
             state, info = theirs.step(key, state)
             return state, info.acceptance_rate
+
         state, rates = jax.lax.scan(step, theirs.init(x), jax.random.split(key, 20))
         return state.position, rates
 
     y, rates = jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(1), 5000), start)
     np.testing.assert_allclose(acceptance.mean(), rates.mean(), atol=0.01)
     np.testing.assert_allclose(np.cov(x.T), np.cov(y.T), atol=0.15)
-    assert 0.2 < acceptance.mean() < 0.98   # a test that always accepts would say nothing
+    assert 0.2 < acceptance.mean() < 0.98  # a test that always accepts would say nothing
 
 
 def test_a_proposal_without_a_number_for_energy_is_refused():
-    wall = lambda x: jnp.where(x[0] > 0, jnp.nan, 0.5 * x @ x)
+    def wall(x):
+        return jnp.where(x[0] > 0, jnp.nan, 0.5 * x @ x)
+
     x, _ = chains(mala(1.0), wall, -jnp.ones((200, 1)), 50)
     assert np.all(np.asarray(x) <= 0)
 
@@ -126,21 +150,37 @@ def test_a_proposal_without_a_number_for_energy_is_refused():
 def test_records_are_the_trajectory_and_the_reports():
     kernel = langevin(0.1, temperature=1.0)
     key, x = jax.random.key(3), jnp.ones(2)
-    last, (path, info) = run_chain(key, kernel, standard_normal, x, 7, record=lambda state, info: (state.position, info))
+    last, (path, info) = run_chain(
+        key, kernel, standard_normal, x, 7, record=lambda state, info: (state.position, info)
+    )
     np.testing.assert_array_equal(path[-1], last)
     np.testing.assert_allclose(info.energy[0], 1.0)
-    np.testing.assert_allclose(info.energy[1:], 0.5 * (np.asarray(path[:-1]) ** 2).sum(1), rtol=1e-5)
+    np.testing.assert_allclose(
+        info.energy[1:], 0.5 * (np.asarray(path[:-1]) ** 2).sum(1), rtol=1e-5
+    )
 
 
 def test_what_is_not_recorded_is_not_computed():
     def flops(record):
-        chain = lambda x: run_chain(jax.random.key(0), langevin(0.1, noise_scale=0.1, grad_clip=1.0), standard_normal, x, 10, record)
+        def chain(x):
+            return run_chain(
+                jax.random.key(0),
+                langevin(0.1, noise_scale=0.1, grad_clip=1.0),
+                standard_normal,
+                x,
+                10,
+                record,
+            )
+
         return jax.jit(chain).lower(jnp.ones(1000)).compile().cost_analysis()['flops']
+
     assert flops(None) < 0.9 * flops(lambda state, info: info)
 
 
 def test_positions_may_be_pytrees():
-    energy = lambda x: 0.5 * jnp.sum(x['a'] ** 2) + 2 * jnp.sum(x['b'] ** 2)
+    def energy(x):
+        return 0.5 * jnp.sum(x['a'] ** 2) + 2 * jnp.sum(x['b'] ** 2)
+
     x = {'a': jnp.zeros((3000, 2)), 'b': jnp.zeros((3000, 3, 1))}
     keys = jax.random.split(jax.random.key(0), 3000)
     x, _ = jax.jit(lambda x: run_chains(keys, hmc(0.3, 4), energy, x, 60))(x)
@@ -149,28 +189,53 @@ def test_positions_may_be_pytrees():
 
 
 def test_a_traced_number_of_steps_gives_the_same_chain():
-    run = lambda n: run_chain(jax.random.key(0), langevin(0.1, temperature=1.0), standard_normal, jnp.ones(3), n)[0]
+    def run(n):
+        return run_chain(
+            jax.random.key(0), langevin(0.1, temperature=1.0), standard_normal, jnp.ones(3), n
+        )[0]
+
     np.testing.assert_allclose(jax.jit(run)(6), run(6), rtol=1e-6)
 
 
 def test_chains_are_traced_once_whatever_their_number_of_steps():
     energy = chex.assert_max_traces(standard_normal, n=1)
-    chain = jax.jit(lambda x: run_chain(jax.random.key(0), langevin(0.1, temperature=1.0), energy, x, 50)[0])
+    chain = jax.jit(
+        lambda x: run_chain(jax.random.key(0), langevin(0.1, temperature=1.0), energy, x, 50)[0]
+    )
     chain(chain(jnp.ones(3)))
 
 
 def test_conditions_reach_their_own_chain():
-    energy = lambda x, centre: 0.5 * jnp.sum((x - centre) ** 2)
+    def energy(x, centre):
+        return 0.5 * jnp.sum((x - centre) ** 2)
+
     centres = jnp.arange(4.0)
-    x, _ = run_chains(jax.random.split(jax.random.key(0), 4), langevin(1.0, noise_scale=0.0), energy, jnp.zeros((4, 1)), 1, centres)
+    x, _ = run_chains(
+        jax.random.split(jax.random.key(0), 4),
+        langevin(1.0, noise_scale=0.0),
+        energy,
+        jnp.zeros((4, 1)),
+        1,
+        centres,
+    )
     np.testing.assert_allclose(x[:, 0], centres)
 
 
-@pytest.mark.parametrize('make', [
-    lambda: langevin(0.0, temperature=1.0), lambda: langevin(0.1), lambda: langevin(0.1, temperature=1.0, noise_scale=1.0),
-    lambda: langevin(0.1, temperature=-1.0), lambda: langevin(0.1, temperature=1.0, bounds=(1, 0)), lambda: mala(-1.0),
-    lambda: langevin(float('nan'), temperature=1.0), lambda: langevin(0.1, temperature=1.0, momentum=1.5), lambda: hmc(0.1, 0),
-    lambda: run_chain(jax.random.key(0), mala(0.1), standard_normal, jnp.ones(1), -1)])
+@pytest.mark.parametrize(
+    'make',
+    [
+        lambda: langevin(0.0, temperature=1.0),
+        lambda: langevin(0.1),
+        lambda: langevin(0.1, temperature=1.0, noise_scale=1.0),
+        lambda: langevin(0.1, temperature=-1.0),
+        lambda: langevin(0.1, temperature=1.0, bounds=(1, 0)),
+        lambda: mala(-1.0),
+        lambda: langevin(float('nan'), temperature=1.0),
+        lambda: langevin(0.1, temperature=1.0, momentum=1.5),
+        lambda: hmc(0.1, 0),
+        lambda: run_chain(jax.random.key(0), mala(0.1), standard_normal, jnp.ones(1), -1),
+    ],
+)
 def test_numbers_out_of_range_are_refused(make):
     with pytest.raises(ValueError):
         make()

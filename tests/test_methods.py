@@ -1,4 +1,6 @@
-"""Every method through the same checks; what each has of its own is in test_jem.py, test_icd.py, ..."""
+"""Every method through the same checks; what each has of its own is in test_jem.py, test_icd.py,
+..."""
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -12,9 +14,10 @@ def test_chains_keep_their_structure_and_move(name):
     method = METHODS[name]
     _, chains, _, after = prepared(method)
     chex.assert_trees_all_equal_shapes_and_dtypes(chains, after)
-    if chains == ():   # no chain outlives its step
+    if chains == ():  # no chain outlives its step
         pytest.skip('this method keeps no chains')
-    assert len({leaf.shape[0] for leaf in jax.tree.leaves(chains)}) == 1   # one axis of shards, everywhere
+    # one axis of shards, everywhere
+    assert len({leaf.shape[0] for leaf in jax.tree.leaves(chains)}) == 1
     assert not np.array_equal(chains.buffer.position, after.buffer.position)
 
 
@@ -25,7 +28,10 @@ def test_every_parameter_learns(name):
     grads = jax.jit(jax.grad(total(method)))(params, samples)
     for path, leaf in jax.tree_util.tree_leaves_with_path(grads):
         assert np.isfinite(leaf).all(), jax.tree_util.keystr(path)
-        only_shifts = name in ('cd', 'pcd') and jax.tree_util.keystr(path) == "['Dense_0']['bias']"   # an energy's constant is not learned
+        # an energy's constant is not learned
+        only_shifts = (
+            name in ('cd', 'pcd', 'guide') and jax.tree_util.keystr(path) == "['Dense_0']['bias']"
+        )
         assert np.any(np.asarray(leaf) != 0) != only_shifts, jax.tree_util.keystr(path)
 
 
@@ -33,10 +39,14 @@ def test_every_parameter_learns(name):
 def test_no_gradient_flows_through_the_chains(name):
     method = METHODS[name]
     params, chains, _, _ = prepared(method)
+
     def loss(params):
         samples, _ = method.sample(jax.random.key(1), params, chains, BATCH)
         return jnp.sum(samples.x)
-    assert all(np.all(np.asarray(leaf) == 0) for leaf in jax.tree.leaves(jax.jit(jax.grad(loss))(params)))
+
+    assert all(
+        np.all(np.asarray(leaf) == 0) for leaf in jax.tree.leaves(jax.jit(jax.grad(loss))(params))
+    )
 
 
 @pytest.mark.parametrize('name', METHODS)
@@ -60,5 +70,6 @@ def test_nothing_recompiles_from_step_to_step(name):
     def step(key, params, chains):
         samples, chains = method.sample(key, params, chains, BATCH)
         return method.loss(params, key, BATCH, samples), chains
+
     for seed in range(3):
         _, chains = step(jax.random.key(seed), params, chains)

@@ -1,4 +1,5 @@
 """Networks: their size, one example at a time, and what bfloat16 touches."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -6,16 +7,16 @@ import pytest
 
 from ebm_jax.cost import count_flops, num_parameters
 from ebm_jax.networks import (
+    Conv1DNet,
     ConvNet,
     Generator,
-    Inference,
-    LineNet,
+    InferenceNet,
     MultiScaleEnergy,
     ResidualEnergy,
     SelfAttention,
     SpectralEnergy,
     WideResNet,
-    halved,
+    avg_pool_2x,
     per_example,
     spectral,
     standardised,
@@ -24,8 +25,10 @@ from ebm_jax.networks import (
 
 def test_wide_resnet_28_10_has_the_published_size():
     """36.5 M; by hand: stem 448, blocks of 3x3 and 1x1 weights with biases, dense 6,410."""
+
     def block(i, o):
         return 9 * i * o + o + 9 * o * o + o + (i * o + o if i != o else 0)
+
     expected = 9 * 3 * 16 + 16 + 640 * 10 + 10
     for i, o in ((16, 160), (160, 320), (320, 640)):
         expected += block(i, o) + 3 * block(o, o)
@@ -34,43 +37,61 @@ def test_wide_resnet_28_10_has_the_published_size():
     assert num_parameters(shapes) == expected and round(expected / 1e6, 1) == 36.5
 
 
-@pytest.mark.parametrize('module, shape', [(ConvNet(10), (8, 8, 1)), (WideResNet(7, depth=10, width=2), (16, 16, 3))])
+@pytest.mark.parametrize(
+    'module, shape', [(ConvNet(10), (8, 8, 1)), (WideResNet(7, depth=10, width=2), (16, 16, 3))]
+)
 def test_one_example_is_a_batch_of_one(module, shape):
     network = per_example(module)
     x = jax.random.normal(jax.random.key(1), (3, *shape))
     params = jax.jit(network.init)(jax.random.key(0), x[0])
     whole = jax.jit(module.apply)({'params': params}, x)
-    np.testing.assert_allclose(jax.jit(jax.vmap(network.apply, (None, 0)))(params, x), whole, atol=1e-5)
+    np.testing.assert_allclose(
+        jax.jit(jax.vmap(network.apply, (None, 0)))(params, x), whole, atol=1e-5
+    )
     assert np.std(whole, 0).min() > 0
 
 
-@pytest.mark.parametrize('make', [lambda dtype: ConvNet(10, dtype=dtype), lambda dtype: WideResNet(10, depth=10, width=1, dtype=dtype)])
+@pytest.mark.parametrize(
+    'make',
+    [
+        lambda dtype: ConvNet(10, dtype=dtype),
+        lambda dtype: WideResNet(10, depth=10, width=1, dtype=dtype),
+    ],
+)
 def test_bfloat16_keeps_parameters_outputs_and_chain_gradients_in_float32(make):
     x = jax.random.normal(jax.random.key(1), (8, 8, 1))
     half, full = per_example(make(jnp.bfloat16)), per_example(make(jnp.float32))
     params = jax.jit(half.init)(jax.random.key(0), x)
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype('float32')}
     out = jax.jit(half.apply)(params, x)
-    assert out.dtype == jnp.float32 and jax.eval_shape(jax.grad(lambda x: half.apply(params, x).sum()), x).dtype == jnp.float32
+    assert (
+        out.dtype == jnp.float32
+        and jax.eval_shape(jax.grad(lambda x: half.apply(params, x).sum()), x).dtype == jnp.float32
+    )
     exact = jax.jit(full.apply)(params, x)
-    assert not np.array_equal(out, exact)   # bfloat16 was really used
+    assert not np.array_equal(out, exact)  # bfloat16 was really used
     np.testing.assert_allclose(out, exact, atol=0.05)
 
 
 def test_a_line_of_convolutions_runs_along_its_axis():
-    """One layer by numpy's correlation of the padded line; the other axis, turned, is the same network."""
+    """One layer by numpy's correlation of the padded line; the other axis, turned, is the same
+    network."""
     x = np.random.default_rng(0).normal(size=(2, 9, 3, 1)).astype(np.float32)
-    module = LineNet(4, 'time', (5,), (2,), 3)
+    module = Conv1DNet(4, 'time', (5,), (2,), 3)
     params = jax.jit(module.init)(jax.random.key(0), x)['params']
     kernel, bias = params['Conv_0']['kernel'], params['Conv_0']['bias']
     padded = np.pad(x[..., 0], ((0, 0), (1, 1), (0, 0)))
-    line = sum(padded[:, a:a + 9:2] @ kernel[a, 0] for a in range(3)) + bias
+    line = sum(padded[:, a : a + 9 : 2] @ kernel[a, 0] for a in range(3)) + bias
     head = params['Dense_0']
     by_hand = (line / (1 + np.exp(-line))).reshape(2, -1) @ head['kernel'] + head['bias']
-    np.testing.assert_allclose(jax.jit(module.apply)({'params': params}, x), by_hand, rtol=1e-4, atol=1e-5)
-    turned = LineNet(4, 'frequency', (5,), (2,), 3)
-    np.testing.assert_allclose(jax.jit(turned.apply)({'params': params}, x.swapaxes(1, 2)), by_hand, rtol=1e-4, atol=1e-5)
-    for wrong in (LineNet(4, 'depth'), LineNet(4, widths=(5, 5), strides=(1,))):
+    np.testing.assert_allclose(
+        jax.jit(module.apply)({'params': params}, x), by_hand, rtol=1e-4, atol=1e-5
+    )
+    turned = Conv1DNet(4, 'frequency', (5,), (2,), 3)
+    np.testing.assert_allclose(
+        jax.jit(turned.apply)({'params': params}, x.swapaxes(1, 2)), by_hand, rtol=1e-4, atol=1e-5
+    )
+    for wrong in (Conv1DNet(4, 'depth'), Conv1DNet(4, widths=(5, 5), strides=(1,))):
         with pytest.raises(ValueError, match='time or frequency'):
             wrong.init(jax.random.key(0), x)
 
@@ -84,13 +105,19 @@ def test_flops_of_a_scan_are_counted_at_its_length():
     w = jnp.ones((16, 32))
     once = count_flops(lambda x: x @ w, jnp.ones((4, 16)))
     assert once == 2 * 4 * 16 * 32
-    loop = lambda x: jax.lax.scan(lambda c, _: (c, (c @ w).sum()), x, length=7)[1]
+
+    def loop(x):
+        return jax.lax.scan(lambda c, _: (c, (c @ w).sum()), x, length=7)[1]
+
     assert count_flops(jax.jit(loop), jnp.ones((4, 16))) == 7 * once
 
 
 def test_a_loop_of_unknown_length_counts_as_told():
     w = jnp.ones((16, 16))
-    loop = lambda x, n: jax.lax.fori_loop(0, n, lambda t, x: x @ w, x)
+
+    def loop(x, n):
+        return jax.lax.fori_loop(0, n, lambda t, x: x @ w, x)
+
     assert count_flops(loop, jnp.ones((4, 16)), 5, loop_length=5) == 5 * 2 * 4 * 16 * 16
 
 
@@ -99,37 +126,70 @@ def test_energy_and_input_gradient_cost_twice_the_forward_pass():
     x = jnp.zeros((8, 8, 1))
     params = network.init(jax.random.key(0), x)
     forward = count_flops(network.apply, params, x)
-    both = count_flops(lambda p, x: jax.value_and_grad(lambda u: network.apply(p, u).sum())(x), params, x)
+    both = count_flops(
+        lambda p, x: jax.value_and_grad(lambda u: network.apply(p, u).sum())(x), params, x
+    )
     np.testing.assert_allclose(both / forward, 2, rtol=0.01)
 
 
 # --- residual energies ---
 
+
 def sizes(module, shape):
     network = per_example(module)
-    shapes = jax.eval_shape(lambda: network.init(jax.random.key(0), jnp.zeros(shape), *([0] if module.num_classes else [])))
+    shapes = jax.eval_shape(
+        lambda: network.init(
+            jax.random.key(0), jnp.zeros(shape), *([0] if module.num_classes else [])
+        )
+    )
     return {name: num_parameters(part) for name, part in shapes.items()}
 
 
 def test_multi_scale_energy_has_the_cards_size():
     """4.86 + 1.30 + 0.41 = 6.56 M at F = 64; the half scale by hand."""
+
     def block(f, down=None):
-        return 2 * (9 * f * f + f) + 2 * 2 * f + (9 * f * down + down if down else 0)   # two convolutions, two norms, way down
+        # two convolutions, two norms, way down
+        return 2 * (9 * f * f + f) + 2 * 2 * f + (9 * f * down + down if down else 0)
+
     found = sizes(MultiScaleEnergy(), (32, 32, 3))
-    half = 27 * 64 + 64 + 2 * block(64) + 9 * 64 * 64 + 64 + 9 * 64 * 128 + 128 + 2 * block(64) + block(128) + block(128, 256) + 256 + 1
+    half = (
+        27 * 64
+        + 64
+        + 2 * block(64)
+        + 9 * 64 * 64
+        + 64
+        + 9 * 64 * 128
+        + 128
+        + 2 * block(64)
+        + block(128)
+        + block(128, 256)
+        + 256
+        + 1
+    )
     assert found['ResidualEnergy_1'] == half
-    assert [round(n / 1e6, 2) for n in found.values()] == [4.86, 1.30, 0.41] and round(sum(found.values()) / 1e6, 2) == 6.56
+    assert [round(n / 1e6, 2) for n in found.values()] == [4.86, 1.30, 0.41] and round(
+        sum(found.values()) / 1e6, 2
+    ) == 6.56
 
 
 def test_class_gain_and_bias_add_two_numbers_per_channel_norm_and_class():
     small = dict(width=8, stages=(2,), scales=1, plain=False, attention_after=None)
-    plain, by_class = (sum(sizes(MultiScaleEnergy(**small, num_classes=n), (8, 8, 1)).values()) for n in (0, 5))
-    assert by_class - plain == 2 * 2 * 8 * 5
+    plain, class_conditional = (
+        sum(sizes(MultiScaleEnergy(**small, num_classes=n), (8, 8, 1)).values()) for n in (0, 5)
+    )
+    assert class_conditional - plain == 2 * 2 * 8 * 5
 
 
 SMALL = dict(width=8, stages=(2, 2), attention_after=1)
-ENERGIES = {'plain': dict(scales=1, norm=False, reweight=lambda kernel: kernel, attention_after=None), 'norm': dict(scales=2),
-            'spectral': dict(scales=1, norm=False, reweight=spectral), 'by class': dict(scales=1, num_classes=3, attention_after=None)}
+ENERGIES = {
+    'plain': dict(
+        scales=1, norm=False, kernel_transform=lambda kernel: kernel, attention_after=None
+    ),
+    'norm': dict(scales=2),
+    'spectral': dict(scales=1, norm=False, kernel_transform=spectral),
+    'by class': dict(scales=1, num_classes=3, attention_after=None),
+}
 
 
 @pytest.mark.parametrize('name', ENERGIES)
@@ -138,21 +198,31 @@ def test_residual_energies_treat_one_example_as_a_batch_of_one(name):
     network, x = per_example(module), jax.random.normal(jax.random.key(1), (3, 8, 8, 2))
     labels = [jnp.arange(3)] if module.num_classes else []
     params = jax.jit(network.init)(jax.random.key(0), x[0], *(label[0] for label in labels))
-    params = jax.tree.map(lambda leaf: leaf + 0.1 * jax.random.normal(jax.random.key(2), leaf.shape), params)   # gains and gamma too
+    # gains and gamma too
+    params = jax.tree.map(
+        lambda leaf: leaf + 0.1 * jax.random.normal(jax.random.key(2), leaf.shape), params
+    )
     whole = jax.jit(module.apply)({'params': params}, x, *labels)
     assert whole.shape == (3, module.scales) and np.std(whole, 0).min() > 1e-4
-    np.testing.assert_allclose(jax.jit(jax.vmap(network.apply, (None, 0, *[0] * len(labels))))(params, x, *labels), whole, atol=1e-4)
+    np.testing.assert_allclose(
+        jax.jit(jax.vmap(network.apply, (None, 0, *[0] * len(labels))))(params, x, *labels),
+        whole,
+        atol=1e-4,
+    )
     if labels:
         other = jax.jit(module.apply)({'params': params}, x, (labels[0] + 1) % 3)
         assert np.abs(other - whole).min() > 1e-5
 
 
 def test_attention_starts_as_the_identity_and_has_input_gradients():
-    """The author says that attention gives poor input gradients: they must at least be there, and right (finite differences)."""
+    """The author says that attention gives poor input gradients: they must at least be there, and
+    right (finite differences)."""
     with jax.enable_x64(True):
         x = jax.random.normal(jax.random.key(1), (1, 4, 4, 16))
         module = SelfAttention()
-        params = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), module.init(jax.random.key(0), x))
+        params = jax.tree.map(
+            lambda leaf: leaf.astype(jnp.float64), module.init(jax.random.key(0), x)
+        )
         np.testing.assert_array_equal(module.apply(params, x), x)
         params['params']['gamma'] = jnp.array(0.7)
         f = jax.jit(lambda x: jnp.sum(jnp.sin(module.apply(params, x))))
@@ -169,15 +239,23 @@ def test_standardised_kernels_have_mean_zero_and_unit_deviation():
 
 def test_spectral_kernels_have_norm_one():
     """Against numpy's singular values; gradient as that of W / |W|_2."""
-    for channels in (16, 64, 128):   # without a gap between the singular values
-        found = np.asarray(jax.jit(spectral)(jax.random.normal(jax.random.key(1), (3, 3, channels, channels))))
-        np.testing.assert_allclose(np.linalg.svd(found.reshape(-1, channels), compute_uv=False)[0], 1, rtol=0.01)
+    for channels in (16, 64, 128):  # without a gap between the singular values
+        found = np.asarray(
+            jax.jit(spectral)(jax.random.normal(jax.random.key(1), (3, 3, channels, channels)))
+        )
+        np.testing.assert_allclose(
+            np.linalg.svd(found.reshape(-1, channels), compute_uv=False)[0], 1, rtol=0.01
+        )
     kernel = jax.random.normal(jax.random.key(0), (3, 3, 5, 7)).at[..., 0].multiply(3.0)
     found = np.asarray(jax.jit(spectral)(kernel))
-    np.testing.assert_allclose(found, kernel / np.linalg.svd(np.reshape(kernel, (-1, 7)), compute_uv=False)[0], rtol=1e-3)
+    np.testing.assert_allclose(
+        found, kernel / np.linalg.svd(np.reshape(kernel, (-1, 7)), compute_uv=False)[0], rtol=1e-3
+    )
     probe = jax.random.normal(jax.random.key(1), kernel.shape)
     exact = jax.grad(lambda w: jnp.vdot(probe, w / jnp.linalg.norm(w.reshape(-1, 7), 2)))(kernel)
-    np.testing.assert_allclose(jax.grad(lambda w: jnp.vdot(probe, spectral(w)))(kernel), exact, atol=2e-3)
+    np.testing.assert_allclose(
+        jax.grad(lambda w: jnp.vdot(probe, spectral(w)))(kernel), exact, atol=2e-3
+    )
 
 
 @pytest.mark.parametrize('n', [7, 8])
@@ -185,23 +263,39 @@ def test_halved_is_the_average_pool(n):
     x = np.random.default_rng(0).normal(size=(2, n, n, 3)).astype(np.float32)
     padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
     m = (n + 1) // 2
-    expected = [[padded[:, 2 * i:2 * i + 3, 2 * j:2 * j + 3].sum((1, 2)) / 9 for j in range(m)] for i in range(m)]
-    np.testing.assert_allclose(jax.jit(halved)(x), np.moveaxis(expected, 2, 0), atol=1e-5)
+    expected = [
+        [padded[:, 2 * i : 2 * i + 3, 2 * j : 2 * j + 3].sum((1, 2)) / 9 for j in range(m)]
+        for i in range(m)
+    ]
+    np.testing.assert_allclose(jax.jit(avg_pool_2x)(x), np.moveaxis(expected, 2, 0), atol=1e-5)
 
 
-@pytest.mark.parametrize('module, says', [
-    (MultiScaleEnergy(scales=5), '1 to 4'), (ResidualEnergy(width=8, stages=(1,), attention_after=2), 'attention_after'),
-    (ResidualEnergy(width=4, stages=(1,), attention_after=1), '8 channels'), (ResidualEnergy(width=8, stages=(1, 1, 1, 1)), '1x1'),
-    (ResidualEnergy(width=8, stages=(1,), num_classes=2), 'label')])
+@pytest.mark.parametrize(
+    'module, says',
+    [
+        (MultiScaleEnergy(scales=5), '1 to 4'),
+        (ResidualEnergy(width=8, stages=(1,), attention_after=2), 'attention_after'),
+        (ResidualEnergy(width=4, stages=(1,), attention_after=1), '8 channels'),
+        (ResidualEnergy(width=8, stages=(1, 1, 1, 1)), '1x1'),
+        (ResidualEnergy(width=8, stages=(1,), num_classes=2), 'label'),
+    ],
+)
 def test_residual_energies_that_cannot_be_are_refused(module, says):
     with pytest.raises(ValueError, match=says):
         jax.eval_shape(lambda: per_example(module).init(jax.random.key(0), jnp.zeros((4, 4, 1))))
 
 
-@pytest.mark.parametrize('module, x, millions', [
-    (Generator((32, 32, 3)), (128,), 16.0), (SpectralEnergy(), (32, 32, 3), 16.8), (Inference(), (32, 32, 3), 15.2),
-    (Generator((64, 64, 3), (1024, 512, 256, 128, 64)), (128,), 12.2),
-    (SpectralEnergy((64, 128, 256, 512, 1024), (True,) * 5), (64, 64, 3), 19.5), (Inference(strides=(2, 2, 2, 2)), (64, 64, 3), 15.2)])
+@pytest.mark.parametrize(
+    'module, x, millions',
+    [
+        (Generator((32, 32, 3)), (128,), 16.0),
+        (SpectralEnergy(), (32, 32, 3), 16.8),
+        (InferenceNet(), (32, 32, 3), 15.2),
+        (Generator((64, 64, 3), (1024, 512, 256, 128, 64)), (128,), 12.2),
+        (SpectralEnergy((64, 128, 256, 512, 1024), (True,) * 5), (64, 64, 3), 19.5),
+        (InferenceNet(strides=(2, 2, 2, 2)), (64, 64, 3), 15.2),
+    ],
+)
 def test_the_networks_of_dual_mcmc_have_the_releases_sizes(module, x, millions):
     network = per_example(module)
     shapes = jax.eval_shape(lambda: network.init(jax.random.key(0), jnp.zeros(x)))
@@ -213,13 +307,23 @@ def test_generators_make_images_of_their_size_in_range(shape, widths):
     network = per_example(Generator(shape, widths, num_classes=3))
     params = network.init(jax.random.key(0), jnp.zeros(5), 0)
     large = jax.tree.map(lambda leaf: 5 * leaf, params)
-    images = jax.vmap(lambda z: network.apply(large, z, 1))(jax.random.normal(jax.random.key(1), (3, 5)))
-    assert images.shape == (3, *shape) and np.abs(images).max() <= 1 and np.abs(images[0] - images[1]).max() > 0.01
-    assert np.abs(network.apply(params, jnp.ones(5), 0) - network.apply(params, jnp.ones(5), 2)).max() > 1e-4   # the label counts
+    images = jax.vmap(lambda z: network.apply(large, z, 1))(
+        jax.random.normal(jax.random.key(1), (3, 5))
+    )
+    assert (
+        images.shape == (3, *shape)
+        and np.abs(images).max() <= 1
+        and np.abs(images[0] - images[1]).max() > 0.01
+    )
+    # the label counts
+    assert (
+        np.abs(network.apply(params, jnp.ones(5), 0) - network.apply(params, jnp.ones(5), 2)).max()
+        > 1e-4
+    )
 
 
 def test_the_inference_model_gives_mean_and_log_variance_of_one_example():
-    network = per_example(Inference(6, (4, 8), (1, 2), num_classes=2))
+    network = per_example(InferenceNet(6, (4, 8), (1, 2), num_classes=2))
     x = jax.random.uniform(jax.random.key(0), (8, 8, 1))
     params = network.init(jax.random.key(0), x, 0)
     mean, log_variance = network.apply(params, x, 0)
@@ -228,23 +332,32 @@ def test_the_inference_model_gives_mean_and_log_variance_of_one_example():
 
 
 def test_the_spectral_energy_is_as_smooth_as_its_blocks_allow():
-    """Every kernel has norm 1 as a matrix; scaling any of them changes nothing, and the label picks its own energy."""
+    """Every kernel has norm 1 as a matrix; scaling any of them changes nothing, and the label picks
+    its own energy."""
     network = per_example(SpectralEnergy((4, 8), (True, False), num_classes=3))
     x = jax.random.uniform(jax.random.key(0), (8, 8, 1))
     params = network.init(jax.random.key(0), x, 0)
     energies = np.array([network.apply(params, x, label) for label in range(3)])
     assert len(set(energies.round(6))) == 3
-    scaled = jax.tree_util.tree_map_with_path(lambda path, leaf: leaf if 'bias' in jax.tree_util.keystr(path) else 7 * leaf, params)
-    np.testing.assert_allclose([network.apply(scaled, x, label) for label in range(3)], energies, rtol=1e-4)
+    scaled = jax.tree_util.tree_map_with_path(
+        lambda path, leaf: leaf if 'bias' in jax.tree_util.keystr(path) else 7 * leaf, params
+    )
+    np.testing.assert_allclose(
+        [network.apply(scaled, x, label) for label in range(3)], energies, rtol=1e-4
+    )
 
 
-@pytest.mark.parametrize('module, inputs, message', [
-    (Generator((10, 8, 1), (4, 4, 4)), (np.zeros(3),), 'multiples of 4'),
-    (Inference(3, (4,), (1, 2)), (np.zeros((8, 8, 1)),), 'equally many'),
-    (SpectralEnergy((4,), (True, False)), (np.zeros((8, 8, 1)),), 'equally many'),
-    (SpectralEnergy((4, 4), (True, True)), (np.zeros((6, 6, 1)),), 'cannot be halved'),
-    (SpectralEnergy((4,), (True,), 3), (np.zeros((8, 8, 1)),), 'call it with a label'),
-    (Generator((8, 8, 1), (4, 4), 3), (np.zeros(3),), 'call it with a label')])
+@pytest.mark.parametrize(
+    'module, inputs, message',
+    [
+        (Generator((10, 8, 1), (4, 4, 4)), (np.zeros(3),), 'multiples of 4'),
+        (InferenceNet(3, (4,), (1, 2)), (np.zeros((8, 8, 1)),), 'equally many'),
+        (SpectralEnergy((4,), (True, False)), (np.zeros((8, 8, 1)),), 'equally many'),
+        (SpectralEnergy((4, 4), (True, True)), (np.zeros((6, 6, 1)),), 'cannot be avg_pool_2x'),
+        (SpectralEnergy((4,), (True,), 3), (np.zeros((8, 8, 1)),), 'call it with a label'),
+        (Generator((8, 8, 1), (4, 4), 3), (np.zeros(3),), 'call it with a label'),
+    ],
+)
 def test_networks_that_do_not_fit_their_input(module, inputs, message):
     with pytest.raises(ValueError, match=message):
         per_example(module).init(jax.random.key(0), *inputs)

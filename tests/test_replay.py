@@ -1,27 +1,39 @@
 """Buffers: what is drawn, what is written back, and how often."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.stats import chisquare
 
-from ebm_jax import replay
-from ebm_jax.types import UNLABELLED
+from ebm_jax import initial, replay
+from ebm_jax.types import UNCONDITIONAL
 
-NONE = lambda n: jnp.full(n, UNLABELLED, jnp.int32)
-STARTS = replay.uniform_start((2,))
-BUFFERS = {'persistent': replay.persistent(STARTS, 40, restart=0.0), 'fifo': replay.first_in_first_out(STARTS, 40, restart=0.0),
-           'reservoir': replay.reservoir(STARTS, 40, restart=0.0),
-           'class_conditional': replay.class_conditional(STARTS, 40, 3, unlabelled=0.25, restart=0.0)}
+
+def NONE(n):
+    return jnp.full(n, UNCONDITIONAL, jnp.int32)
+
+
+STARTS = initial.uniform((2,))
+BUFFERS = {
+    'persistent': replay.persistent(STARTS, 40, restart=0.0),
+    'fifo': replay.first_in_first_out(STARTS, 40, restart=0.0),
+    'reservoir': replay.reservoir(STARTS, 40, restart=0.0),
+    'class_conditional': replay.class_conditional(STARTS, 40, 3, unconditional=0.25, restart=0.0),
+}
 
 
 def filled(buffer, rounds=30, n=8):
     """A buffer after some rounds, the position of the t-th chain ever written being (t, t)."""
+
     def one_round(state, t):
         draw = buffer.draw(jax.random.key(2 * t), state, n, NONE(n))
         x = jnp.broadcast_to((t * n + jnp.arange(n))[:, None], (n, 2)).astype(jnp.float32)
         return buffer.write(jax.random.key(2 * t + 1), state, draw, x), None
-    return jax.jit(lambda state: jax.lax.scan(one_round, state, jnp.arange(rounds))[0])(buffer.init(jax.random.key(9)))
+
+    return jax.jit(lambda state: jax.lax.scan(one_round, state, jnp.arange(rounds))[0])(
+        buffer.init(jax.random.key(9))
+    )
 
 
 @pytest.mark.parametrize('name', BUFFERS)
@@ -29,7 +41,9 @@ def test_draws_are_without_replacement(name):
     buffer = BUFFERS[name]
     state = filled(buffer)
     n = 10
-    draws = jax.vmap(lambda key: buffer.draw(key, state, n, NONE(n)).index)(jax.random.split(jax.random.key(0), 200))
+    draws = jax.vmap(lambda key: buffer.draw(key, state, n, NONE(n)).index)(
+        jax.random.split(jax.random.key(0), 200)
+    )
     assert all(len(set(row)) == n for row in np.asarray(draws))
 
 
@@ -37,7 +51,9 @@ def test_draws_are_without_replacement(name):
 def test_draws_are_uniform(name):
     buffer = BUFFERS[name]
     state = filled(buffer)
-    draws = jax.vmap(lambda key: buffer.draw(key, state, 8, NONE(8)).index)(jax.random.split(jax.random.key(1), 4000))
+    draws = jax.vmap(lambda key: buffer.draw(key, state, 8, NONE(8)).index)(
+        jax.random.split(jax.random.key(1), 4000)
+    )
     assert chisquare(np.bincount(np.asarray(draws).ravel(), minlength=40)).pvalue > 1e-3
 
 
@@ -65,14 +81,22 @@ def test_written_positions_come_back_from_their_entries():
 
 @pytest.mark.parametrize('name', BUFFERS)
 def test_restarts_come_at_their_rate_with_age_zero(name):
-    make = {'persistent': replay.persistent, 'fifo': replay.first_in_first_out, 'reservoir': replay.reservoir,
-            'class_conditional': lambda *a, **k: replay.class_conditional(*a, 3, unlabelled=0.25, **k)}[name]
+    make = {
+        'persistent': replay.persistent,
+        'fifo': replay.first_in_first_out,
+        'reservoir': replay.reservoir,
+        'class_conditional': lambda *a, **k: replay.class_conditional(
+            *a, 3, unconditional=0.25, **k
+        ),
+    }[name]
     buffer = make(STARTS, 40, restart=0.3)
     state = filled(buffer)
     state = state.replace(position=state.position + 1000, age=state.age + 5)
-    draw = jax.vmap(lambda key: buffer.draw(key, state, 8, NONE(8)))(jax.random.split(jax.random.key(3), 1000))
+    draw = jax.vmap(lambda key: buffer.draw(key, state, 8, NONE(8)))(
+        jax.random.split(jax.random.key(3), 1000)
+    )
     anew = np.all(np.abs(np.asarray(draw.position)) <= 1, -1)
-    np.testing.assert_allclose(anew.mean(), 0.3, atol=0.03)   # sd 0.005
+    np.testing.assert_allclose(anew.mean(), 0.3, atol=0.03)  # sd 0.005
     assert np.all((np.asarray(draw.age) == 0) == anew)
 
 
@@ -80,7 +104,7 @@ def test_class_blocks_keep_their_labels_and_shares():
     buffer = BUFFERS['class_conditional']
     state = buffer.init(jax.random.key(0))
     np.testing.assert_array_equal(np.bincount(np.asarray(state.label) + 1), [10, 10, 10, 10])
-    wanted = jnp.array([2, 0, UNLABELLED, 2, 1, 2, UNLABELLED, 0])
+    wanted = jnp.array([2, 0, UNCONDITIONAL, 2, 1, 2, UNCONDITIONAL, 0])
     for seed in range(50):
         draw = buffer.draw(jax.random.key(seed), state, 8, wanted)
         np.testing.assert_array_equal(state.label[draw.index], wanted)
@@ -93,23 +117,27 @@ def test_draws_are_uniform_within_a_class():
     buffer = BUFFERS['class_conditional']
     state = buffer.init(jax.random.key(0))
     wanted = jnp.ones(4, jnp.int32)
-    draws = jax.vmap(lambda key: buffer.draw(key, state, 4, wanted).index)(jax.random.split(jax.random.key(1), 4000))
+    draws = jax.vmap(lambda key: buffer.draw(key, state, 4, wanted).index)(
+        jax.random.split(jax.random.key(1), 4000)
+    )
     counts = np.bincount(np.asarray(draws).ravel(), minlength=40)
     assert chisquare(counts[20:30]).pvalue > 1e-3 and counts.sum() == counts[20:30].sum()
 
 
 def test_without_a_block_for_them_unconditional_chains_are_new_starts():
-    buffer = replay.class_conditional(STARTS, 40, 3, unlabelled=0.0, restart=0.0)
+    buffer = replay.class_conditional(STARTS, 40, 3, unconditional=0.0, restart=0.0)
     state = buffer.init(jax.random.key(0)).replace(age=jnp.full(40, 7, jnp.int32))
-    draw = buffer.draw(jax.random.key(1), state, 6, jnp.array([UNLABELLED, 0, 0, UNLABELLED, 1, 2]))
+    draw = buffer.draw(
+        jax.random.key(1), state, 6, jnp.array([UNCONDITIONAL, 0, 0, UNCONDITIONAL, 1, 2])
+    )
     np.testing.assert_array_equal(draw.age, [0, 7, 7, 0, 7, 7])
     after = buffer.write(jax.random.key(2), state, draw, draw.position + 100)
     assert np.sum(np.asarray(after.position[:, 0]) > 50) == 4 and np.all(after.label == state.label)
 
 
 def test_a_tiny_share_still_has_its_block():
-    state = replay.class_conditional(STARTS, 256, 10, unlabelled=0.001).init(jax.random.key(0))
-    assert np.sum((np.asarray(state.label) == UNLABELLED) & (np.asarray(state.age) >= 0)) == 1
+    state = replay.class_conditional(STARTS, 256, 10, unconditional=0.001).init(jax.random.key(0))
+    assert np.sum((np.asarray(state.label) == UNCONDITIONAL) & (np.asarray(state.age) >= 0)) == 1
 
 
 def test_first_in_first_out_holds_the_newest():
@@ -125,11 +153,15 @@ def test_reservoir_occupancy_is_uniform_over_all_ever_written():
             draw = buffer.draw(key, state, 5, NONE(5))
             x = jnp.broadcast_to((t * 5 + jnp.arange(5))[:, None], (5, 2)).astype(jnp.float32)
             return buffer.write(jax.random.fold_in(key, t), state, draw, x), None
+
         return jax.lax.scan(one_round, buffer.init(key), jnp.arange(16))[0].position[:, 0]
 
-    kept = np.asarray(jax.jit(jax.vmap(occupied))(jax.random.split(jax.random.key(0), 3000))).astype(int)
+    kept = np.asarray(
+        jax.jit(jax.vmap(occupied))(jax.random.split(jax.random.key(0), 3000))
+    ).astype(int)
     counts = np.bincount(kept.ravel(), minlength=80)
-    # Each of 80 samples is kept with probability 1/4: the counts are negatively correlated, so chi-square errs on the safe side.
+    # Each of 80 samples is kept with probability 1/4: the counts are negatively correlated, so
+    # chi-square errs on the safe side.
     np.testing.assert_allclose(counts / 3000, 0.25, atol=0.035)
     assert all(len(set(row)) == 20 for row in kept)
 
@@ -152,19 +184,35 @@ def test_fresh_chains_have_no_memory():
 def test_gaussian_start_has_the_moments_of_its_class():
     means = np.array([[0.0, 1.0], [5.0, -5.0]], np.float32)
     factors = np.array([[[1.0, 0.0], [0.5, 0.5]], [[0.1, 0.0], [0.0, 2.0]]], np.float32)
-    start = replay.gaussian_start(means, factors)
-    x = np.asarray(jax.vmap(lambda key: start(key, jnp.int32(1)))(jax.random.split(jax.random.key(0), 20_000)))
+    start = initial.class_gaussian(means, factors)
+    x = np.asarray(
+        jax.vmap(lambda key: start(key, jnp.int32(1)))(jax.random.split(jax.random.key(0), 20_000))
+    )
     np.testing.assert_allclose(x.mean(0), means[1], atol=0.06)
     np.testing.assert_allclose(np.cov(x.T), factors[1] @ factors[1].T, atol=0.12)
-    either = np.asarray(jax.vmap(lambda key: start(key, jnp.int32(UNLABELLED)))(jax.random.split(jax.random.key(0), 20_000)))
+    either = np.asarray(
+        jax.vmap(lambda key: start(key, jnp.int32(UNCONDITIONAL)))(
+            jax.random.split(jax.random.key(0), 20_000)
+        )
+    )
     np.testing.assert_allclose(either.mean(0), means.mean(0), atol=0.12)
 
 
-@pytest.mark.parametrize('make', [
-    lambda: replay.persistent(STARTS, 0), lambda: replay.persistent(STARTS, 10, restart=1.5),
-    lambda: replay.class_conditional(STARTS, 10, 20), lambda: replay.class_conditional(STARTS, 10, 2, unlabelled=1.0),
-    lambda: BUFFERS['persistent'].draw(jax.random.key(0), BUFFERS['persistent'].init(jax.random.key(0)), 41, NONE(41)),
-    lambda: BUFFERS['class_conditional'].draw(jax.random.key(0), BUFFERS['class_conditional'].init(jax.random.key(0)), 11, NONE(11))])
+@pytest.mark.parametrize(
+    'make',
+    [
+        lambda: replay.persistent(STARTS, 0),
+        lambda: replay.persistent(STARTS, 10, restart=1.5),
+        lambda: replay.class_conditional(STARTS, 10, 20),
+        lambda: replay.class_conditional(STARTS, 10, 2, unconditional=1.0),
+        lambda: BUFFERS['persistent'].draw(
+            jax.random.key(0), BUFFERS['persistent'].init(jax.random.key(0)), 41, NONE(41)
+        ),
+        lambda: BUFFERS['class_conditional'].draw(
+            jax.random.key(0), BUFFERS['class_conditional'].init(jax.random.key(0)), 11, NONE(11)
+        ),
+    ],
+)
 def test_what_cannot_work_is_refused(make):
     with pytest.raises(ValueError):
         make()
@@ -172,31 +220,39 @@ def test_what_cannot_work_is_refused(make):
 
 # --- past samples ---
 
+
 @pytest.mark.parametrize('name', BUFFERS)
 def test_a_peek_sees_samples_of_chains_and_no_starts(name):
-    """After one round of 8 in a buffer of 40: at most those 8 are present, each once; before any round none is, whatever the starts."""
+    """After one round of 8 in a buffer of 40: at most those 8 are present, each once; before any
+    round none is, whatever the starts."""
     buffer = BUFFERS[name]
-    _, present = buffer.peek(jax.random.key(0), buffer.init(jax.random.key(9)), 20)
+    _, present = buffer.sample_past(jax.random.key(0), buffer.init(jax.random.key(9)), 20)
     assert not present.any()
     state = filled(buffer, rounds=1)
-    positions, present = buffer.peek(jax.random.key(0), state, 20)
+    positions, present = buffer.sample_past(jax.random.key(0), state, 20)
     seen = np.asarray(positions)[np.asarray(present)]
     assert sorted(seen[:, 0].tolist()) == list(range(8)) and np.all(seen[:, 0] == seen[:, 1])
-    fewer = [np.asarray(buffer.peek(jax.random.key(k), state, 4)[0])[:, 0] for k in range(200)]
-    assert chisquare(np.bincount(np.concatenate(fewer).astype(int), minlength=8)).pvalue > 1e-3   # uniformly among the eight
+    fewer = [
+        np.asarray(buffer.sample_past(jax.random.key(k), state, 4)[0])[:, 0] for k in range(200)
+    ]
+    # uniformly among the eight
+    assert chisquare(np.bincount(np.concatenate(fewer).astype(int), minlength=8)).pvalue > 1e-3
 
 
 def test_pools_are_their_shards_one_by_one():
-    buffer, pool = BUFFERS['fifo'], replay.pools(BUFFERS['fifo'])
+    buffer, pool = BUFFERS['fifo'], replay.sharded(BUFFERS['fifo'])
     keys, state = jax.random.split(jax.random.key(1), 3), pool.init(jax.random.key(0), 3)
-    draw = pool.draw(keys, state, jnp.full((3, 4), UNLABELLED))
-    one = lambda i: jax.tree.map(lambda leaf: leaf[i], state)
+    draw = pool.draw(keys, state, jnp.full((3, 4), UNCONDITIONAL))
+
+    def one(i):
+        return jax.tree.map(lambda leaf: leaf[i], state)
+
     for i in range(3):
         alone = buffer.draw(keys[i], one(i), 4, NONE(4))
-        np.testing.assert_array_equal(draw.position[4 * i:4 * i + 4], alone.position)
+        np.testing.assert_array_equal(draw.position[4 * i : 4 * i + 4], alone.position)
     x = jnp.arange(24.0).reshape(12, 2)
     state = pool.write(keys, state, draw, x)
     np.testing.assert_array_equal(np.sort(state.position[1, :, 0])[-4:], x[4:8, 0])
     assert pool.count(state) == 12
-    positions, present = pool.peek(keys, state, 5)
+    positions, present = pool.sample_past(keys, state, 5)
     assert positions.shape == (15, 2) and present.sum() == 12

@@ -1,4 +1,6 @@
-"""The sharded step: one device equals eight, pmap equals shard_map, one compilation, addends, what is not finite."""
+"""The sharded step: one device equals eight, pmap equals shard_map, one compilation, terms, what
+is not finite."""
+
 from functools import partial
 
 import jax
@@ -9,39 +11,85 @@ import pytest
 from jax.sharding import AxisType, Mesh, PartitionSpec
 from methods_under_test import make_dual
 
-from ebm_jax import adapt, augment, devices, mcmc, replay
+from ebm_jax import adapt, augment, devices, initial, mcmc, replay
 from ebm_jax import objectives as obj
 from ebm_jax.methods import dual_mcmc
 from ebm_jax.methods.icd import icd
 from ebm_jax.methods.jem import jem
 from ebm_jax.networks import ConvNet, per_example
-from ebm_jax.train import TrainState, init_state, make_local_step, make_train_step, per_network, shard_batch, shard_state, unshard_state
+from ebm_jax.sharding import shard_batch, shard_state, unshard_state
+from ebm_jax.train import (
+    Recipe,
+    TrainState,
+    init_state,
+    make_local_step,
+    make_train_step,
+    per_network,
+)
 from ebm_jax.types import Method
 
 SHAPE = (8, 8, 1)
 NETWORK = per_example(ConvNet(4, (8, 8), (2, 2)))
 PREPARE = augment.chain(augment.scale_pixels, augment.random_crop(1), augment.gaussian_noise(0.03))
 RNG = np.random.default_rng(0)
-BATCHES = [{'x': RNG.integers(0, 256, (16, *SHAPE), dtype=np.uint8), 'y': RNG.integers(0, 4, 16).astype(np.int32)} for _ in range(3)]
-OPTIMIZER = optax.sgd(0.05)   # Adam would hide a gradient that is N times too large
+BATCHES = [
+    {
+        'x': RNG.integers(0, 256, (16, *SHAPE), dtype=np.uint8),
+        'y': RNG.integers(0, 4, 16).astype(np.int32),
+    }
+    for _ in range(3)
+]
+OPTIMIZER = optax.sgd(0.05)  # Adam would hide a gradient that is N times too large
 
 
 def make_method(**options):
-    buffer = replay.class_conditional(replay.uniform_start(SHAPE), 20, 4, unlabelled=0.5)
-    return jem(NETWORK, adapt.adaptive(calls=3), buffer, num_negatives=16, num_steps=3, conditional=0.5, shards=8,
-               weights=obj.balanced, alpha=0.5, entropy_weight=0.2, **options)
+    buffer = replay.class_conditional(initial.uniform(SHAPE), 20, 4, unconditional=0.5)
+    return jem(
+        NETWORK,
+        adapt.adaptive(calls=3),
+        buffer,
+        num_negatives=16,
+        num_steps=3,
+        conditional=0.5,
+        shards=8,
+        weights=obj.balanced,
+        alpha=0.5,
+        entropy_weight=0.2,
+        **options,
+    )
 
 
 METHOD = make_method()
 
 
-ICD = icd(per_example(ConvNet(2, (8, 8), (2, 2))), mcmc.langevin(0.1, noise_scale=0.01, bounds=(-1, 1), noise_first=True),
-          replay.first_in_first_out(replay.uniform_start(SHAPE), 4), num_negatives=16, num_steps=3, kl_chains=8, population=8,
-          population_after=10, transition=augment.random_flip, shards=8)
+ICD = icd(
+    per_example(ConvNet(2, (8, 8), (2, 2))),
+    mcmc.langevin(0.1, noise_scale=0.01, bounds=(-1, 1), noise_first=True),
+    replay.first_in_first_out(initial.uniform(SHAPE), 4),
+    num_negatives=16,
+    num_steps=3,
+    kl_chains=8,
+    population=8,
+    population_after=10,
+    transition=augment.random_flip,
+    shards=8,
+)
 
 
-def run(train_step, devs, steps=3, method=METHOD, optimizer=OPTIMIZER):
-    state = shard_state(init_state(jax.random.key(0), method, optimizer, PREPARE, BATCHES[0], ema=0.9), devs)
+def recipe(method=METHOD, **options):
+    return Recipe(
+        **{
+            'method': method,
+            'optimizer': OPTIMIZER,
+            'prepare': PREPARE,
+            'batch_at': lambda step: BATCHES[step],
+            **options,
+        }
+    )
+
+
+def run(train_step, devs, steps=3, **options):
+    state = shard_state(init_state(jax.random.key(0), recipe(ema=0.9, **options)), devs)
     seen = []
     for batch in BATCHES[:steps]:
         state, metrics = train_step(state, shard_batch(batch, devs))
@@ -52,13 +100,24 @@ def run(train_step, devs, steps=3, method=METHOD, optimizer=OPTIMIZER):
 @pytest.fixture(scope='module')
 def on_one_device():
     devs = jax.devices()[:1]
-    return run(make_train_step(METHOD, OPTIMIZER, PREPARE, devices=devs, ema=0.9, watch_every=2), devs)
+    return run(make_train_step(recipe(ema=0.9), devices=devs, watch_every=2), devs)
 
 
 def assert_equal_runs(run_a, run_b):
     (state_a, seen_a), (state_b, seen_b) = run_a, run_b
-    as_data = lambda leaf: np.asarray(jax.random.key_data(leaf)) if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(as_data(a), as_data(b), rtol=1e-4, atol=1e-5), state_a, state_b)
+
+    def as_data(leaf):
+        return (
+            np.asarray(jax.random.key_data(leaf))
+            if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+            else leaf
+        )
+
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(as_data(a), as_data(b), rtol=1e-4, atol=1e-5),
+        state_a,
+        state_b,
+    )
     for a, b in zip(seen_a, seen_b):
         assert a.keys() == b.keys()
         for name in a:
@@ -69,24 +128,42 @@ def assert_equal_runs(run_a, run_b):
 def test_one_device_equals_many(on_one_device, n):
     devs = jax.devices()[:n]
     assert len(devs) == n
-    train_step = make_train_step(METHOD, OPTIMIZER, PREPARE, devices=devs, ema=0.9, watch_every=2)
+    train_step = make_train_step(recipe(ema=0.9), devices=devs, watch_every=2)
     assert_equal_runs(run(train_step, devs), on_one_device)
 
 
 def test_one_device_equals_four_with_a_population_of_past_samples():
-    step = lambda devs: make_train_step(ICD, OPTIMIZER, PREPARE, devices=devs, ema=0.9)
-    one, four = (run(step(devs), devs, method=ICD) for devs in (jax.devices()[:1], jax.devices()[:4]))
+    def step(devs):
+        return make_train_step(recipe(ICD, ema=0.9), devices=devs)
+
+    one, four = (
+        run(step(devs), devs, method=ICD) for devs in (jax.devices()[:1], jax.devices()[:4])
+    )
     assert_equal_runs(four, one)
-    assert [metrics['kl_entropy'] != 0 for metrics in one[1]] == [False, True, True]   # 16 past samples after the first step
+    # 16 past samples after the first step
+    assert [metrics['kl_entropy'] != 0 for metrics in one[1]] == [False, True, True]
 
 
 @pytest.mark.parametrize('sequential', [False, True])
 def test_one_device_equals_four_with_three_networks(sequential):
-    method = make_dual(dual_mcmc.PAPER._replace(x_steps=2, z_steps=2, elbo_data=0.1, sequential=sequential), num_negatives=24,
-                       conditional=True)
-    optimizer = per_network({name: optax.sgd(1e-3) for name in ('energy', 'generator', 'inference')})
-    step = lambda devs: make_train_step(method, optimizer, PREPARE, devices=devs, ema=0.9, watch_every=2)
-    one, four = (run(step(devs), devs, method=method, optimizer=optimizer) for devs in (jax.devices()[:1], jax.devices()[:4]))
+    method = make_dual(
+        dual_mcmc.PAPER._replace(x_steps=2, z_steps=2, elbo_data=0.1, sequential=sequential),
+        num_negatives=24,
+        conditional=True,
+    )
+    optimizer = per_network(
+        {name: optax.sgd(1e-3) for name in ('energy', 'generator', 'inference')}
+    )
+
+    def step(devs):
+        return make_train_step(
+            recipe(method, optimizer=optimizer, ema=0.9), devices=devs, watch_every=2
+        )
+
+    one, four = (
+        run(step(devs), devs, method=method, optimizer=optimizer)
+        for devs in (jax.devices()[:1], jax.devices()[:4])
+    )
     assert_equal_runs(four, one)
     assert one[1][1]['grad_norm/contrast'] > 0 and one[1][1]['grad_norm/inference_chain'] > 0
 
@@ -106,40 +183,58 @@ def test_networks_that_a_round_does_not_teach_stay_as_they_are():
 
 def test_pmap_equals_shard_map(on_one_device):
     devs = jax.devices()[:4]
-    local = make_local_step(METHOD, OPTIMIZER, PREPARE, ema=0.9, watch_every=2)
+    local = make_local_step(recipe(ema=0.9), watch_every=2)
     mesh = Mesh(devs, (devices.AXIS,), axis_types=(AxisType.Auto,))
     split = PartitionSpec(devices.AXIS)
     specs = TrainState(*[PartitionSpec()] * 4, split, *[PartitionSpec()] * 3)
-    drop = lambda tree: jax.tree.map(lambda leaf: leaf[0], tree)   # shard_map keeps the device axis, of size 1
+
+    def drop(tree):
+        # shard_map keeps the device axis, of size 1
+        return jax.tree.map(lambda leaf: leaf[0], tree)
 
     def step(state, batch):
         state, metrics = local(state.replace(chains=drop(state.chains)), drop(batch))
         return state.replace(chains=jax.tree.map(lambda leaf: leaf[None], state.chains)), metrics
 
-    mapped = jax.jit(jax.shard_map(step, mesh=mesh, in_specs=(specs, split), out_specs=(specs, PartitionSpec()), check_vma=False))
+    mapped = jax.jit(
+        jax.shard_map(
+            step,
+            mesh=mesh,
+            in_specs=(specs, split),
+            out_specs=(specs, PartitionSpec()),
+            check_vma=False,
+        )
+    )
     assert_equal_runs(run(mapped, devs), on_one_device)
 
 
 def linear_method(loss):
-    """No chains to speak of: loss(params, batch) -> addends."""
-    return Method(lambda key, batch: (jnp.array([1.0, 2.0]), {'moved': jnp.zeros(8)}),
-                  lambda key, params, chains, batch: (jnp.zeros(()), {'moved': chains['moved'] + 1}),
-                  lambda params, key, batch, samples: (loss(params, batch), {}))
+    """No chains to speak of: loss(params, batch) -> terms."""
+    return Method(
+        lambda key, batch: (jnp.array([1.0, 2.0]), {'moved': jnp.zeros(8)}),
+        lambda key, params, chains, batch: (jnp.zeros(()), {'moved': chains['moved'] + 1}),
+        lambda params, key, batch, samples: (loss(params, batch), {}),
+    )
 
 
-def one_step(method, optimizer=OPTIMIZER, n=2, **options):
+def one_step(method, n=2, watch_every=0, **options):
     devs = jax.devices()[:n]
-    state = shard_state(init_state(jax.random.key(0), method, optimizer, lambda key, x: x, BATCHES[0], ema=options.get('ema', 0.0)), devs)
-    return make_train_step(method, optimizer, lambda key, x: x, devices=devs, **options)(state, shard_batch(BATCHES[0], devs))
+    run = recipe(method, prepare=lambda key, x: x, **options)
+    state = shard_state(init_state(jax.random.key(0), run), devs)
+    train_step = make_train_step(run, devices=devs, watch_every=watch_every)
+    return train_step(state, shard_batch(BATCHES[0], devs))
 
 
 def test_the_step_is_compiled_once():
     devs = jax.devices()[:2]
     method = linear_method(lambda p, batch: {'a': p[0]})
-    train_step = make_train_step(method, OPTIMIZER, PREPARE, devices=devs, ema=0.9)
+    train_step = make_train_step(recipe(method, ema=0.9), devices=devs)
     compilations = []
-    listener = lambda event, seconds, **_: compilations.append(event) if 'jaxpr_to_mlir' in event else None
-    state = shard_state(init_state(jax.random.key(0), method, OPTIMIZER, PREPARE, BATCHES[0], ema=0.9), devs)
+
+    def listener(event, seconds, **_):
+        return compilations.append(event) if 'jaxpr_to_mlir' in event else None
+
+    state = shard_state(init_state(jax.random.key(0), recipe(method, ema=0.9)), devs)
     jax.monitoring.register_event_duration_secs_listener(listener)
     try:
         state, _ = train_step(state, shard_batch(BATCHES[0], devs))
@@ -155,29 +250,35 @@ def test_the_step_is_compiled_once():
 def test_the_state_is_donated():
     devs = jax.devices()[:2]
     method = linear_method(lambda p, batch: {'a': p[0]})
-    state = shard_state(init_state(jax.random.key(0), method, OPTIMIZER, PREPARE, BATCHES[0]), devs)
-    make_train_step(method, OPTIMIZER, PREPARE, devices=devs)(state, shard_batch(BATCHES[0], devs))
+    state = shard_state(init_state(jax.random.key(0), recipe(method)), devs)
+    make_train_step(recipe(method), devices=devs)(state, shard_batch(BATCHES[0], devs))
     assert state.chains['moved'].is_deleted() and state.params.is_deleted()
 
 
 def test_shard_and_unshard_are_inverse():
-    state = init_state(jax.random.key(0), METHOD, OPTIMIZER, PREPARE, BATCHES[0])
+    state = init_state(jax.random.key(0), recipe())
     back = unshard_state(shard_state(state, jax.devices()[:4]), jax.devices()[:4])
     np.testing.assert_array_equal(state.chains.buffer.position, back.chains.buffer.position)
 
 
-def test_gradient_norms_of_the_addends():
+def test_gradient_norms_of_the_loss_terms():
     method = linear_method(lambda p, batch: {'a': 3 * p[0] + 4 * p[1], 'b': -3 * p[0]})
     state, metrics = one_step(method, watch_every=1)
-    np.testing.assert_allclose([metrics['grad_norm/a'], metrics['grad_norm/b'], metrics['grad_norm']], [5, 3, 4], rtol=1e-6)
+    np.testing.assert_allclose(
+        [metrics['grad_norm/a'], metrics['grad_norm/b'], metrics['grad_norm']], [5, 3, 4], rtol=1e-6
+    )
     np.testing.assert_allclose(metrics['loss'], 8.0)
     np.testing.assert_allclose(state.params, [1.0, 2.0 - 0.05 * 4], rtol=1e-6)
 
 
 def test_the_gradient_is_the_mean_over_the_whole_batch():
-    method = linear_method(lambda p, batch: {'a': p[0] * jnp.mean(batch['y'].astype(jnp.float32) ** 2)})
+    method = linear_method(
+        lambda p, batch: {'a': p[0] * jnp.mean(batch['y'].astype(jnp.float32) ** 2)}
+    )
     state, _ = one_step(method, n=8)
-    np.testing.assert_allclose(state.params[0], 1.0 - 0.05 * np.mean(BATCHES[0]['y'].astype(float) ** 2), rtol=1e-6)
+    np.testing.assert_allclose(
+        state.params[0], 1.0 - 0.05 * np.mean(BATCHES[0]['y'].astype(float) ** 2), rtol=1e-6
+    )
 
 
 def test_moving_average_of_the_parameters():
@@ -185,8 +286,11 @@ def test_moving_average_of_the_parameters():
     np.testing.assert_allclose(state.ema_params[0], 0.9 * 1.0 + 0.1 * 0.95, rtol=1e-6)
 
 
-@pytest.mark.parametrize('bad', [lambda p: p[0] * jnp.nan, lambda p: jnp.sqrt(p[0] - 1.0), lambda p: jnp.exp(p[1] * 1000)],
-                         ids=['loss', 'gradient only', 'overflow'])
+@pytest.mark.parametrize(
+    'bad',
+    [lambda p: p[0] * jnp.nan, lambda p: jnp.sqrt(p[0] - 1.0), lambda p: jnp.exp(p[1] * 1000)],
+    ids=['loss', 'gradient only', 'overflow'],
+)
 def test_what_is_not_finite_is_flagged(bad):
     _, metrics = one_step(linear_method(lambda p, batch: {'a': bad(p)}))
     assert not metrics['healthy']
@@ -196,20 +300,30 @@ def test_what_is_not_finite_is_flagged(bad):
 
 def test_a_loss_beyond_the_limit_is_flagged():
     steep = linear_method(lambda p, batch: {'a': -300 * p[0]})
-    assert not one_step(steep, limits={'loss': 100.0})[1]['healthy'] and one_step(steep)[1]['healthy']
+    assert (
+        not one_step(steep, limits={'loss': 100.0})[1]['healthy'] and one_step(steep)[1]['healthy']
+    )
 
 
 def test_a_chain_that_blew_up_is_flagged():
-    explosive = jem(NETWORK, adapt.fixed(mcmc.langevin(1e30, noise_scale=0.0)), replay.persistent(replay.uniform_start(SHAPE), 2),
-                    num_negatives=8, num_steps=4, shards=8, weights=partial(obj.balanced, beta=0.0))
+    explosive = jem(
+        NETWORK,
+        adapt.fixed(mcmc.langevin(1e30, noise_scale=0.0)),
+        replay.persistent(initial.uniform(SHAPE), 2),
+        num_negatives=8,
+        num_steps=4,
+        shards=8,
+        weights=partial(obj.balanced, beta=0.0),
+    )
     devs = jax.devices()[:2]
-    state = shard_state(init_state(jax.random.key(0), explosive, OPTIMIZER, PREPARE, BATCHES[0]), devs)
-    _, metrics = make_train_step(explosive, OPTIMIZER, PREPARE, devices=devs)(state, shard_batch(BATCHES[0], devs))
+    state = shard_state(init_state(jax.random.key(0), recipe(explosive)), devs)
+    train_step = make_train_step(recipe(explosive), devices=devs)
+    _, metrics = train_step(state, shard_batch(BATCHES[0], devs))
     assert not metrics['healthy']
 
 
 def test_what_does_not_divide_is_refused():
-    state = init_state(jax.random.key(0), METHOD, OPTIMIZER, PREPARE, BATCHES[0])
+    state = init_state(jax.random.key(0), recipe())
     with pytest.raises(ValueError, match='8 shards .* 3 devices'):
         shard_state(state, jax.devices()[:3])
     with pytest.raises(ValueError, match='batch of 16 .* 3 devices'):

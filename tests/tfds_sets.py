@@ -1,4 +1,5 @@
 """Small real TFDS sets on disk."""
+
 import io
 
 from PIL import Image
@@ -11,7 +12,8 @@ def png(image):
 
 
 def prepare(folder, name, features, examples):
-    """A real set on disk, written as array_record by TFDS itself. name: in CamelCase. examples: {split: [example]}."""
+    """A real set on disk, written as array_record by TFDS itself. name: in CamelCase. examples:
+    {split: [example]}."""
     import tensorflow_datasets as tfds
 
     def info(self):
@@ -20,7 +22,15 @@ def prepare(folder, name, features, examples):
     def split_generators(self, dl_manager):
         return {split: enumerate(rows) for split, rows in examples.items()}
 
-    made = type(name, (tfds.core.GeneratorBasedBuilder,), {
-        '__module__': __name__, 'VERSION': tfds.core.Version('1.0.0'), '_info': info, '_split_generators': split_generators,
-        '_generate_examples': lambda self: ()})   # abstract, not used: the splits are given
+    made = type(
+        name,
+        (tfds.core.GeneratorBasedBuilder,),
+        {
+            '__module__': __name__,
+            'VERSION': tfds.core.Version('1.0.0'),
+            '_info': info,
+            '_split_generators': split_generators,
+            '_generate_examples': lambda self: (),
+        },
+    )  # abstract, not used: the splits are given
     made(data_dir=str(folder), file_format='array_record').download_and_prepare()

@@ -1,4 +1,6 @@
-"""What a generator is good for beside its samples: reconstruct, interpolate, in-paint, score. All of ONE example."""
+"""What a generator is good for beside its samples: reconstruct, interpolate, in-paint, score. All
+of ONE example."""
+
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -8,92 +10,164 @@ import jax.numpy as jnp
 from ebm_jax import objectives as obj
 from ebm_jax.apply.refine import refine
 from ebm_jax.mcmc import run_chain
-from ebm_jax.types import Kernel, Network
+from ebm_jax.types import Array, ArrayLike, Kernel, Key, Network, Params
 
 
 class LatentModel(NamedTuple):
-    """A generator, what else its run has, and the chain in z at test time; params = {'generator': ..., 'inference': ...}."""
-    generator: Network           # (z, *label) -> x
-    inference: Network | None    # (x, *label) -> (mean, log variance)
-    energy_fn: Callable | None   # (params, x, *label) -> scalar
+    """A generator, what else its run has, and the chain in z at test time; params = {'generator':
+    ..., 'inference': ...}."""
+
+    generator: Network  # (z, *label) -> x
+    inference: Network | None  # (x, *label) -> (mean, log variance)
+    energy_fn: Callable | None  # (params, x, *label) -> scalar
     z_kernel: Kernel
-    sigma: float                 # of p(x|z) = N(g(z), sigma^2 I)
-    latent: int                  # D
-    from_inference: bool = True  # where there is an inference model, z-chains start at its mean; else at p(z)
+    sigma: float  # of p(x|z) = N(g(z), sigma^2 I)
+    latent_dim: int  # D
+    # where there is an inference model, z-chains begin at its mean; else at p(z)
+    from_inference: bool = True
+    from_generator: bool = True  # samples begin at g(z), else at the initial distribution
 
 
-def decode(model, params, z, *label):
+def decode(model: LatentModel, params: Params, z: Array, *label: ArrayLike) -> Array:
     """g(z)."""
     return model.generator.apply(params['generator'], z, *label)
 
 
-def infer(model, params, key, x, *label, steps, known=True):
+def infer(
+    model: LatentModel,
+    params: Params,
+    key: Key,
+    x: Array,
+    *label: ArrayLike,
+    steps: int,
+    known: ArrayLike = True,
+) -> Array:
     """z given x: the mean of q(z|x) (or a draw of p(z)), then `steps` of the chain on p(z|x).
 
         U(z) = |z|^2 / 2 + |known (x - g(z))|^2 / (2 sigma^2)
 
-    Args: known: bool, broadcast to x; the likelihood leaves out what is not, but q sees it, so put a filling there. Returns: z [D].
+    Args: known: bool, broadcast to x; the likelihood leaves out what is not, but q sees it, so put
+      a filling there. Returns: z [D].
     """
     start_key, chain_key = jax.random.split(key)
     if model.inference is None or not model.from_inference:
-        z = jax.random.normal(start_key, (model.latent,))
+        z = jax.random.normal(start_key, (model.latent_dim,))
     else:
         z, _ = model.inference.apply(params['inference'], x, *label)
     mask = jnp.where(known, 1.0, 0.0)
-    target = lambda z: obj.latent_energy(z, x, decode(model, params, z, *label), model.sigma, mask)
+
+    def target(z):
+        return obj.latent_energy(z, x, decode(model, params, z, *label), model.sigma, mask)
+
     return run_chain(chain_key, model.z_kernel, target, z, steps)[0]
 
 
-def reconstruct(model, params, key, x, *label, steps):
+def reconstruct(
+    model: LatentModel, params: Params, key: Key, x: Array, *label: ArrayLike, steps: int
+) -> Array:
     """g(z), z by `infer`; steps = 0 is the inference model alone."""
     return decode(model, params, infer(model, params, key, x, *label, steps=steps), *label)
 
 
-def between(z_a, z_b, num):
-    """num points from z_a to z_b at equal angles, their length going evenly from |z_a| to |z_b|: [D], [D] -> [num, D].
+def between(z_a: Array, z_b: Array, num: int) -> Array:
+    """num points from z_a to z_b at equal angles, their length going evenly from |z_a| to |z_b|:
+    [D], [D] -> [num, D].
 
-    Spherical, since nearly all of N(0, I) lies near a sphere; straight where the two are (anti-)parallel.
+    Spherical, since nearly all of N(0, I) lies near a sphere; straight where the two are
+    (anti-)parallel.
     """
     length_a, length_b = jnp.linalg.norm(z_a), jnp.linalg.norm(z_b)
     cosine = jnp.clip(z_a @ z_b / jnp.maximum(length_a * length_b, 1e-12), -1, 1)
     angle, t = jnp.arccos(cosine), jnp.linspace(0, 1, num)[:, None]
     straight = jnp.sin(angle) < 1e-4
     sine = jnp.where(straight, 1.0, jnp.sin(angle))
-    unit = (jnp.sin((1 - t) * angle) * z_a / jnp.maximum(length_a, 1e-12) + jnp.sin(t * angle) * z_b / jnp.maximum(length_b, 1e-12)) / sine
+    unit = (
+        jnp.sin((1 - t) * angle) * z_a / jnp.maximum(length_a, 1e-12)
+        + jnp.sin(t * angle) * z_b / jnp.maximum(length_b, 1e-12)
+    ) / sine
     return jnp.where(straight, (1 - t) * z_a + t * z_b, unit * ((1 - t) * length_a + t * length_b))
 
 
-def path(model, params, z_a, z_b, *labels, num):
-    """g of `num` points from z_a to z_b (`between`); labels: none, or one of each end, for its half. Returns: [num, ...]."""
+def path(
+    model: LatentModel, params: Params, z_a: Array, z_b: Array, *labels: ArrayLike, num: int
+) -> Array:
+    """g of `num` points from z_a to z_b (`between`); labels: none, or one of each end, for its
+    half. Returns: [num, ...]."""
     nearer = [jnp.where(jnp.linspace(0, 1, num) < 0.5, *labels)] if labels else []
-    return jax.vmap(lambda z, *label: decode(model, params, z, *label))(between(z_a, z_b, num), *nearer)
+    return jax.vmap(lambda z, *label: decode(model, params, z, *label))(
+        between(z_a, z_b, num), *nearer
+    )
 
 
-def interpolate(model, params, key, x_a, x_b, *labels, num, steps):
-    """Images from x_a to x_b: the `path` between their latents (`infer`). labels: none, or those of x_a and x_b. Returns: [num, ...]."""
+def interpolate(
+    model: LatentModel,
+    params: Params,
+    key: Key,
+    x_a: Array,
+    x_b: Array,
+    *labels: ArrayLike,
+    num: int,
+    steps: int,
+) -> Array:
+    """Images from x_a to x_b: the `path` between their latents (`infer`). labels: none, or those of
+    x_a and x_b. Returns: [num, ...]."""
     of = [labels[:1], labels[1:]]
-    ends = [infer(model, params, key, x, *label, steps=steps) for key, x, label in zip(jax.random.split(key), (x_a, x_b), of)]
+    ends = [
+        infer(model, params, key, x, *label, steps=steps)
+        for key, x, label in zip(jax.random.split(key), (x_a, x_b), of)
+    ]
     return path(model, params, *ends, *labels, num=num)
 
 
-def inpaint(model, params, key, x, known, *label, z_steps, x_kernel, x_steps, fill=0.0):
-    """Fill in what is not known: g(z) with z from what is (`infer`), then a chain of the energy on the hidden entries (`refine`).
+def inpaint(
+    model: LatentModel,
+    params: Params,
+    key: Key,
+    x: Array,
+    known: Array,
+    *label: ArrayLike,
+    z_steps: int,
+    x_kernel: Kernel,
+    x_steps: int,
+    fill: ArrayLike = 0.0,
+) -> Array:
+    """Fill in what is not known: g(z) with z from what is (`infer`), then a chain of the energy on
+    the hidden entries (`refine`).
 
-    Args: known: bool of x's shape. x_steps: 0 leaves the energy out. fill: what q sees in place of hidden entries, broadcast to x.
-    Returns: an array like x, its known entries the same to the last bit; it does not depend on what x holds elsewhere.
-    Raises: ValueError for x_steps > 0 without an energy. Source: [paper] names the mask in the z-likelihood; the chain in x is our reading.
+    Args: known: bool of x's shape. x_steps: 0 leaves the energy out. fill: what q sees in place of
+      hidden entries, broadcast to x.
+    Returns: an array like x, its known entries the same to the last bit; it does not depend on what
+      x holds elsewhere.
+    Raises: ValueError for x_steps > 0 without an energy. Source: [paper] names the mask in the
+      z-likelihood; the chain in x is our reading.
     """
     if x_steps and model.energy_fn is None:
         raise ValueError('this model has no energy: take x_steps=0')
     z_key, x_key = jax.random.split(key)
     x = jnp.where(known, x, fill)
-    filled = jnp.where(known, x, decode(model, params, infer(model, params, z_key, x, *label, steps=z_steps, known=known), *label))
-    if not x_steps:
+    filled = jnp.where(
+        known,
+        x,
+        decode(
+            model,
+            params,
+            infer(model, params, z_key, x, *label, steps=z_steps, known=known),
+            *label,
+        ),
+    )
+    energy_fn = model.energy_fn
+    if not x_steps or energy_fn is None:
         return filled
-    return refine(x_key, lambda u: model.energy_fn(params, u, *label), x_kernel, filled, x_steps, known)
+    return refine(x_key, lambda u: energy_fn(params, u, *label), x_kernel, filled, x_steps, known)
 
 
-def joint_score(model, params, x, *label):
-    """log p(x, z) up to a constant, at z = the mean of q(z|x): minus `latent_energy`. Higher means more familiar."""
+def joint_score(model: LatentModel, params: Params, x: Array, *label: ArrayLike) -> Array:
+    """log p(x, z) up to a constant, at z = the mean of q(z|x): minus `latent_energy`. Higher means
+    more familiar.
+
+    Raises: ValueError without an inference model.
+    """
+    if model.inference is None:
+        raise ValueError('this model has no inference model')
     z, _ = model.inference.apply(params['inference'], x, *label)
     return -obj.latent_energy(z, x, decode(model, params, z, *label), model.sigma)

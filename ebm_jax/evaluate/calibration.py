@@ -1,14 +1,18 @@
 """Accuracy and calibration of class probabilities."""
+
 import numpy as np
 from sklearn.calibration import calibration_curve
 
 
-def accuracy(logits, labels):
-    """Share of examples whose largest logit is their label. logits [N, C], labels [N] -> float in [0, 1]."""
+def accuracy(logits: np.ndarray, labels: np.ndarray) -> float:
+    """Share of examples whose largest logit is their label. logits [N, C], labels [N] -> float in
+    [0, 1]."""
     return float(np.mean(np.argmax(logits, 1) == labels))
 
 
-def reliability(logits, labels, bins=20):
+def reliability(
+    logits: np.ndarray, labels: np.ndarray, bins: int = 20
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Confidence max_y p(y|x) against accuracy in equal bins of [0, 1].
 
     Returns: (confidence, accuracy, share of examples) of each bin that is not empty.
@@ -19,11 +23,13 @@ def reliability(logits, labels, bins=20):
     correct = np.argmax(logits, 1) == labels
     edges = np.linspace(0, 1, bins + 1)
     hit, mean_confidence = calibration_curve(correct, confidence, n_bins=bins, strategy='uniform')
-    counts = np.bincount(np.searchsorted(edges[1:-1], confidence), minlength=bins)   # as calibration_curve bins them
+    # as calibration_curve bins them
+    counts = np.bincount(np.searchsorted(edges[1:-1], confidence), minlength=bins)
     return mean_confidence, hit, counts[counts > 0] / len(labels)
 
 
-def expected_calibration_error(logits, labels, bins=20):
-    """ECE = sum_b (n_b / N) |accuracy_b - confidence_b|, equal bins. Source: Guo et al. 2017; 20 bins as Grathwohl et al. 2020."""
+def expected_calibration_error(logits: np.ndarray, labels: np.ndarray, bins: int = 20) -> float:
+    """ECE = sum_b (n_b / N) |accuracy_b - confidence_b|, equal bins. Source: Guo et al. 2017; 20
+    bins as Grathwohl et al. 2020."""
     confidence, hit, share = reliability(logits, labels, bins)
     return float(np.sum(share * np.abs(hit - confidence)))

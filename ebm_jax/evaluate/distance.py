@@ -1,21 +1,28 @@
 """Distances between two sets of images in the features of an extractor (see `extractor`).
 
-Only with the FID Inception network are they what the field calls FID and KID; in the features of a classifier trained on the data set
-they are named Frechet and kernel distance, and compare only under the same extractor and numbers of images.
+Only with the FID Inception network are they what the field calls FID and KID; in the features of a
+classifier trained on the data set they are named Frechet and kernel distance, and compare only
+under the same extractor and numbers of images.
 """
+
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 from scipy.linalg import eigh, svdvals
 from sklearn.metrics.pairwise import polynomial_kernel
 
 from ebm_jax import data
+from ebm_jax.data import Examples
 
 
-def frechet(a, b):
-    """Frechet distance of the Gaussians that fit two sets of features: |m_a - m_b|^2 + tr(S_a + S_b - 2 (S_a S_b)^(1/2)).
+def frechet(a: np.ndarray, b: np.ndarray) -> float:
+    """Frechet distance of the Gaussians that fit two sets of features: |m_a - m_b|^2 + tr(S_a + S_b
+    - 2 (S_a S_b)^(1/2)).
 
     Args: a [N, D], b [M, D], N, M >= 2. Returns: float >= 0.
-    Biased upwards: two sets of one standard Gaussian law are about (D + D (D + 1) / 4) / N apart for M >> N (2.2 for D = 64 and
-    N = 500), so compare at equal N, and with the known cases.
+    Biased upwards: two sets of one standard Gaussian distribution are about (D + D (D + 1) / 4) / N
+    apart for M >> N (2.2 for D = 64 and N = 500), so compare at equal N, and with the known cases.
     Source: Dowson & Landau 1982; Heusel et al. 2017.
     """
     return _frechet_to(b)(a)
@@ -33,14 +40,20 @@ def _frechet_to(b):
     def to(a):
         centred = (a - a.mean(0)) / np.sqrt(len(a) - 1)
         cross = svdvals(centred @ root).sum()
-        return max(float(np.sum((a.mean(0) - mean) ** 2) + np.sum(centred ** 2) + np.trace(cov) - 2 * cross), 0.0)
+        return max(
+            float(np.sum((a.mean(0) - mean) ** 2) + np.sum(centred**2) + np.trace(cov) - 2 * cross),
+            0.0,
+        )
+
     return to
 
 
-def kernel(a, b):
-    """Squared maximum mean discrepancy with the kernel (x.y / D + 1)^3, unbiased: 0 in the mean for sets of one law.
+def kernel(a: np.ndarray, b: np.ndarray) -> float:
+    """Squared maximum mean discrepancy with the kernel (x.y / D + 1)^3, unbiased: 0 in expectation
+    for sets of one distribution.
 
-    Args: a [N, D], b [M, D]; of more than 5,000 the first 5,000 are taken. Source: Binkowski et al. 2018; scikit-learn's kernel.
+    Args: a [N, D], b [M, D]; of more than 5,000 the first 5,000 are taken. Source: Binkowski et al.
+      2018; scikit-learn's kernel.
     """
     return _kernel_to(b)(a)
 
@@ -48,8 +61,15 @@ def kernel(a, b):
 def _kernel_to(b, limit=5000):
     """a -> kernel(a, b), with what only depends on b computed once."""
     b = b[:limit]
-    k = lambda x, y: polynomial_kernel(x, y, degree=3, coef0=1)
-    within = lambda x: (k(x, x).sum() - np.sum((np.sum(x * x, 1) / x.shape[1] + 1) ** 3)) / (len(x) * (len(x) - 1))
+
+    def k(x, y):
+        return polynomial_kernel(x, y, degree=3, coef0=1)
+
+    def within(x):
+        return (k(x, x).sum() - np.sum((np.sum(x * x, 1) / x.shape[1] + 1) ** 3)) / (
+            len(x) * (len(x) - 1)
+        )
+
     of_b = within(b)
     return lambda a: float(within(a[:limit]) + of_b - 2 * k(a[:limit], b).mean())
 
@@ -57,12 +77,16 @@ def _kernel_to(b, limit=5000):
 DISTANCES = {'frechet': frechet, 'kernel': kernel}
 
 
-def distances_to(b, *, halves=50, seed=0):
-    """A function a -> both distances of features a [N, D] from features b [M, D], each with a 95 % interval for the choice of a.
+def distances_to(
+    b: np.ndarray, *, halves: int = 50, seed: int = 0
+) -> Callable[[np.ndarray], dict[str, Any]]:
+    """A function a -> both distances of features a [N, D] from features b [M, D], each with a 95 %
+    interval for the choice of a.
 
-    The interval is value +- 1.96 s, s the standard deviation over random halves of a: drawn without replacement, since repeated
-    images would count as agreement; a half scatters about the whole as the whole does about the mean for sets of N. It does not hold
-    the bias that the value has at this N.
+    The interval is value +- 1.96 s, s the standard deviation over random halves of a: drawn without
+    replacement, since repeated images would count as agreement; a half scatters about
+    the whole as the whole does about the mean for sets of N. It does not hold the bias that the
+    value has at this N.
     Returns: a -> {'frechet': {'value', 'interval'}, 'kernel': ...}.
     """
     b = np.asarray(b, np.float64)
@@ -70,34 +94,46 @@ def distances_to(b, *, halves=50, seed=0):
 
     def distances(a):
         a, rng, found = np.asarray(a, np.float64), np.random.default_rng(seed), {}
-        picks = [rng.permutation(len(a))[:len(a) // 2] for _ in range(halves)]
+        picks = [rng.permutation(len(a))[: len(a) // 2] for _ in range(halves)]
         for name, distance in to.items():
             value, margin = distance(a), 1.96 * float(np.std([distance(a[pick]) for pick in picks]))
             found[name] = {'value': value, 'interval': [value - margin, value + margin]}
         return found
+
     return distances
 
 
-def reference_and_known_cases(train, test, n, seed=0):
+def reference_points(
+    train: Examples, test: Examples, n: int, seed: int = 0
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """The images to measure against, and sets whose distance to them says what a figure means.
 
-    Returns: (a random half of the training images, at most 10,000; {name: at most n images}). train: of the other half. test: the test
-      split. shifted: those of `train` rolled sideways by an eighth of their width. noise: uniform pixels.
+    Returns: (a random half of the training images, at most 10,000; {name: at most n images}).
+      train: of the other half. test: the test split. shifted: those of `train` rolled sideways by
+        an eighth of their width. noise: uniform pixels.
     """
     order = np.random.default_rng(seed).permutation(len(train.x))
     half = len(order) // 2
-    other = train.x[order[half:half + n]]
+    other = train.x[order[half : half + n]]
     return train.x[order[:half][:10_000]], {
-        'train': other, 'test': data.some(test, n, seed=seed).x, 'shifted': np.roll(other, max(1, other.shape[2] // 8), 2),
-        'noise': data.uniform_noise(train._replace(x=other)).x}
+        'train': other,
+        'test': data.subsample(test, n, seed=seed).x,
+        'shifted': np.roll(other, max(1, other.shape[2] // 8), 2),
+        'noise': data.uniform_noise(train._replace(x=other)).x,
+    }
 
 
-def coverage(probabilities, real):
-    """How evenly samples cover the classes: exp H(shares of the classes that they are given) / exp H(shares of real), 1 as the data.
+def coverage(probabilities: np.ndarray, real: np.ndarray) -> float:
+    """How evenly samples cover the classes: exp H(shares of the classes that they are given) / exp
+    H(shares of real), 1 as the data.
 
     Args: probabilities: [N, C] of an independent classifier for the samples. real: labels [M].
     """
-    entropy = lambda p: -np.sum(p[p > 0] * np.log(p[p > 0]))
-    shares = np.bincount(np.argmax(probabilities, 1), minlength=probabilities.shape[1]) / len(probabilities)
-    return float(np.exp(entropy(shares) - entropy(np.bincount(real) / len(real))))
 
+    def entropy(p):
+        return -np.sum(p[p > 0] * np.log(p[p > 0]))
+
+    shares = np.bincount(np.argmax(probabilities, 1), minlength=probabilities.shape[1]) / len(
+        probabilities
+    )
+    return float(np.exp(entropy(shares) - entropy(np.bincount(real) / len(real))))

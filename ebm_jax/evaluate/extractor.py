@@ -1,7 +1,10 @@
-"""Features of images for distances between sets of them: of a classifier trained on the data set in question, or of Inception.
+"""Features of images for distances between sets of them: of a classifier trained on the data set in
+question, or of Inception.
 
-An Extractor is a name, a hash of its weights, and functions of images. Distances in different extractors do not compare.
+An Extractor is a name, a hash of its weights, and functions of images. Distances in different
+extractors do not compare.
 """
+
 import hashlib
 import pathlib
 import zipfile
@@ -17,33 +20,38 @@ import optax
 from flax.traverse_util import flatten_dict, unflatten_dict
 from tqdm import tqdm
 
-from ebm_jax import data, devices
+from ebm_jax import batching, data
+from ebm_jax.data import Examples
 from ebm_jax.errors import InputError
-from ebm_jax.evaluate.samples import as_float
+from ebm_jax.images import as_float
 from ebm_jax.networks.base import Conv
+from ebm_jax.types import Array
 
 STEPS, BATCH, RATE = 1500, 128, 2e-3
 
 
 class Extractor(NamedTuple):
-    name: str            # for people
-    hash: str            # of the weights, 12 hexadecimal digits
-    features: Callable   # images, uint8 or float in [-1, 1], [N, H, W, C] -> numpy [N, D]
-    confidence: Callable | None   # the same -> p(y|x) [N, classes]; None where it is no classifier of this data
+    name: str  # for people
+    hash: str  # of the weights, 12 hexadecimal digits
+    features: Callable  # images, uint8 or float in [-1, 1], [N, H, W, C] -> numpy [N, D]
+    # the same -> p(y|x) [N, classes]; None where it is no classifier of this data
+    confidence: Callable | None
 
 
 class Classifier(nn.Module):
-    """Three 3x3 convolutions with swish, then a layer of 64 whose activations, each over its standard deviation on the training images,
+    """Three 3x3 convolutions with swish, then a layer of 64 whose activations, each over its
+    standard deviation on the training images,
     are the features: [N, H, W, C] -> (logits, features).
     """
+
     num_classes: int
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x: Array) -> tuple[Array, Array]:
         for width in (32, 64, 64):
             x = nn.swish(Conv(width, (3, 3), (2, 2) if x.shape[1] > 4 else (1, 1))(x))
         hidden = nn.swish(nn.Dense(64)(x.reshape(len(x), -1)))
-        scale = self.param('scale', nn.initializers.ones, (64,))   # set once training is done
+        scale = self.param('scale', nn.initializers.ones, (64,))  # set once training is done
         return nn.Dense(self.num_classes)(hidden), hidden / jax.lax.stop_gradient(scale)
 
 
@@ -54,10 +62,12 @@ def _hash(weights):
     return digest.hexdigest()[:12]
 
 
-def of_classifier(examples, file):
-    """The extractor of a data set: read from `file` where it lies there, else trained on `examples` and written to it.
+def classifier_extractor(examples: Examples, file: str | pathlib.Path) -> Extractor:
+    """The extractor of a data set: read from `file` where it lies there, else trained on `examples`
+    and written to it.
 
-    Training is a function of the examples alone (Adam 2e-3 with a cosine, 1,500 batches of 128, seed 0), but rounding differs between
+    Training is a function of the examples alone (Adam 2e-3 with a cosine, 1,500 batches of 128,
+    seed 0), but rounding differs between
     machines: copy the file where distances must compare to the last digit.
     Raises: InputError when the file cannot be written, is damaged, or belongs to other examples.
     """
@@ -66,21 +76,37 @@ def of_classifier(examples, file):
     if file.exists():
         weights = _read(file)
         if str(weights.pop('examples', '')) != of:
-            raise InputError(f'{file} is no extractor of {examples.name} (trained on other images or labels): delete it or name another')
+            raise InputError(
+                f'{file} is no extractor of {examples.name} (trained on other images or labels):'
+                ' delete it or name another'
+            )
     else:
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
             beside = file.with_name(file.name + '.part')
             with beside.open('wb') as out:
-                weights = {name: np.asarray(leaf) for name, leaf in flatten_dict(_train(module, examples), sep='/').items()}
+                weights = {
+                    name: np.asarray(leaf)
+                    for name, leaf in flatten_dict(_train(module, examples), sep='/').items()
+                }
                 np.savez(out, examples=of, **weights)
             beside.replace(file)
         except OSError as error:
-            raise InputError(f'the extractor cannot be written to {file} ({error.strerror}): name another file by --extractor') from error
+            raise InputError(
+                f'the extractor cannot be written to {file} ({error.strerror}): name another file'
+                ' by --extractor'
+            ) from error
     params = unflatten_dict(weights, sep='/')
-    apply = lambda params, x: module.apply({'params': params}, x)
-    return Extractor(f'a classifier trained on {examples.name}', _hash(weights), lambda images: _over(apply, params, as_float(images))[1],
-                     lambda images: np.asarray(jax.nn.softmax(_over(apply, params, as_float(images))[0])))
+
+    def apply(params, x):
+        return module.apply({'params': params}, x)
+
+    return Extractor(
+        f'a classifier trained on {examples.name}',
+        _hash(weights),
+        lambda images: _over(apply, params, as_float(images))[1],
+        lambda images: np.asarray(jax.nn.softmax(_over(apply, params, as_float(images))[0])),
+    )
 
 
 def _train(module, examples):
@@ -93,6 +119,7 @@ def _train(module, examples):
         def loss(params):
             logits, _ = module.apply({'params': params}, x)
             return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
+
         updates, opt_state = optimizer.update(jax.grad(loss)(params), opt_state)
         return optax.apply_updates(params, updates), opt_state
 
@@ -100,7 +127,11 @@ def _train(module, examples):
     for i in tqdm(range(STEPS), desc='training the extractor', unit='step', delay=2, leave=False):
         batch = data.batch_at(examples, i, size)
         params, opt_state = step(params, opt_state, as_float(batch['x']), batch['y'])
-    _, hidden = _over(lambda params, x: module.apply({'params': params}, x), params, as_float(data.some(examples, 10_000).x))
+    _, hidden = _over(
+        lambda params, x: module.apply({'params': params}, x),
+        params,
+        as_float(data.subsample(examples, 10_000).x),
+    )
     return {**params, 'scale': hidden.std(0) + 1e-6}
 
 
@@ -109,24 +140,38 @@ def _read(file):
         with np.load(file, allow_pickle=False) as pack:
             return {name: pack[name] for name in pack.files}
     except (zipfile.BadZipFile, zlib.error, ValueError, TypeError, EOFError, OSError) as error:
-        raise InputError(f'{file} cannot be read as .npz ({error}): it may be missing or damaged') from error
+        raise InputError(
+            f'{file} cannot be read as .npz ({error}): it may be missing or damaged'
+        ) from error
 
 
 def _over(apply, params, images, batch_size=256):
     """apply(params, images) in batches, as numpy."""
     compiled = jax.jit(lambda params, begin, x: apply(params, x))
-    return devices.in_batches(compiled, params, [images], batch_size=batch_size, description='features')
+    return batching.in_batches(
+        compiled, params, [images], batch_size=batch_size, description='features'
+    )
 
 
-def of_inception(file):
-    """The 2,048 pool features of the FID Inception network, with weights from the user's disk (see `inception`): true FID.
+def inception_extractor(file: str | pathlib.Path) -> Extractor:
+    """The 2,048 pool features of the FID Inception network, with weights from the user's disk (see
+    `inception`): true FID.
 
     Images are rounded to 256 grey levels first, as the images of a file are.
     Raises: InputError when the file is missing, damaged, or lacks an array.
     """
     from ebm_jax.evaluate import inception
+
     weights = _read(file)
     inception.check(weights, file)
-    return Extractor(f'FID Inception ({pathlib.Path(file).name})', _hash(weights),
-                     lambda images: _over(inception.features, weights, np.round((as_float(images) + 1) * 127.5) / np.float32(127.5) - 1,
-                                          batch_size=32), None)
+    return Extractor(
+        f'FID Inception ({pathlib.Path(file).name})',
+        _hash(weights),
+        lambda images: _over(
+            inception.features,
+            weights,
+            np.round((as_float(images) + 1) * 127.5) / np.float32(127.5) - 1,
+            batch_size=32,
+        ),
+        None,
+    )

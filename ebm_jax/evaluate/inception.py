@@ -1,47 +1,68 @@
-"""The Inception-v3 network of the Frechet Inception distance, as a function of weights that the user brings.
+"""The Inception-v3 network of the Frechet Inception distance, as a function of weights that the
+user brings.
 
-Format of the .npz: the state dict of the PyTorch port of the 2015-12-05 TensorFlow graph (pytorch-fid's `pt_inception-2015-12-05`), array
-by array under its own names, for example
+Format of the .npz: the state dict of the PyTorch port of the 2015-12-05 TensorFlow graph
+(pytorch-fid's `pt_inception-2015-12-05`), array by array under its own names, for example
 
     np.savez('inception.npz', **{name: value.numpy() for name, value in torch.load(FILE).items()})
 
-For each convolution NAME: `NAME.conv.weight` [O, C, kh, kw] and `NAME.bn.weight`, `.bias`, `.running_mean`, `.running_var` [O]. Other
-arrays (the classifier `fc`, `num_batches_tracked`) are not read.
-Images in [-1, 1] are resized to 299x299 (bilinear, half-pixel centres, no antialiasing), grey ones repeated in three channels.
+For each convolution NAME: `NAME.conv.weight` [O, C, kh, kw] and `NAME.bn.weight`, `.bias`,
+`.running_mean`, `.running_var` [O]. Other arrays (the classifier `fc`, `num_batches_tracked`) are
+not read. Images in [-1, 1] are resized to 299x299 (bilinear, half-pixel centres, no antialiasing),
+grey ones repeated in three channels.
 """
+
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from ebm_jax.errors import InputError
+from ebm_jax.types import Array
 
 FEATURES = 2048
-EPSILON = 1e-3   # of the batch norms
+EPSILON = 1e-3  # of the batch norms
 STEM = ['Conv2d_1a_3x3', 'Conv2d_2a_3x3', 'Conv2d_2b_3x3', 'Conv2d_3b_1x1', 'Conv2d_4a_3x3']
 PARTS = 'conv.weight', 'bn.weight', 'bn.bias', 'bn.running_mean', 'bn.running_var'
 
 
-def check(weights, file):
+def check(weights: Mapping[str, Any], file: str | pathlib.Path) -> None:
     """Raise InputError unless every array that `features` reads is there in its shape."""
     try:
         jax.eval_shape(lambda: features(weights, jnp.zeros((1, 32, 32, 3))))
     except KeyError as error:
-        raise InputError(f'{file} lacks the array {error.args[0]!r} of the FID Inception network: ebm_jax/evaluate/inception.py says what '
-                         'it must hold') from error
+        raise InputError(
+            f'{file} lacks the array {error.args[0]!r} of the FID Inception network:'
+            ' ebm_jax/evaluate/inception.py says what it must hold'
+        ) from error
     except (TypeError, ValueError) as error:
-        raise InputError(f'{file} holds an array of another shape than the FID Inception network has '
-                         f'({str(error).splitlines()[0]})') from error
+        raise InputError(
+            f'{file} holds an array of another shape than the FID Inception network has '
+            f'({str(error).splitlines()[0]})'
+        ) from error
 
 
-def features(weights, x):
-    """Images [N, H, W, C] in [-1, 1] -> the pool features [N, 2048]. Source: Szegedy et al. 2016; Heusel et al. 2017 for the distance.
+def features(weights: Mapping[str, Any], x: Array) -> Array:
+    """Images [N, H, W, C] in [-1, 1] -> the pool features [N, 2048]. Source: Szegedy et al. 2016;
+    Heusel et al. 2017 for the distance.
 
-    As in the graph that FID is defined by, average pools leave padding out of their mean, and the last block pools by maximum.
+    As in the graph that FID is defined by, average pools leave padding out of their mean, and the
+    last block pools by maximum.
     """
+
     def conv(x, name, stride=1, padding='VALID'):
         kernel, gain, bias, mean, var = (weights[f'{name}.{part}'] for part in PARTS)
-        x = lax.conv_general_dilated(x, kernel, (stride, stride), padding, dimension_numbers=('NHWC', 'OIHW', 'NHWC'),
-                                     precision=lax.Precision.HIGHEST)
+        x = lax.conv_general_dilated(
+            x,
+            kernel,
+            (stride, stride),
+            padding,
+            dimension_numbers=('NHWC', 'OIHW', 'NHWC'),
+            precision=lax.Precision.HIGHEST,
+        )
         return jax.nn.relu((x - mean) * (gain * lax.rsqrt(var + EPSILON)) + bias)
 
     def tower(x, block, *layers):
@@ -50,28 +71,49 @@ def features(weights, x):
             x = conv(x, f'{block}.{name}', *how)
         return x
 
-    same = lambda name: (name, 1, 'SAME')
-    join = lambda *branches: jnp.concatenate(branches, -1)
+    def same(name):
+        return (name, 1, 'SAME')
+
+    def join(*branches):
+        return jnp.concatenate(branches, -1)
+
     x = jnp.repeat(x, 3, -1) if x.shape[-1] == 1 else x
     x = jax.image.resize(x, (len(x), 299, 299, 3), 'linear', antialias=False)
     x = conv(x, STEM[0], 2)
     x = _max_pool(conv(conv(x, STEM[1]), STEM[2], 1, 'SAME'))
     x = _max_pool(conv(conv(x, STEM[3]), STEM[4]))
     for block in ('Mixed_5b', 'Mixed_5c', 'Mixed_5d'):
-        x = join(tower(x, block, same('branch1x1')), tower(x, block, same('branch5x5_1'), same('branch5x5_2')),
-                 tower(x, block, same('branch3x3dbl_1'), same('branch3x3dbl_2'), same('branch3x3dbl_3')),
-                 tower(_mean_pool(x), block, same('branch_pool')))
+        x = join(
+            tower(x, block, same('branch1x1')),
+            tower(x, block, same('branch5x5_1'), same('branch5x5_2')),
+            tower(x, block, same('branch3x3dbl_1'), same('branch3x3dbl_2'), same('branch3x3dbl_3')),
+            tower(_mean_pool(x), block, same('branch_pool')),
+        )
     double = same('branch3x3dbl_1'), same('branch3x3dbl_2'), ('branch3x3dbl_3', 2)
     x = join(tower(x, 'Mixed_6a', ('branch3x3', 2)), tower(x, 'Mixed_6a', *double), _max_pool(x))
     for block in ('Mixed_6b', 'Mixed_6c', 'Mixed_6d', 'Mixed_6e'):
-        x = join(tower(x, block, same('branch1x1')), tower(x, block, *(same(f'branch7x7_{i}') for i in (1, 2, 3))),
-                 tower(x, block, *(same(f'branch7x7dbl_{i}') for i in (1, 2, 3, 4, 5))), tower(_mean_pool(x), block, same('branch_pool')))
-    x = join(tower(x, 'Mixed_7a', same('branch3x3_1'), ('branch3x3_2', 2)),
-             tower(x, 'Mixed_7a', *(same(f'branch7x7x3_{i}') for i in (1, 2, 3)), ('branch7x7x3_4', 2)), _max_pool(x))
+        x = join(
+            tower(x, block, same('branch1x1')),
+            tower(x, block, *(same(f'branch7x7_{i}') for i in (1, 2, 3))),
+            tower(x, block, *(same(f'branch7x7dbl_{i}') for i in (1, 2, 3, 4, 5))),
+            tower(_mean_pool(x), block, same('branch_pool')),
+        )
+    x = join(
+        tower(x, 'Mixed_7a', same('branch3x3_1'), ('branch3x3_2', 2)),
+        tower(x, 'Mixed_7a', *(same(f'branch7x7x3_{i}') for i in (1, 2, 3)), ('branch7x7x3_4', 2)),
+        _max_pool(x),
+    )
     for block, pool in (('Mixed_7b', _mean_pool), ('Mixed_7c', lambda x: _max_pool(x, 1, 'SAME'))):
-        narrow, double = tower(x, block, same('branch3x3_1')), tower(x, block, same('branch3x3dbl_1'), same('branch3x3dbl_2'))
-        x = join(tower(x, block, same('branch1x1')), *(tower(narrow, block, same(f'branch3x3_2{side}')) for side in 'ab'),
-                 *(tower(double, block, same(f'branch3x3dbl_3{side}')) for side in 'ab'), tower(pool(x), block, same('branch_pool')))
+        narrow, double = (
+            tower(x, block, same('branch3x3_1')),
+            tower(x, block, same('branch3x3dbl_1'), same('branch3x3dbl_2')),
+        )
+        x = join(
+            tower(x, block, same('branch1x1')),
+            *(tower(narrow, block, same(f'branch3x3_2{side}')) for side in 'ab'),
+            *(tower(double, block, same(f'branch3x3dbl_3{side}')) for side in 'ab'),
+            tower(pool(x), block, same('branch_pool')),
+        )
     return x.mean((1, 2))
 
 
@@ -81,5 +123,8 @@ def _max_pool(x, stride=2, padding='VALID'):
 
 def _mean_pool(x):
     """3x3, stride 1, over the pixels that are there."""
-    total = lambda x: lax.reduce_window(x, 0.0, lax.add, (1, 3, 3, 1), (1, 1, 1, 1), 'SAME')
+
+    def total(x):
+        return lax.reduce_window(x, 0.0, lax.add, (1, 3, 3, 1), (1, 1, 1, 1), 'SAME')
+
     return total(x) / total(jnp.ones_like(x[:1, ..., :1]))

@@ -1,14 +1,22 @@
-"""Dual-MCMC teaching: an energy E, a generator g and an inference model q teach each other by two Langevin chains.
+"""Dual-MCMC teaching: an energy E, a generator g and an inference model q teach each other by two
+Langevin chains.
 
-    p(z) = N(0, I),  p(x|z) = N(g(z), sigma^2 I),  q(z|x) = N(mean(x), diag V(x)),  pi(x) ~ exp(-E(x))
-    x' : chain on E from g(z), z ~ p(z);    z' : chain on |x - g(z)|^2 / (2 sigma^2) + |z|^2 / 2 from a sample of q(z|x)
-    E: mean E(x) - mean E(x');   g: mean misfit(x, g(z')) + mean misfit(x', g(z));   q: mean -log q(z'|x) + mean -log q(z|x')
+    p(z) = N(0, I),   p(x|z) = N(g(z), sigma^2 I),   q(z|x) = N(mean(x), diag V(x))
+    x': the end of a chain on E(x) from g(z), z ~ p(z)
+    z': the end of a chain on |x - g(z)|^2 / (2 sigma^2) + |z|^2 / 2 from a sample of q(z|x)
 
-Samples are constants, so that each addend has a gradient in its own network only and one gradient teaches three. Source: Cui & Han 2023,
-arXiv 2312.02469, section 3 [paper], and the constants of the authors' release [code]. CoopNets and others are settings of the same method.
+    E learns by   mean E(x) - mean E(x')
+    g learns by   mean |x - g(z')|^2 / (2 sigma^2) + mean |x' - g(z)|^2 / (2 sigma^2)
+    q learns by   mean -log q(z'|x) + mean -log q(z|x')
+
+Samples are constants, so that each loss term has a gradient in its own network only and one
+gradient teaches three. Source: Cui & Han 2023, arXiv 2312.02469, section 3 [paper], and the
+constants of the authors' release [code]. CoopNets and others are settings of the same method.
 """
+
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
@@ -17,130 +25,224 @@ import jax.numpy as jnp
 from flax import struct
 from jax.lax import stop_gradient
 
-from ebm_jax import devices
+from ebm_jax import devices, validity
 from ebm_jax import objectives as obj
-from ebm_jax.mcmc import chain_health, run_chain, select, sound, unmoved
-from ebm_jax.types import UNLABELLED, Kernel, Method, PyTree, Round
+from ebm_jax.mcmc import run_chain
+from ebm_jax.types import (
+    UNCONDITIONAL,
+    Array,
+    InitialSampler,
+    Kernel,
+    Method,
+    Network,
+    PyTree,
+    Round,
+)
+from ebm_jax.validity import masked_mean
 
 
 class Settings(NamedTuple):
-    """Which chains are run, and the weight of each addend of the loss; 0 leaves it out. The defaults are the paper's equal weights."""
-    x_steps: int = 30              # of the chain in x; 0: its end is its start
-    z_steps: int = 10              # of the chain in z
-    from_generator: bool = True    # x-chains start at g(z), else at noise
-    from_inference: bool = True    # z-chains start at a sample of q(z|x), else at one of p(z)
-    sigma: float = 0.3             # of p(x|z)
-    contrast: float = 1.0          # E: mean E(x) - mean E(x')
-    generator_data: float = 1.0    # g: mean |x - g(z')|^2 / (2 sigma^2)
-    generator_chain: float = 1.0   # g: mean |x' - g(z)|^2 / (2 sigma^2)
-    inference_data: float = 1.0    # q: mean -log q(z'|x)
-    inference_chain: float = 1.0   # q: mean -log q(z|x')
-    elbo_data: float = 0.0         # g, q: mean of KL(q(z|x) || p(z)) + E_q |x - g(z)|^2 / (2 sigma^2), by reparametrisation
-    elbo_chain: float = 0.0        # g, q: the same of x'
-    adversarial: float = 0.0       # g: mean E(g(z)) - log q(z|g(z))
-    sequential: bool = False       # [code]: g and q first, then E, on chains drawn anew from the g just updated (same z, same noise)
+    """Which chains are run, and the weight of each loss term; 0 leaves it out. The defaults are the
+    paper's equal weights."""
+
+    x_steps: int = 30  # of the chain in x; 0: it ends where it begins
+    z_steps: int = 10  # of the chain in z
+    from_generator: bool = True  # x-chains begin at g(z), else at noise
+    from_inference: bool = True  # z-chains begin at a sample of q(z|x), else at one of p(z)
+    sigma: float = 0.3  # of p(x|z)
+    contrast: float = 1.0  # E: mean E(x) - mean E(x')
+    generator_data: float = 1.0  # g: mean |x - g(z')|^2 / (2 sigma^2)
+    generator_chain: float = 1.0  # g: mean |x' - g(z)|^2 / (2 sigma^2)
+    inference_data: float = 1.0  # q: mean -log q(z'|x)
+    inference_chain: float = 1.0  # q: mean -log q(z|x')
+    # g, q: mean of KL(q(z|x) || p(z)) + E_q |x - g(z)|^2 / (2 sigma^2), by reparametrisation
+    elbo_data: float = 0.0
+    elbo_chain: float = 0.0  # g, q: the same of x'
+    adversarial: float = 0.0  # g: mean E(g(z)) - log q(z|g(z))
+    # [code]: g and q first, then E, on new chains from the updated g (same z, same noise)
+    sequential: bool = False
 
 
-ADDENDS = ('contrast', 'generator_data', 'generator_chain', 'inference_data', 'inference_chain', 'elbo_data', 'elbo_chain', 'adversarial')
-SILENT = Settings(contrast=0.0, generator_data=0.0, generator_chain=0.0, inference_data=0.0, inference_chain=0.0)
+LOSS_TERMS = (
+    'contrast',
+    'generator_data',
+    'generator_chain',
+    'inference_data',
+    'inference_chain',
+    'elbo_data',
+    'elbo_chain',
+    'adversarial',
+)
+NETWORKS = ('energy', 'generator', 'inference')
+NO_TERMS = Settings(
+    contrast=0.0, generator_data=0.0, generator_chain=0.0, inference_data=0.0, inference_chain=0.0
+)
 
 PAPER = Settings()
-# [code] divides the misfit of the z-chain by sigma^2 = .3^2, not 2 sigma^2, and its generator losses are squared errors, the second one
-# times 50 (CelebA-64: 70).
-RELEASE = Settings(sigma=0.3 / math.sqrt(2), generator_data=0.09, generator_chain=50 * 0.09, inference_chain=0.1, sequential=True)
+# [code] divides the squared error of the z-chain by sigma^2 = .3^2, not 2 sigma^2, and its
+# generator losses are squared errors, the second one times 50 (CelebA-64: 70).
+RELEASE = Settings(
+    sigma=0.3 / math.sqrt(2),
+    generator_data=0.09,
+    generator_chain=50 * 0.09,
+    inference_chain=0.1,
+    sequential=True,
+)
 # CoopNets (Xie et al. 2018): the generator learns from its chains only.
-COOPNETS = SILENT._replace(contrast=1.0, generator_chain=1.0)
-# Variational cooperative learning (Xie et al. 2021): a variational autoencoder learns from revised samples.
-VARIATIONAL_COOPERATIVE = SILENT._replace(contrast=1.0, elbo_chain=1.0)
-# Divergence triangle (Han et al. 2019): KL(Q||P) + KL(P||Pi) - KL(Q||Pi) without chains. Its x' is g(z), without noise (our reading).
-DIVERGENCE_TRIANGLE = SILENT._replace(x_steps=0, contrast=1.0, inference_chain=1.0, elbo_data=1.0, adversarial=1.0)
-# Alternating back-propagation (Han et al. 2017): no energy, z-chains from p(z). Theirs persist (our reading: a fresh start).
-ALTERNATING_BACK_PROPAGATION = SILENT._replace(from_inference=False, generator_data=1.0)
+COOPNETS = NO_TERMS._replace(contrast=1.0, generator_chain=1.0)
+# Variational cooperative learning (Xie et al. 2021): a variational autoencoder learns from revised
+# samples.
+VARIATIONAL_COOPERATIVE = NO_TERMS._replace(contrast=1.0, elbo_chain=1.0)
+# Divergence triangle (Han et al. 2019): KL(Q||P) + KL(P||Pi) - KL(Q||Pi) without chains. Its x' is
+# g(z), without noise (our reading).
+DIVERGENCE_TRIANGLE = NO_TERMS._replace(
+    x_steps=0, contrast=1.0, inference_chain=1.0, elbo_data=1.0, adversarial=1.0
+)
+# Alternating back-propagation (Han et al. 2017): no energy, z-chains from p(z). Theirs persist (our
+# reading: new chains).
+ALTERNATING_BACK_PROPAGATION = NO_TERMS._replace(from_inference=False, generator_data=1.0)
 # Short-run EBM (Nijkamp et al. 2019): no generator, x-chains from noise.
-SHORT_RUN = SILENT._replace(from_generator=False, contrast=1.0)
+SHORT_RUN = NO_TERMS._replace(from_generator=False, contrast=1.0)
 # Variational autoencoder (Kingma & Welling 2014), the baseline.
-VAE = SILENT._replace(elbo_data=1.0)
+VAE = NO_TERMS._replace(elbo_data=1.0)
 
 
-def uses(settings):
-    """Which chains' ends and which networks the settings need: (x', z', {network: whether}).
+class Needs(NamedTuple):
+    """What settings need: the ends of which chains, and which networks."""
 
-    Chains are 'needed' where an addend takes their end, of however many steps.
-    """
+    x_chain: bool  # some loss term takes x', after however many steps
+    z_chain: bool  # some loss term takes z'
+    networks: dict[str, bool]  # {name of NETWORKS: whether it is used}
+
+
+def needs(settings: Settings) -> Needs:
+    """What the loss terms with weight need."""
     s = settings
-    x_end = bool(s.contrast or s.generator_chain or s.inference_chain or s.elbo_chain or s.adversarial)
-    z_end = bool(s.generator_data or s.inference_data)
-    both = bool(s.elbo_data or s.elbo_chain or s.adversarial)
-    return x_end, z_end, {
-        'energy': bool(s.contrast or s.adversarial or x_end and s.x_steps),
-        'generator': both or bool(s.generator_data or s.generator_chain or x_end and s.from_generator or z_end and s.z_steps),
-        'inference': both or bool(s.inference_data or s.inference_chain or z_end and s.from_inference)}
+    x_chain = any((s.contrast, s.generator_chain, s.inference_chain, s.elbo_chain, s.adversarial))
+    z_chain = any((s.generator_data, s.inference_data))
+    both_latent = any((s.elbo_data, s.elbo_chain, s.adversarial))
+    energy = (s.contrast, s.adversarial, x_chain and s.x_steps)
+    generator = (
+        both_latent,
+        s.generator_data,
+        s.generator_chain,
+        x_chain and s.from_generator,
+        z_chain and s.z_steps,
+    )
+    inference = (
+        both_latent,
+        s.inference_data,
+        s.inference_chain,
+        z_chain and s.from_inference,
+    )
+    used = {'energy': any(energy), 'generator': any(generator), 'inference': any(inference)}
+    return Needs(x_chain, z_chain, used)
 
 
 @struct.dataclass
 class Samples:
-    """What one step's chains found; () where no addend takes it."""
-    z: PyTree       # [M, D]: draws of the prior
-    x: PyTree       # [M, ...]: x', where the chains in x ended that began at g(z), or at noise
-    label: PyTree   # [M]: theirs, where conditional
-    z_end: PyTree   # [N, D]: z', where the chains in z ended, of each example of the batch
-    sound_x: PyTree   # bool [M]: False where the chain in x went astray; it is not in the loss
-    sound_z: PyTree   # bool [N]: False where the chain in z did
-    dead: jax.Array   # share of chains, in x or (without any) in z, that did not move
+    """What one step's chains found; () where no loss term takes it."""
+
+    z: PyTree = ()  # [M, D]: draws of the prior
+    x: PyTree = ()  # [M, ...]: x', where the chains in x ended
+    label: PyTree = ()  # [M]: theirs, where conditional
+    z_end: PyTree = ()  # [N, D]: z', where the chains in z ended, of each example of the batch
+    valid_x: PyTree = ()  # bool [M]: False where the chain in x diverged; it is not in the loss
+    valid_z: PyTree = ()  # bool [N]: False where the chain in z did
+    stuck: Array | float = 0.0  # share of chains, in x or (without any) in z, that did not move
 
 
-def dual_mcmc(energy, generator, inference, settings=PAPER, *, x_kernel, z_kernel, latent, num_negatives, x_start=None,
-              conditional=False):
+def dual_mcmc(
+    energy: Network | None,
+    generator: Network | None,
+    inference: Network | None,
+    settings: Settings = PAPER,
+    *,
+    x_kernel: Kernel,
+    z_kernel: Kernel,
+    latent_dim: int,
+    num_negatives: int,
+    x_initial_sampler: InitialSampler | None = None,
+    conditional: bool = False,
+) -> Method:
     """Dual-MCMC teaching, or what else `settings` says.
 
     Args:
-      energy: Network, x -> scalar. generator: Network, z [D] -> x. inference: Network, x -> (mean [D], log variance [D]). None for those
-        that the settings do not use (`uses`). With `conditional` each takes a label after its input (our addition).
-      settings: Settings. `sequential` makes two rounds and needs `train.per_network` for an optimiser.
-      x_kernel, z_kernel: kernels of the two chains. [code]: x by step_size s^2 / 2, s = .5, noise_scale .001; z by s = noise_scale = .1.
-      latent: D. num_negatives: M, draws of p(z), over all devices.
-      x_start: None, or (key, label) -> x, where x-chains begin with from_generator=False.
-      conditional: the networks are conditional; draws of p(z) take the labels of the batch, in turn.
-    Returns: Method without chains that outlive a step; params = {'energy', 'generator', 'inference'} of those in use. Its addends are those
-      of Settings with weight, by these names.
-    Raises: ValueError when a number is out of range, or a network or x_start is missing or not used.
+      energy: x -> scalar. generator: z [D] -> x. inference: x -> (mean [D], log variance [D]). None
+        for those that the settings do not use (`needs`). With `conditional` each takes a label
+        after its input (our addition).
+      settings: `sequential` makes two rounds and needs `train.per_network` for an optimiser.
+      x_kernel, z_kernel: kernels of the two chains. [code]: x by step_size s^2 / 2, s = .5,
+        noise_scale .001; z by s = noise_scale = .1.
+      latent_dim: D. num_negatives: M, draws of p(z), over all devices.
+      x_initial_sampler: None, or where x-chains begin with from_generator=False.
+      conditional: the networks are conditional; draws of p(z) take the labels of the batch, in
+        turn.
+    Returns: Method without chains that outlive a step; params = {'energy', 'generator',
+      'inference'} of those in use. Its loss terms are those of Settings with weight, by these
+      names.
+    Raises: ValueError when a number is out of range, or a network or x_initial_sampler is missing
+      or not used.
     """
-    x_end, _, used = uses(settings)
-    given = {'energy': energy, 'generator': generator, 'inference': inference}
-    for name, network in given.items():
-        if used[name] != (network is not None):
-            raise ValueError(f'these settings use {"a" if used[name] else "no"} network {name!r}: give {"it" if used[name] else "None"}')
-    _check(settings, latent, num_negatives)
-    _check_taught(settings, used)
-    if x_end and (x_start is None) != settings.from_generator:
-        raise ValueError('x_start is where x-chains begin with from_generator=False: give it then, and only then')
-    models = _Models({name: network for name, network in given.items() if used[name]}, settings, x_kernel, z_kernel, latent, x_start,
-                     conditional)
-
-    def init(key, batch):
-        first = {'energy': batch['x'][0], 'generator': jnp.zeros(latent), 'inference': batch['x'][0]}
-        keys = dict(zip(given, jax.random.split(key, len(given))))
-        return {name: network.init(keys[name], first[name], *models.conditions(batch['y'][0]))
-                for name, network in models.networks.items()}, ()
-
-    plan = [(settings, None)]
+    needed = needs(settings)
+    networks = dict(zip(NETWORKS, (energy, generator, inference)))
+    for name, network in networks.items():
+        if needed.networks[name] != (network is not None):
+            raise ValueError(
+                f'these settings use {"a" if needed.networks[name] else "no"} network {name!r}: '
+                f'give {"it" if needed.networks[name] else "None"}'
+            )
+    _check(settings, latent_dim, num_negatives)
+    _check_taught(settings, needed)
+    if needed.x_chain and (x_initial_sampler is None) != settings.from_generator:
+        raise ValueError(
+            'x_initial_sampler is where x-chains begin with from_generator=False: give it then, '
+            'and only then'
+        )
+    models = _Models(
+        networks={name: network for name, network in networks.items() if network is not None},
+        x_kernel=x_kernel,
+        z_kernel=z_kernel,
+        latent_dim=latent_dim,
+        num_negatives=num_negatives,
+        x_initial_sampler=x_initial_sampler,
+        conditional=conditional,
+    )
+    rounds = [_Round(models=models, settings=settings)]
+    teaches: list[tuple[str, ...] | None] = [None]
     if settings.sequential and len(models.networks) > 1 and settings.contrast:
-        plan = [(settings._replace(contrast=0.0), tuple(name for name in models.networks if name != 'energy')),
-                (settings._replace(**dict.fromkeys(set(ADDENDS) - {'contrast'}, 0.0)), ('energy',))]
-    rounds = [Round(_sampler(models, of, num_negatives), _loss(models, of), teaches) for of, teaches in plan]
-    gradients = num_negatives * settings.x_steps * sum(uses(of)[0] for of, _ in plan)
-    return Method(init, rounds[0].sample, rounds[0].loss, gradients, max(settings.x_steps, settings.z_steps, 1), rounds[0].teaches,
-                  tuple(rounds[1:]))
+        without_contrast = settings._replace(contrast=0.0)
+        contrast_only = settings._replace(
+            **dict.fromkeys(set(LOSS_TERMS) - {'contrast'}, 0.0)  # type: ignore[arg-type]
+        )
+        rounds = [
+            _Round(models=models, settings=chosen) for chosen in (without_contrast, contrast_only)
+        ]
+        teaches = [tuple(name for name in models.networks if name != 'energy'), ('energy',)]
+    x_chains = sum(needs(part.settings).x_chain for part in rounds)
+    return Method(
+        init=models.init,
+        sample=rounds[0].sample,
+        loss=rounds[0].loss,
+        gradients_per_step=num_negatives * settings.x_steps * x_chains,
+        chain_steps=max(settings.x_steps, settings.z_steps, 1),
+        teaches=teaches[0],
+        then=tuple(
+            Round(part.sample, part.loss, names) for part, names in zip(rounds[1:], teaches[1:])
+        ),
+    )
 
 
-class _Models(NamedTuple):
-    """The networks in use and the two chains; functions of one example, `label` empty or one label."""
-    networks: dict
-    settings: Settings
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Models:
+    """The networks in use, and what their chains need; fields as in `dual_mcmc`."""
+
+    networks: dict[str, Network]
     x_kernel: Kernel
     z_kernel: Kernel
-    latent: int
-    x_start: Callable | None
+    latent_dim: int
+    num_negatives: int
+    x_initial_sampler: InitialSampler | None
     conditional: bool
 
     def conditions(self, labels):
@@ -150,125 +252,214 @@ class _Models(NamedTuple):
     def apply(self, name, params, x, *label):
         return self.networks[name].apply(params[name], x, *label)
 
-    def end_in_x(self, params, key, *label):
-        """(z, where it began, x') of a chain in x."""
-        z_key, start_key, chain_key = jax.random.split(key, 3)
-        z = jax.random.normal(z_key, (self.latent,))
-        x = self.apply('generator', params, z, *label) if self.settings.from_generator else self.x_start(start_key, *label or [UNLABELLED])
-        start = x
-        if self.settings.x_steps:
-            x, _ = run_chain(chain_key, self.x_kernel, lambda x: self.apply('energy', params, x, *label), x, self.settings.x_steps)
-        return z, start, x
+    def init(self, key, batch):
+        x = batch['x'][0]
+        inputs = {'energy': x, 'generator': jnp.zeros(self.latent_dim), 'inference': x}
+        keys = dict(zip(NETWORKS, jax.random.split(key, len(NETWORKS))))
+        label = self.conditions(batch['y'][0])
+        return {
+            name: network.init(keys[name], inputs[name], *label)
+            for name, network in self.networks.items()
+        }, ()
 
-    def end_in_z(self, params, key, x, *label):
-        """(where it began, z') of a chain in z."""
-        start_key, chain_key = jax.random.split(key)
-        z = jax.random.normal(start_key, (self.latent,))
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Round:
+    """Sampling and loss of one round of the step. Functions of one example take a label after their
+    inputs where the networks are conditional."""
+
+    models: _Models
+    settings: Settings
+
+    def sample(self, key, params, chains, batch):
+        """The chains whose ends the loss terms take."""
+        needed = needs(self.settings)
+        x_key, z_key = jax.random.split(key)
+        samples = Samples(stuck=jnp.zeros(()))
+        if needed.x_chain:
+            samples = self.sample_x(x_key, params, batch, samples)
+        if needed.z_chain:
+            samples = self.sample_z(z_key, params, batch, samples, needed)
+        return stop_gradient(samples), chains
+
+    def sample_x(self, key, params, batch, samples):
+        models = self.models
+        here, rest = divmod(models.num_negatives, devices.count())
+        if rest:
+            raise ValueError(
+                'num_negatives must be divisible by the number of devices, got '
+                f'{models.num_negatives} and {devices.count()}'
+            )
+        label = _labels_in_turn(batch['y'], here) if models.conditional else ()
+        z, initial, x = jax.vmap(partial(self.run_x, params))(
+            devices.keys(key, here), *models.conditions(label)
+        )
+        valid = validity.is_valid(x)
+        stuck = samples.stuck
+        if self.settings.x_steps:
+            stuck = validity.stuck_fraction(initial, x)
+        x = validity.select(valid, x, initial)
+        return samples.replace(z=z, x=x, label=label, valid_x=valid, stuck=stuck)
+
+    def run_x(self, params, key, *label):
+        """(z, where the chain in x began, x')."""
+        models = self.models
+        z_key, initial_key, chain_key = jax.random.split(key, 3)
+        z = jax.random.normal(z_key, (models.latent_dim,))
+        if self.settings.from_generator:
+            initial = models.apply('generator', params, z, *label)
+        else:
+            initial = models.x_initial_sampler(initial_key, *label or [UNCONDITIONAL])
+        if not self.settings.x_steps:
+            return z, initial, initial
+
+        def energy_fn(x):
+            return models.apply('energy', params, x, *label)
+
+        x, _ = run_chain(chain_key, models.x_kernel, energy_fn, initial, self.settings.x_steps)
+        return z, initial, x
+
+    def sample_z(self, key, params, batch, samples, needed):
+        models = self.models
+        initial, z_end = jax.vmap(partial(self.run_z, params))(
+            devices.keys(key, len(batch['x'])), batch['x'], *models.conditions(batch['y'])
+        )
+        valid = validity.is_valid(z_end)
+        stuck = samples.stuck
+        if self.settings.z_steps and not needed.x_chain:
+            stuck = validity.stuck_fraction(initial, z_end)
+        z_end = validity.select(valid, z_end, initial)
+        return samples.replace(z_end=z_end, valid_z=valid, stuck=stuck)
+
+    def run_z(self, params, key, x, *label):
+        """(where the chain in z began, z')."""
+        models = self.models
+        initial_key, chain_key = jax.random.split(key)
+        initial = jax.random.normal(initial_key, (models.latent_dim,))
         if self.settings.from_inference:
-            z = obj.reparametrised(z, *self.apply('inference', params, x, *label))
-        start = z
-        if self.settings.z_steps:
-            target = lambda z: obj.latent_energy(z, x, self.apply('generator', params, z, *label), self.settings.sigma)
-            z, _ = run_chain(chain_key, self.z_kernel, target, z, self.settings.z_steps)
-        return start, z
+            q = models.apply('inference', params, x, *label)
+            initial = obj.reparametrised(initial, *q)
+        if not self.settings.z_steps:
+            return initial, initial
+
+        def energy_fn(z):
+            mean = models.apply('generator', params, z, *label)
+            return obj.latent_energy(z, x, mean, self.settings.sigma)
+
+        z, _ = run_chain(chain_key, models.z_kernel, energy_fn, initial, self.settings.z_steps)
+        return initial, z
+
+    def loss(self, params, key, batch, samples):
+        """The loss terms with weight, and metrics."""
+        weights = {name: getattr(self.settings, name) for name in LOSS_TERMS}
+        weights = {name: weight for name, weight in weights.items() if weight}
+        metrics, energies = {}, None
+        if 'contrast' in weights:
+            energies = self.energies(params, batch, samples)
+            metrics |= obj.scores(*energies, samples.valid_x)
+        values = {
+            name: term()
+            for name, term in self.loss_terms(params, energies, key, batch, samples).items()
+            if name in weights
+        }
+        valid = [jnp.asarray(mask, bool) for mask in (samples.valid_x, samples.valid_z)]
+        metrics |= validity.chain_metrics(jnp.concatenate(valid), samples.stuck)
+        to_mse = 2 * self.settings.sigma**2 / batch['x'][0].size
+        for metric, name in (('mse/data', 'generator_data'), ('mse/chain', 'generator_chain')):
+            if name in weights:
+                metrics[metric] = to_mse * values[name]
+        return {name: weights[name] * value for name, value in values.items()}, metrics
 
     def energies(self, params, batch, samples):
         """(E(x) [N], E(x') [M])."""
-        of = jax.vmap(partial(self.apply, 'energy', params))
-        return of(batch['x'], *self.conditions(batch['y'])), of(samples.x, *self.conditions(samples.label))
+        energy = jax.vmap(partial(self.models.apply, 'energy', params))
+        e_pos = energy(batch['x'], *self.models.conditions(batch['y']))
+        return e_pos, energy(samples.x, *self.models.conditions(samples.label))
 
-    def misfit(self, params, x, z, *label):
-        return obj.misfit(x, self.apply('generator', params, z, *label), self.settings.sigma)
+    def loss_terms(self, params, energies, key, batch, samples) -> dict[str, Callable[[], Array]]:
+        """{name in Settings: () -> its value, without its weight}. energies: of batch and samples,
+        for the contrast."""
+        x, data_labels = batch['x'], self.models.conditions(batch['y'])
+        chain_labels = self.models.conditions(samples.label)
+        data_key, chain_key = jax.random.split(key)
 
-    def surprise(self, params, z, x, *label):
+        def each(one, *inputs):
+            return jax.vmap(partial(one, params))(*inputs)
+
+        def mean_over_z(one, *inputs):
+            return masked_mean(each(one, *inputs, *data_labels), samples.valid_z)
+
+        def mean_over_x(one, *inputs):
+            return masked_mean(each(one, *inputs, *chain_labels), samples.valid_x)
+
+        def contrast():
+            e_pos, e_neg = energies
+            weights = obj.uniform(e_pos, validity.exclude(e_neg, samples.valid_x))
+            return sum(obj.contrast(e_pos, e_neg, weights))
+
+        def generator_data():
+            return mean_over_z(self.reconstruction_nll, x, samples.z_end)
+
+        def generator_chain():
+            return mean_over_x(self.reconstruction_nll, samples.x, samples.z)
+
+        def inference_data():
+            return mean_over_z(self.nll, samples.z_end, x)
+
+        def inference_chain():
+            return mean_over_x(self.nll, samples.z, samples.x)
+
+        def elbo_data():
+            return jnp.mean(each(self.neg_elbo, devices.keys(data_key, len(x)), x, *data_labels))
+
+        def elbo_chain():
+            keys = devices.keys(chain_key, len(samples.x))
+            return mean_over_x(self.neg_elbo, keys, samples.x)
+
+        def adversarial():
+            return mean_over_x(self.adversarial_loss, samples.z)
+
+        return {
+            'contrast': contrast,
+            'generator_data': generator_data,
+            'generator_chain': generator_chain,
+            'inference_data': inference_data,
+            'inference_chain': inference_chain,
+            'elbo_data': elbo_data,
+            'elbo_chain': elbo_chain,
+            'adversarial': adversarial,
+        }
+
+    def reconstruction_nll(self, params, x, z, *label):
+        """-log p(x|z), up to a constant."""
+        mean = self.models.apply('generator', params, z, *label)
+        return obj.reconstruction_nll(x, mean, self.settings.sigma)
+
+    def nll(self, params, z, x, *label):
         """-log q(z|x)."""
-        return obj.gaussian_nll(z, *self.apply('inference', params, x, *label))
+        return obj.gaussian_nll(z, *self.models.apply('inference', params, x, *label))
 
-    def bound(self, params, key, x, *label):
-        """Negative evidence bound of x."""
-        q = self.apply('inference', params, x, *label)
-        return obj.gaussian_kl(*q) + self.misfit(params, x, obj.reparametrised(jax.random.normal(key, (self.latent,)), *q), *label)
+    def neg_elbo(self, params, key, x, *label):
+        """Negative evidence lower bound of x."""
+        q = self.models.apply('inference', params, x, *label)
+        z = obj.reparametrised(jax.random.normal(key, (self.models.latent_dim,)), *q)
+        return obj.gaussian_kl(*q) + self.reconstruction_nll(params, x, z, *label)
 
-    def fooled(self, params, z, *label):
+    def adversarial_loss(self, params, z, *label):
         """E(g(z)) - log q(z|g(z)), to teach g alone."""
-        x, fixed = self.apply('generator', params, z, *label), stop_gradient(params)
-        return self.apply('energy', fixed, x, *label) + self.surprise(fixed, z, x, *label)
+        x, constant = self.models.apply('generator', params, z, *label), stop_gradient(params)
+        energy = self.models.apply('energy', constant, x, *label)
+        return energy + self.nll(constant, z, x, *label)
 
 
-def _sampler(models, settings, num_negatives):
-    """Method.sample for a round: the chains whose ends its addends take."""
-    x_end, z_end, _ = uses(settings)
-
-    def sample(key, params, chains, batch):
-        x_key, z_key = jax.random.split(key)
-        z, x, label, end, sound_x, sound_z, dead = (), (), (), (), (), (), jnp.zeros(())
-        if x_end:
-            here, rest = divmod(num_negatives, devices.count())
-            if rest:
-                raise ValueError(f'num_negatives must be divisible by the number of devices, got {num_negatives} and {devices.count()}')
-            label = _in_turn(batch['y'], here) if models.conditional else ()
-            z, start, x = jax.vmap(partial(models.end_in_x, params))(devices.keys(x_key, here), *models.conditions(label))
-            sound_x, dead = sound(x), unmoved(start, x) if settings.x_steps else dead
-            x = select(sound_x, x, start)
-        if z_end:
-            keys = devices.keys(z_key, len(batch['x']))
-            start, end = jax.vmap(partial(models.end_in_z, params))(keys, batch['x'], *models.conditions(batch['y']))
-            sound_z = sound(end)
-            dead = unmoved(start, end) if settings.z_steps and not x_end else dead
-            end = select(sound_z, end, start)
-        return stop_gradient(Samples(z, x, label, end, sound_x, sound_z, dead)), chains
-
-    return sample
-
-
-def _in_turn(labels, here):
+def _labels_in_turn(labels, here):
     """Labels of this device's `here` draws of the prior: those of the whole batch, in turn."""
     labels = devices.gather(labels)
     return labels[devices.positions(here) % len(labels)]
 
 
-def _loss(models, settings):
-    """Method.loss for a round: the addends with weight."""
-    weights = {name: getattr(settings, name) for name in ADDENDS if getattr(settings, name)}
-
-    def loss(params, key, batch, samples):
-        energies = models.energies(params, batch, samples) if 'contrast' in weights else ()
-        values = {name: addend() for name, addend in _addends(models, params, energies, key, batch, samples).items() if name in weights}
-        fine = jnp.concatenate([jnp.asarray(of, bool) for of in (samples.sound_x, samples.sound_z)])
-        metrics = chain_health(fine, samples.dead) | (obj.scores(*energies, samples.sound_x) if energies else {})
-        to_mse = 2 * settings.sigma ** 2 / batch['x'][0].size
-        for metric, name in (('mse/data', 'generator_data'), ('mse/chain', 'generator_chain')):
-            metrics |= {metric: to_mse * values[name]} if name in weights else {}
-        return {name: weights[name] * value for name, value in values.items()}, metrics
-
-    return loss
-
-
-def _addends(models, params, energies, key, batch, samples):
-    """{name in Settings: () -> its value, without its weight}. energies: of batch and samples, for the contrast."""
-    of_batch, of_samples = models.conditions(batch['y']), models.conditions(samples.label)
-    data_keys, chain_keys = (partial(devices.keys, key) for key in jax.random.split(key))
-    each = lambda one, *of: jax.vmap(partial(one, params))(*of)
-    over_z = lambda *of: obj.mean_where(each(*of), samples.sound_z)
-    over_x = lambda *of: obj.mean_where(each(*of), samples.sound_x)
-
-    def contrast():
-        e_pos, e_neg = energies
-        return sum(obj.contrast(e_pos, e_neg, obj.uniform(e_pos, jnp.where(samples.sound_x, e_neg, obj.OUT))))
-
-    return {
-        'contrast': contrast,
-        'generator_data': lambda: over_z(models.misfit, batch['x'], samples.z_end, *of_batch),
-        'generator_chain': lambda: over_x(models.misfit, samples.x, samples.z, *of_samples),
-        'inference_data': lambda: over_z(models.surprise, samples.z_end, batch['x'], *of_batch),
-        'inference_chain': lambda: over_x(models.surprise, samples.z, samples.x, *of_samples),
-        'elbo_data': lambda: jnp.mean(each(models.bound, data_keys(len(batch['x'])), batch['x'], *of_batch)),
-        'elbo_chain': lambda: over_x(models.bound, chain_keys(len(samples.x)), samples.x, *of_samples),
-        'adversarial': lambda: over_x(models.fooled, samples.z, *of_samples)}
-
-
-def _check(settings, latent, num_negatives):
-    for name, number in (('latent', latent), ('num_negatives', num_negatives)):
+def _check(settings, latent_dim, num_negatives):
+    for name, number in (('latent_dim', latent_dim), ('num_negatives', num_negatives)):
         if number < 1:
             raise ValueError(f'{name} must be at least 1, got {number}')
     for name, number in (('x_steps', settings.x_steps), ('z_steps', settings.z_steps)):
@@ -276,20 +467,31 @@ def _check(settings, latent, num_negatives):
             raise ValueError(f'{name} must be at least 0, got {number}')
     if not 0 < settings.sigma < math.inf:
         raise ValueError(f'sigma must be finite and above 0, got {settings.sigma}')
-    for name in ADDENDS:
-        if not 0 <= getattr(settings, name) < math.inf:
-            raise ValueError(f'the weight {name} must be finite and at least 0, got {getattr(settings, name)}')
-    if not any(getattr(settings, name) for name in ADDENDS):
+    weights = {name: getattr(settings, name) for name in LOSS_TERMS}
+    for name, weight in weights.items():
+        if not 0 <= weight < math.inf:
+            raise ValueError(f'the weight {name} must be finite and at least 0, got {weight}')
+    if not any(weights.values()):
         raise ValueError('all weights are 0: there is nothing to learn')
     if not settings.from_generator and (settings.generator_chain or settings.inference_chain):
-        raise ValueError('generator_chain and inference_chain need chains that begin at g(z): their z is nothing to chains from noise')
+        raise ValueError(
+            'generator_chain and inference_chain need chains that begin at g(z): their z is '
+            'nothing to chains from noise'
+        )
 
 
-def _check_taught(settings, used):
-    """An optimiser would decay, or carry on moving, what no addend teaches."""
-    both = settings.elbo_data or settings.elbo_chain
-    taught = {'energy': settings.contrast, 'generator': both or settings.generator_data or settings.generator_chain or settings.adversarial,
-              'inference': both or settings.inference_data or settings.inference_chain}
-    for name, needed in used.items():
-        if needed and not taught[name]:
-            raise ValueError(f'these settings use the network {name!r}, but all addends that teach it have weight 0')
+def _check_taught(settings, needed):
+    """An optimiser would decay, or carry on moving, what no loss term teaches."""
+    s = settings
+    both_latent = s.elbo_data or s.elbo_chain
+    taught = {
+        'energy': s.contrast,
+        'generator': both_latent or s.generator_data or s.generator_chain or s.adversarial,
+        'inference': both_latent or s.inference_data or s.inference_chain,
+    }
+    for name, used in needed.networks.items():
+        if used and not taught[name]:
+            raise ValueError(
+                f'these settings use the network {name!r}, but all loss terms that teach it have '
+                'weight 0'
+            )

@@ -1,196 +1,367 @@
-"""Improved contrastive divergence (ICD): contrastive divergence with the gradient term that is usually left out.
+"""Improved contrastive divergence (ICD): contrastive divergence with the gradient term that is
+usually left out.
 
-    L = L_CD + kl_weight (E_q[E_sg(x(theta))] - entropy_weight H(q)) + l2_weight (E[E(x+)^2] + E[E(x-)^2])
-    L_CD = E_data[E(x+)] - E_q[E(sg(x-))]
+    L = L_CD + kl_weight (E_q[E_sg(x(theta))] - entropy_weight H(q)) + l2_weight (E[E(x+)^2] +
+    E[E(x-)^2]) L_CD = E_data[E(x+)] - E_q[E(sg(x-))]
 
-q is the law of the end of a K-step Langevin chain. In L_CD the samples are constants and the energy is live; in the KL term the energy
-is constant and the samples are live, through the last m steps of the same chain.
-Source: Du, Li, Tenenbaum & Mordatch 2021, arXiv 2012.01316, with the constants of its release; the marks below say which is which.
-Plain contrastive divergence is `kl_weight=0, l2_weight=0, from_data=True` with `replay.fresh`; persistent contrastive divergence the same
-with `replay.persistent` and from_data=False.
+q is the distribution of the end of a K-step Langevin chain. In L_CD the samples are constants and
+the energy is live; in the KL term the energy is constant and the samples are live, through the last
+m steps of the same chain.
+Source: Du, Li, Tenenbaum & Mordatch 2021, arXiv 2012.01316, with the constants of its release; the
+marks below say which is which. Plain contrastive divergence is `kl_weight=0, l2_weight=0,
+from_data=True` with `replay.fresh`; persistent contrastive divergence the same with
+`replay.persistent` and from_data=False.
 """
+
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
 from flax import struct
 from jax.lax import stop_gradient
 
-from ebm_jax import devices
+from ebm_jax import devices, mcmc, negatives
 from ebm_jax import objectives as obj
-from ebm_jax.mcmc import HamiltonianState, advance, chain_health, unmoved
-from ebm_jax.replay import pools, quarantine
-from ebm_jax.types import UNLABELLED, Array, Method, PyTree
+from ebm_jax.negatives import Negatives
+from ebm_jax.replay import ShardedBuffer, sharded
+from ebm_jax.types import (
+    UNCONDITIONAL,
+    Array,
+    Kernel,
+    Method,
+    Network,
+    PyTree,
+    ReplayBuffer,
+    Transition,
+    WeightRule,
+)
+from ebm_jax.validity import exclude, masked_mean
 
 
 @struct.dataclass
 class Chains:
     """Everything the chains keep between steps; each leaf has a leading axis of shards."""
-    buffer: PyTree    # ReplayState of each shard
+
+    buffer: PyTree  # ReplayState of each shard
 
 
 @struct.dataclass
 class Tail:
-    """The last m steps of some chains, to be walked again with live parameters."""
-    state: PyTree     # [n, ...] the kernel's state before them
-    key: Array        # [n] the chain's key
-    label: Array      # [n]
-    sound: Array      # bool [n]: False for chains that went astray
+    """The last m steps of some chains, to be run again with live parameters."""
+
+    state: PyTree  # [n, ...] the kernel's state before them
+    key: Array  # [n] the chain's key
+    label: Array  # [n]
+    valid: Array  # bool [n]: False for chains that diverged
 
 
 @struct.dataclass
 class Samples:
     """Negatives of one step, and what the KL term needs of them."""
-    x: PyTree         # [M, ...]: where the chains ended
-    label: Array      # [M]
-    age: Array        # [M]: rounds since the chain (re)started
-    sound: Array      # bool [M]: False for chains that went astray; they are not in the loss
-    dead: Array       # share of chains that did not move
+
+    negatives: Negatives
     tail: Tail
-    population: PyTree   # [P, ...]: past samples, the same on all devices
-    present: Array       # bool [P]: which of them are there
-    ready: Array         # bool: the buffer holds enough past samples for the entropy
+    population: PyTree  # [P, ...]: past samples, the same on all devices
+    present: Array  # bool [P]: which of them are there
+    ready: Array  # bool: the buffer holds enough past samples for the entropy
+
+    @property
+    def x(self) -> PyTree:
+        """[M, ...]: where the chains ended."""
+        return self.negatives.x
 
 
-def icd(network, kernel, buffer, *, num_negatives, num_steps=40, transition=None, kl_weight=1.0, kl_steps=1, kl_chains=None,
-        entropy=obj.nearest_neighbour_entropy, entropy_weight=0.3, population=104, population_after=1000, l2_weight=1.0,
-        weights=obj.uniform, conditional=False, from_data=False, shards=8):
+def icd(
+    network: Network,
+    kernel: Kernel,
+    buffer: ReplayBuffer,
+    *,
+    num_negatives: int,
+    num_steps: int = 40,
+    transition: Transition | None = None,
+    kl_weight: float = 1.0,
+    kl_steps: int = 1,
+    kl_chains: int | None = None,
+    entropy: Callable[[Array, Array, Array], Array] = obj.nearest_neighbour_entropy,
+    entropy_weight: float = 0.3,
+    population: int = 104,
+    population_after: int = 1000,
+    l2_weight: float = 1.0,
+    weights: WeightRule = obj.uniform,
+    conditional: bool = False,
+    from_data: bool = False,
+    shards: int = 8,
+) -> Method:
     """Improved contrastive divergence.
 
     Args:
-      network: Network, one example (and its label, where conditional) -> energies [S] of its scales, or a scalar. A chain
-        descends their SUM, the loss takes their MEAN ([code]).
-      kernel: an unadjusted Langevin kernel; the release's adds its noise before the drift and clips ([code]: `noise_first=True`).
+      network: one example (and its label, where conditional) -> energies [S] of its scales, or a
+        scalar. A chain descends their SUM, the loss takes their MEAN ([code]).
+      kernel: an unadjusted Langevin kernel; the release's adds its noise before the drift and clips
+        ([code]: `noise_first=True`).
       buffer: ReplayBuffer of ONE shard.
       num_negatives: M, chains advanced at each step over all devices; divisible by `shards`.
       num_steps: K ([code]: 40).
-      transition: None, or (key, x) -> x: a transition of the chain before its K steps, always accepted (data augmentation).
-      kl_weight: 0 leaves the KL term out. kl_steps: m in [1, K], steps of the chain that carry a gradient ([code]: 1).
+      transition: None, or (key, x) -> x: a transition of the chain before its K steps, always
+        accepted (data augmentation).
+      kl_weight: 0 leaves the KL term out.
+      kl_steps: m in [1, K], steps of the chain that carry a gradient ([code]: 1).
       kl_chains: n, how many of the M chains the KL term takes; divisible by `shards`, default all.
-      entropy: (x [n, ...], population [P, ...], present [P]) -> [n], `objectives.nearest_neighbour_entropy` or `kernel_entropy`.
+      entropy: (x [n, ...], population [P, ...], present [P]) -> [n],
+        `objectives.nearest_neighbour_entropy` or `kernel_entropy`.
       entropy_weight: of H(q) within the KL term ([code]: 0.3, a heuristic).
-      population: P, divisible by `shards` ([code]: 100). Drawn uniformly without replacement from the past samples in the buffer as it
-        was before this step's samples were written, each passed through `transition`.
-      population_after: the entropy counts once the buffers hold more past samples than this ([code]: 1,000).
+      population: P, divisible by `shards` ([code]: 100). Drawn uniformly without replacement from
+        the past samples in the buffer as it was before this step's samples were written, each
+        passed through `transition`.
+      population_after: the entropy counts once the buffers hold more past samples than this
+        ([code]: 1,000).
       l2_weight: of the squared energies ([code]: 1.0).
-      weights: rule (e_pos [N], e_neg [M]) -> Weights of the contrast; `uniform` in the paper.
+      weights: of the contrast; `uniform` in the paper.
       conditional: the network takes a label; chains follow labels drawn from those of the batch.
-      from_data: chains start at the batch (and its labels), which then must hold M examples, and not at the buffer.
+      from_data: chains begin at the batch (and its labels), which then must hold M examples, and
+        not at the buffer.
       shards: number of independent buffers; a multiple of the number of devices.
-    Returns: Method. Its addends: 'contrast' and, where their weights are not 0, 'kl' and 'energy_square'.
-    Raises: ValueError when a number is out of range, does not divide, or the buffer can never hold `population_after` samples.
+    Returns: Method. Its loss terms: 'contrast' and, where their weights are not 0, 'kl' and
+      'energy_square'.
+    Raises: ValueError when a number is out of range, does not divide, or the buffer can never hold
+      `population_after` samples.
     """
     kl_chains = num_negatives if kl_chains is None else kl_chains
-    with_entropy = kl_weight != 0 and entropy_weight != 0
-    used = {'num_negatives': num_negatives} | ({'kl_chains': kl_chains} if kl_weight else {}) | (
-        {'population': population} if with_entropy else {})
-    for name, number in used.items():
+    divided = {'num_negatives': num_negatives}
+    if kl_weight:
+        divided['kl_chains'] = kl_chains
+    if kl_weight and entropy_weight:
+        divided['population'] = population
+    for name, number in divided.items():
         if shards < 1 or number < 1 or number % shards:
-            raise ValueError(f'{name} must be a positive multiple of shards, got {number} and {shards} shards')
-    for name, weight in (('kl_weight', kl_weight), ('entropy_weight', entropy_weight), ('l2_weight', l2_weight)):
+            raise ValueError(
+                f'{name} must be a positive multiple of shards, got {number} and {shards} shards'
+            )
+    for name, weight in (
+        ('kl_weight', kl_weight),
+        ('entropy_weight', entropy_weight),
+        ('l2_weight', l2_weight),
+    ):
         if not 0 <= weight < math.inf:
             raise ValueError(f'{name} must be finite and at least 0, got {weight}')
     if kl_chains > num_negatives:
-        raise ValueError(f'kl_chains cannot exceed num_negatives, got {kl_chains} of {num_negatives}')
+        raise ValueError(
+            f'kl_chains cannot exceed num_negatives, got {kl_chains} of {num_negatives}'
+        )
     if not 1 <= kl_steps <= num_steps:
         raise ValueError(f'kl_steps must lie in [1, num_steps], got {kl_steps} of {num_steps}')
-    per_shard, pool = num_negatives // shards, pools(buffer)
+    parts = _Icd(
+        network=network,
+        kernel=kernel,
+        buffer=sharded(buffer),
+        num_negatives=num_negatives,
+        num_steps=num_steps,
+        transition=transition,
+        kl_weight=kl_weight,
+        kl_steps=kl_steps,
+        kl_chains=kl_chains,
+        entropy=entropy,
+        entropy_weight=entropy_weight,
+        population=population,
+        population_after=population_after,
+        l2_weight=l2_weight,
+        weights=weights,
+        conditional=conditional,
+        from_data=from_data,
+        shards=shards,
+    )
+    return Method(
+        init=parts.init,
+        sample=parts.sample,
+        loss=parts.loss,
+        gradients_per_step=num_negatives * num_steps,
+        chain_steps=num_steps,
+    )
 
-    def energies(params, x, label):
-        """[S] of one example."""
-        return jnp.atleast_1d(network.apply(params, x, *([label] if conditional else [])))
 
-    def many(params, x, label):
-        return jax.vmap(energies, (None, 0, 0))(params, x, label)
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Icd:
+    """The three functions of the method; fields as in `icd`."""
 
-    def energy(params, label):
-        """x -> scalar, the sum of scales."""
-        return lambda x: jnp.sum(energies(params, x, label))
+    network: Network
+    kernel: Kernel
+    buffer: ShardedBuffer
+    num_negatives: int
+    num_steps: int
+    transition: Transition | None
+    kl_weight: float
+    kl_steps: int
+    kl_chains: int
+    entropy: Callable[[Array, Array, Array], Array]
+    entropy_weight: float
+    population: int
+    population_after: int
+    l2_weight: float
+    weights: WeightRule
+    conditional: bool
+    from_data: bool
+    shards: int
 
-    def steps(params, first, count):
-        """(key, state, label) -> state, `count` steps of a chain."""
-        return lambda key, state, label: advance(key, kernel, energy(params, label), state, count, first=first)[0]
+    @property
+    def per_shard(self) -> int:
+        return self.num_negatives // self.shards
 
-    def init(key, batch):
+    @property
+    def has_entropy(self) -> bool:
+        return self.kl_weight != 0 and self.entropy_weight != 0
+
+    def conditions(self, label):
+        """What a conditional network takes besides x."""
+        return [label] if self.conditional else []
+
+    def energies(self, params, x, label):
+        """E of each scale: one example -> [S]."""
+        return jnp.atleast_1d(self.network.apply(params, x, *self.conditions(label)))
+
+    def batch_energies(self, params, x, label):
+        """[n, ...], [n] -> [n, S]."""
+        return jax.vmap(self.energies, (None, 0, 0))(params, x, label)
+
+    def energy_fn(self, params, label):
+        """x -> scalar, the sum over scales."""
+        return lambda x: jnp.sum(self.energies(params, x, label))
+
+    def run_steps(self, params, keys, states, labels, first, count):
+        """Steps first, ..., first + count - 1 of chains [n]."""
+
+        def one(key, state, label):
+            energy_fn = self.energy_fn(params, label)
+            return mcmc.advance(key, self.kernel, energy_fn, state, count, first=first)[0]
+
+        return jax.vmap(one)(keys, states, labels)
+
+    def init(self, key, batch):
         network_key, buffer_key = jax.random.split(key)
-        params = network.init(network_key, batch['x'][0], *([batch['y'][0]] if conditional else []))
-        state = pool.init(buffer_key, shards)
-        if with_entropy and population_after >= state.age.size:
-            raise ValueError(f'population_after={population_after} is never exceeded by a buffer of {state.age.size} entries: '
-                             'lower it, or enlarge the buffer')
+        conditions = self.conditions(batch['y'][0])
+        params = self.network.init(network_key, batch['x'][0], *conditions)
+        state = self.buffer.init(buffer_key, self.shards)
+        if self.has_entropy and self.population_after >= state.age.size:
+            raise ValueError(
+                f'population_after={self.population_after} is never exceeded by a buffer of '
+                f'{state.age.size} entries: lower it, or enlarge the buffer'
+            )
         return params, Chains(state)
 
-    def moved(keys, x):
-        return x if transition is None else jax.vmap(transition)(keys, x)
+    def move(self, keys, x):
+        """The transition of chains [n], where there is one."""
+        return x if self.transition is None else jax.vmap(self.transition)(keys, x)
 
-    def wanted_labels(keys, batch):
-        if not conditional:
-            return jnp.full((len(keys), per_shard), UNLABELLED)
-        if from_data:
-            return batch['y'].reshape(len(keys), per_shard)
-        of_batch = devices.gather(batch['y']).astype(jnp.int32)
-        return of_batch[jax.vmap(lambda key: jax.random.randint(key, (per_shard,), 0, len(of_batch)))(keys)]
+    def wanted_labels(self, keys, batch):
+        """[shards here, chains per shard]."""
+        if not self.conditional:
+            return jnp.full((len(keys), self.per_shard), UNCONDITIONAL)
+        if self.from_data:
+            return batch['y'].reshape(len(keys), self.per_shard)
+        return negatives.batch_labels(keys, self.per_shard, batch)
 
-    def past(peek_keys, move_keys, state):
-        """A population of past samples, the same on all devices, and whether it counts."""
-        if not with_entropy:
+    def past_samples(self, sample_keys, move_keys, state):
+        """(population [P, ...], present [P], ready), the same on all devices."""
+        if not self.has_entropy:
             return (), (), ()
-        each = population // shards
-        x, present = pool.peek(peek_keys, state, each)
-        x = moved(jax.vmap(lambda key: jax.random.split(key, each))(move_keys).reshape(-1), x)
-        return (*devices.gather((x, present)), pool.count(state) > population_after)
+        each = self.population // self.shards
+        x, present = self.buffer.sample_past(sample_keys, state, each)
+        x = self.move(negatives.chain_keys(move_keys, each), x)
+        ready = self.buffer.num_past(state) > self.population_after
+        return (*devices.gather((x, present)), ready)
 
-    def sample(key, params, chains, batch):
+    def sample(self, key, params, chains, batch):
         here = len(chains.buffer.seen)
-        keys = jax.vmap(lambda key: jax.random.split(key, 7))(devices.keys(key, here))
-        each = lambda column: jax.vmap(lambda key: jax.random.split(key, per_shard))(keys[:, column]).reshape(-1)
-        if from_data and len(batch['x']) != here * per_shard:
-            raise ValueError(f'chains that start at the data need as many negatives as the batch has examples, got {num_negatives} '
-                             f'for {len(batch["x"]) * devices.count()}')
-        draw = pool.draw(keys[:, 0], chains.buffer, wanted_labels(keys[:, 1], batch))
-        if from_data:
-            draw = draw._replace(position=batch['x'], age=jnp.zeros_like(draw.age))
-        start = jax.vmap(lambda x, label: kernel.init(x, energy(params, label)))(moved(each(2), draw.position), draw.label)
-        if kl_weight and isinstance(start, HamiltonianState):
-            raise ValueError('the KL term needs a gradient through the kernel, which a Metropolis test does not have: take '
-                             'mcmc.langevin, or kl_weight=0')
-        chain_keys = each(3)
-        before = jax.vmap(steps(params, 0, num_steps - kl_steps))(chain_keys, start, draw.label)
-        x = jax.vmap(steps(params, num_steps - kl_steps, kl_steps))(chain_keys, before, draw.label).position
-        dead = unmoved(start.position, x)
-        x, ended, sound = quarantine(draw, stop_gradient(x))
-        of_kl = (jnp.arange(here)[:, None] * per_shard + jnp.arange(kl_chains // shards)).reshape(-1)   # the first of each shard
-        of_sound = jnp.where(sound[of_kl], of_kl, of_kl[jnp.argmax(sound[of_kl])])   # the way of one astray would be walked again
-        tail = Tail(*jax.tree.map(lambda leaf: leaf[of_sound], (before, chain_keys, draw.label)), sound[of_kl])
-        samples = Samples(x, draw.label, draw.age + 1, sound, dead, tail, *past(keys[:, 4], keys[:, 5], chains.buffer))
-        return stop_gradient(samples), Chains(pool.write(keys[:, 6], chains.buffer, ended, x))
+        keys = negatives.shard_keys(
+            key, here, 'draw', 'labels', 'transition', 'chains', 'past', 'past_move', 'write'
+        )
+        if self.from_data and len(batch['x']) != here * self.per_shard:
+            raise ValueError(
+                'chains that begin at the data need as many negatives as the batch has examples, '
+                f'got {self.num_negatives} for {len(batch["x"]) * devices.count()}'
+            )
+        run_keys = negatives.chain_keys(keys['chains'], self.per_shard)
+        first_live = self.num_steps - self.kl_steps
 
-    def kl_term(params, samples):
-        """(value, metrics): E_sg at the end of chains whose last m steps are live, and their entropy."""
+        def run(draw):
+            move_keys = negatives.chain_keys(keys['transition'], self.per_shard)
+            start = jax.vmap(lambda x, label: self.kernel.init(x, self.energy_fn(params, label)))(
+                self.move(move_keys, draw.position), draw.label
+            )
+            if self.kl_weight and isinstance(start, mcmc.HamiltonianState):
+                raise ValueError(
+                    'the KL term needs a gradient through the kernel, which a Metropolis test '
+                    'does not have: take mcmc.langevin, or kl_weight=0'
+                )
+            before = self.run_steps(params, run_keys, start, draw.label, 0, first_live)
+            end = self.run_steps(params, run_keys, before, draw.label, first_live, self.kl_steps)
+            return negatives.Run(start.position, end.position, before)
+
+        found, buffer, before = negatives.advance(
+            keys['draw'],
+            keys['write'],
+            self.buffer,
+            chains.buffer,
+            self.wanted_labels(keys['labels'], batch),
+            run,
+            initial=batch['x'] if self.from_data else None,
+        )
+        samples = Samples(
+            found,
+            self.tail(run_keys, before, found, here),
+            *self.past_samples(keys['past'], keys['past_move'], chains.buffer),
+        )
+        return stop_gradient(samples), Chains(buffer)
+
+    def tail(self, run_keys, before, found, here):
+        """The chains of the KL term: the first kl_chains / shards of each shard.
+
+        The last steps of a chain that diverged must not be run again: those of a valid one are, in
+        its place, with weight 0.
+        """
+        in_shard = jnp.arange(self.kl_chains // self.shards)
+        chosen = (jnp.arange(here)[:, None] * self.per_shard + in_shard).reshape(-1)
+        valid = found.valid[chosen]
+        a_valid_chain = chosen[jnp.argmax(valid)]
+        rerun = jnp.where(valid, chosen, a_valid_chain)
+        state, key, label = jax.tree.map(lambda leaf: leaf[rerun], (before, run_keys, found.label))
+        return Tail(state, key, label, valid)
+
+    def kl_term(self, params, samples):
+        """(value, metrics): E_sg at the end of chains whose last m steps are live, and their
+        entropy."""
         tail = samples.tail
-        x = jax.vmap(steps(params, num_steps - kl_steps, kl_steps))(tail.key, tail.state, tail.label).position
-        end = obj.mean_where(many(stop_gradient(params), x, tail.label), tail.sound)
-        if not with_entropy:
-            return end, {'kl_energy': end}
-        spread = jnp.where(samples.ready, obj.mean_where(entropy(x, samples.population, samples.present), tail.sound), 0.0)
-        return end - entropy_weight * spread, {'kl_energy': end, 'kl_entropy': spread,
-                                               'kl_entropy_counts': samples.ready.astype(jnp.float32)}
+        first_live = self.num_steps - self.kl_steps
+        x = self.run_steps(
+            params, tail.key, tail.state, tail.label, first_live, self.kl_steps
+        ).position
+        energies = self.batch_energies(stop_gradient(params), x, tail.label)
+        energy = masked_mean(energies, tail.valid)
+        if not self.has_entropy:
+            return energy, {'kl_energy': energy}
+        spread = masked_mean(self.entropy(x, samples.population, samples.present), tail.valid)
+        entropy = jnp.where(samples.ready, spread, 0.0)
+        return energy - self.entropy_weight * entropy, {
+            'kl_energy': energy,
+            'kl_entropy': entropy,
+            'kl_entropy_counts': samples.ready.astype(jnp.float32),
+        }
 
-    def loss(params, key, batch, samples):
+    def loss(self, params, key, batch, samples):
         del key
-        e_pos, e_neg = many(params, batch['x'], batch['y']), many(params, samples.x, samples.label)
-        of_scales = jnp.mean(e_pos, 1), jnp.mean(e_neg, 1)
-        addends = {'contrast': sum(obj.contrast(*of_scales, weights(of_scales[0], jnp.where(samples.sound, of_scales[1], obj.OUT))))}
-        metrics = {
-            **obj.scores(*of_scales, samples.sound), **chain_health(samples.sound, samples.dead),
-            'chain_age_mean': jnp.mean(samples.age.astype(jnp.float32)),
-            'chain_age_max': devices.maximum(jnp.max(samples.age)).astype(jnp.float32)}
-        if l2_weight:
-            addends['energy_square'] = l2_weight * obj.energy_square(e_pos, e_neg, samples.sound)
-        if kl_weight:
-            value, more = kl_term(params, samples)
-            addends['kl'] = kl_weight * value
-            metrics.update(more)
-        return addends, metrics
-
-    return Method(init, sample, loss, num_negatives * num_steps, num_steps)
+        found = samples.negatives
+        all_pos = self.batch_energies(params, batch['x'], batch['y'])
+        all_neg = self.batch_energies(params, found.x, found.label)
+        e_pos, e_neg = jnp.mean(all_pos, 1), jnp.mean(all_neg, 1)
+        weights = self.weights(e_pos, exclude(e_neg, found.valid))
+        terms = {'contrast': sum(obj.contrast(e_pos, e_neg, weights))}
+        metrics = {**obj.scores(e_pos, e_neg, found.valid), **negatives.metrics(found)}
+        if self.l2_weight:
+            square = obj.energy_square(all_pos, all_neg, found.valid)
+            terms['energy_square'] = self.l2_weight * square
+        if self.kl_weight:
+            value, kl_metrics = self.kl_term(params, samples)
+            terms['kl'] = self.kl_weight * value
+            metrics |= kl_metrics
+        return terms, metrics

@@ -1,0 +1,129 @@
+"""Draw samples from a trained energy."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ebm_jax import batching
+from ebm_jax.mcmc import advance, run_chain
+from ebm_jax.types import (
+    Array,
+    ArrayLike,
+    Kernel,
+    Key,
+    ParamInitialSampler,
+    Params,
+    Transition,
+)
+
+
+def sample(
+    key: Key,
+    energy_fn: Callable[..., Array],
+    params: Params,
+    kernel: Kernel,
+    initial_sampler: ParamInitialSampler,
+    labels: ArrayLike,
+    num_steps: int,
+    *,
+    transition: Transition | None = None,
+    every: int = 20,
+    plain: int = 0,
+    trajectory: int = 0,
+    batch_size: int = 256,
+    description: str = 'sampling',
+) -> Any:
+    """Run new chains, one per label, from their initial positions.
+
+    Args:
+      energy_fn: (params, x, label) -> scalar. num_steps: int >= 0.
+      labels: int [N], UNCONDITIONAL for p(x); or [N, ...], whatever energy_fn takes.
+      transition: None, or (key, x) -> x before each block of `every` steps, except in the last
+        `plain` steps or more, which have none (Du et al. 2021 [code]: augmentation every 20 steps,
+        none in the last rounds).
+      trajectory: 0, or into how many parts to cut the steps without transition; then the initial
+        position and the end of each block and part are kept.
+      batch_size: chains at once. description: on the progress bar.
+    Returns: numpy [N, ...], in the network's units; with a trajectory (that, [N, frames, ...]).
+    Raises: ValueError for every < 1, plain < 0 or trajectory < 0.
+    """
+    if every < 1 or plain < 0 or trajectory < 0:
+        raise ValueError(
+            f'every must be at least 1, plain and trajectory at least 0, got {every}, {plain} and '
+            f'{trajectory}'
+        )
+    blocks = max(num_steps - plain, 0) // every if transition else 0
+    chain = _Chain(
+        energy_fn=energy_fn,
+        kernel=kernel,
+        initial_sampler=initial_sampler,
+        transition=transition,
+        blocks=blocks,
+        every=every,
+        parts=max(trajectory, 1),
+        last_steps=num_steps - blocks * every,
+        keep=trajectory > 0,
+    )
+    return batching.for_each(
+        chain.run,
+        params,
+        key,
+        [np.asarray(labels, np.int32)],
+        batch_size=batch_size,
+        description=description,
+    )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Chain:
+    """A chain of `blocks` blocks of `every` steps, each after the transition, and then `last_steps`
+    steps, cut into `parts`; `keep`: the position after each."""
+
+    energy_fn: Callable[..., Array]
+    kernel: Kernel
+    initial_sampler: ParamInitialSampler
+    transition: Transition | None
+    blocks: int
+    every: int
+    parts: int
+    last_steps: int
+    keep: bool
+
+    def run(self, params, key, label):
+        """The end of the chain; with `keep` (that, [frames, ...])."""
+        initial_key, chain_key = jax.random.split(key)
+        kernel, keep = self.kernel, self.keep
+
+        def energy(x):
+            return self.energy_fn(params, x, label)
+
+        def block(x, i):
+            move_key, key = jax.random.split(jax.random.fold_in(chain_key, i))
+            x, _ = run_chain(key, kernel, energy, self.transition(move_key, x), self.every)
+            return x, x if keep else None
+
+        x = self.initial_sampler(params, initial_key, label)
+        frames = [x[None]]
+        if self.blocks:
+            x, after = jax.lax.scan(block, x, jnp.arange(self.blocks))
+            frames.append(after)
+            chain_key = jax.random.fold_in(chain_key, self.blocks)  # beyond those of the blocks
+        each = self.last_steps // self.parts  # steps of a part; the last one has the rest, too
+
+        def part(state, i):
+            state, _ = advance(chain_key, kernel, energy, state, each, first=i * each)
+            return state, state.position if keep else None
+
+        state = kernel.init(x, energy)
+        if self.parts > 1:
+            state, after = jax.lax.scan(part, state, jnp.arange(self.parts - 1))
+            frames.append(after)
+        first = (self.parts - 1) * each
+        state, _ = advance(chain_key, kernel, energy, state, self.last_steps - first, first=first)
+        if not keep:
+            return state.position
+        return state.position, jnp.concatenate([*frames, state.position[None]])

@@ -1,0 +1,225 @@
+"""What an energy of windows is good for: long sequences, whole recordings, cleaner speech. All our
+reading, of ONE example.
+
+A window is [L, F, 1], a long sequence [T, F, 1] with T >= L; window t of it begins at frame t
+every.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ebm_jax import audio, batching
+from ebm_jax.apply.refine import refine
+from ebm_jax.data.recordings import Frontend
+from ebm_jax.mcmc import run_chain
+from ebm_jax.types import (
+    UNCONDITIONAL,
+    Array,
+    ArrayLike,
+    ConditionalEnergyFn,
+    EnergyFn,
+    Kernel,
+    Key,
+    ParamEnergyFn,
+    Params,
+)
+
+
+def begins(
+    frames: int, length: int, every: int, within: ArrayLike | None = None
+) -> tuple[Array, Array]:
+    """Where the windows over so many frames begin: every so many frames, and a last one that ends
+    with the sequence.
+
+    Args: within: None, or how many of the frames are the sequence (may be traced); what is beyond
+      is filling.
+    Returns: (int [n], bool [n]: False for windows that are left over where the sequence is shorter
+      than `frames`).
+    Raises: ValueError when none fits.
+    """
+    if not 1 <= length <= frames or every < 1:
+        raise ValueError(
+            f'windows of {length} frames, one every {every}, do not fit a sequence of {frames}'
+        )
+    first = every * jnp.arange(-(-(frames - length) // every) + 1)
+    last = (frames if within is None else within) - length
+    return jnp.minimum(first, last), first < last + every
+
+
+def coverage(frames: int, length: int, every: int, within: ArrayLike | None = None) -> Array:
+    """How many windows see each frame: int [frames]. Arguments as in `begins`."""
+    starts, there = begins(frames, length, every, within)
+    at = jnp.arange(frames)
+    return jnp.sum((at >= starts[:, None]) & (at < starts[:, None] + length) & there[:, None], 0)
+
+
+def sequence_energy(
+    window_energy: ConditionalEnergyFn,
+    length: int,
+    every: int = 1,
+    labels: ArrayLike = UNCONDITIONAL,
+    shared: bool = True,
+    within: ArrayLike | None = None,
+) -> EnergyFn:
+    """The energy of a long sequence: x [T, F, 1] -> scalar.
+
+        E(x) = sum_t E_window(x[t, ..., t + L - 1], y_t)
+
+    Args:
+      window_energy: (window, label) -> scalar. labels: int [n], one for each window of `begins`, or
+        one for all.
+      shared: the gradient that x gets is that of the sum with each frame's row divided by the
+        number of windows that cover it; the value stays the sum. A frame then moves as far as a
+        frame of a single window does, wherever it stands.
+      within: None, or how many of the frames are the sequence, at least L; the others have no part
+        in it.
+    """
+
+    def energy(x):
+        starts, there = begins(len(x), length, every, within)
+        if shared:
+            share = (
+                1
+                / jnp.maximum(coverage(len(x), length, every, within), 1).astype(x.dtype)[
+                    :, None, None
+                ]
+            )
+            fixed = jax.lax.stop_gradient(x)
+            x = fixed + share * (x - fixed)
+        windows = jax.vmap(lambda start: jax.lax.dynamic_slice_in_dim(x, start, length))(starts)
+        return jnp.sum(
+            jnp.where(
+                there,
+                jax.vmap(window_energy)(
+                    windows, jnp.broadcast_to(jnp.asarray(labels), starts.shape)
+                ),
+                0.0,
+            )
+        )
+
+    return energy
+
+
+def generate(
+    key: Key,
+    window_energy: ConditionalEnergyFn,
+    kernel: Kernel,
+    x: Array,
+    num_steps: int,
+    length: int,
+    labels: ArrayLike = UNCONDITIONAL,
+) -> Array:
+    """A long sequence, by a chain from x [T, F, 1] on the sum of its windows' energies, one at each
+    frame. labels: as `sequence_energy`."""
+    return run_chain(key, kernel, sequence_energy(window_energy, length, 1, labels), x, num_steps)[
+        0
+    ]
+
+
+def pooled_logits(logits: Array) -> Array:
+    """Logits of a whole recording from those of its windows: logsumexp_w f(x_w)[c] - log n. [n, C]
+    -> [C]."""
+    return jax.nn.logsumexp(logits, 0) - jnp.log(len(logits))
+
+
+def labels_along(phones: ArrayLike, frames: int, length: int, every: int) -> Array:
+    """The label of each window of a sequence that says these phones: that of the frame in its
+    middle. phones: int [T] -> int [n]."""
+    return jnp.asarray(phones)[begins(frames, length, every)[0] + length // 2]
+
+
+def denoise(
+    key: Key,
+    energy_fn: EnergyFn,
+    kernel: Kernel,
+    x: Array,
+    num_steps: int,
+    anchor: float = 0.0,
+    observe: Callable[[Array], Array] = lambda u: u,
+) -> Array:
+    """A few Langevin steps from noisy features: x_0 = x, on E(u) + anchor |observe(u) - x|^2.
+
+    Args: energy_fn: x -> scalar, of one sequence (`sequence_energy`). anchor: lambda >= 0. observe:
+      clean features -> what noise makes of them (`in_noise`); as they are, the plain anchor |u -
+      x|^2.
+    Returns: an array like x.
+    Source: the abstract of Sustek et al. 2023 names de-noising by a few SGLD steps; the anchors are
+      our reading.
+    """
+    return refine(
+        key, lambda u: energy_fn(u) + anchor * jnp.sum((observe(u) - x) ** 2), kernel, x, num_steps
+    )
+
+
+def in_noise(noise: Array, mean: ArrayLike, std: ArrayLike) -> Callable[[Array], Array]:
+    """What features become in stationary noise whose power adds to theirs: a function of [T, F, 1]
+    in units of (dB - mean) / std.
+
+        dB(observed) = 10 log10(10^(dB(u) / 10) + 10^(noise / 10))
+
+    Bins that the noise drowns are then free to be anything below it, which is for the energy to
+    say.
+    Args: noise [F] in dB; mean, std [F] of the units. Source: our reading; powers add, phases are
+      left out.
+    """
+
+    def observe(u):
+        decibels = jnp.logaddexp(
+            (u[..., 0] * std + mean) * (jnp.log(10) / 10), noise * (jnp.log(10) / 10)
+        ) * (10 / jnp.log(10))
+        return ((decibels - mean) / std)[..., None]
+
+    return observe
+
+
+def recording_logits(
+    logits_fn: Callable[[Params, Array], Array],
+    params: Params,
+    frontend: Frontend,
+    sequences: Sequence[np.ndarray],
+) -> list[np.ndarray]:
+    """Logits of each sequence [T, F, 1]: [T, C] for its frames, or [C] pooled over windows.
+
+    Args: logits_fn: (params, window) -> [C].
+    """
+    views = [frontend.views(np.asarray(x)) for x in sequences]
+
+    def one(params, key, x):
+        return logits_fn(params, x)
+
+    windows = [np.concatenate(views)]
+    logits = batching.for_each(one, params, jax.random.key(0), windows, description='windows')
+    parted = np.split(logits, np.cumsum([len(view) for view in views])[:-1])
+    if frontend.by_frame:
+        return parted
+    return [np.asarray(pooled_logits(jnp.asarray(rows))) for rows in parted]
+
+
+def generate_features(
+    energy_fn: ParamEnergyFn,
+    params: Params,
+    key: Key,
+    kernel: Kernel,
+    frontend: Frontend,
+    frame_labels: ArrayLike,
+    num_steps: int,
+) -> np.ndarray:
+    """A sequence [T, F, 1] that says the labels of its frames, int [T], at least one window long;
+    its chain begins at N(0, I / SPAN^2), see `generate`."""
+    said = np.asarray(frame_labels)
+    said = np.pad(said, (0, max(0, frontend.length - len(said))), mode='edge')
+    labels = labels_along(said, len(said), frontend.length, 1)
+
+    def one(params, key, labels):
+        initial_key, key = jax.random.split(key)
+        shape = len(said), frontend.analysis.bins, 1
+        x = jax.random.normal(initial_key, shape) / audio.SPAN
+        window_energy = partial(energy_fn, params)
+        return generate(key, window_energy, kernel, x, num_steps, frontend.length, labels)
+
+    inputs = [np.asarray(labels)[None]]
+    return batching.for_each(one, params, key, inputs, description='generating')[0]

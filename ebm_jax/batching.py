@@ -1,0 +1,71 @@
+"""Functions of one example over whole data sets, in batches over the local devices.
+
+For work outside the train step: evaluation, sampling, applications.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from tqdm import tqdm
+
+from ebm_jax.types import Key, Params, PyTree
+
+
+def for_each(
+    one: Callable[..., PyTree],
+    params: Params,
+    key: Key,
+    inputs: Sequence[np.ndarray],
+    *,
+    batch_size: int = 256,
+    description: str,
+) -> Any:
+    """(params, key, *inputs of one example) -> anything, compiled and mapped over a data set.
+
+    Args:
+      inputs: arrays [N, ...]. batch_size: as in `in_batches`. description: on the progress bar.
+    Returns: numpy arrays [N, ...]. The keys depend on `batch_size`, not on the number of devices
+      that divide it.
+    """
+
+    @jax.jit
+    def run(params, begin, *inputs):
+        keys = jax.random.split(jax.random.fold_in(key, begin), len(inputs[0]))
+        return jax.vmap(partial(one, params))(keys, *inputs)
+
+    return in_batches(run, params, inputs, batch_size=batch_size, description=description)
+
+
+def in_batches(
+    fn: Callable[..., PyTree],
+    params: Params,
+    inputs: Sequence[np.ndarray],
+    *,
+    batch_size: int = 256,
+    description: str,
+) -> Any:
+    """A compiled fn(params, begin, *inputs) over the leading axis of `inputs`.
+
+    Args:
+      fn: gets `batch_size` rows of each input (the last ones filled up by repeating) and `begin`,
+        where they stand. inputs: arrays [N, ...].
+      batch_size: rounded up to a multiple of the number of devices, and no larger than needed.
+    Returns: what fn returns, a pytree of arrays [batch_size, ...], as numpy arrays [N, ...].
+    """
+    local = jax.local_devices()
+    mesh = Mesh(local, ('batch',), axis_types=(AxisType.Auto,))
+    split = NamedSharding(mesh, PartitionSpec('batch'))
+    params = jax.device_put(params, NamedSharding(mesh, PartitionSpec()))
+    total, parts = len(inputs[0]), []
+    batch_size = min(batch_size, total)
+    batch_size += -batch_size % len(local)
+    begins = range(0, total, batch_size)
+    for begin in tqdm(begins, desc=description, unit='batch', delay=2, leave=False):
+        rows = np.minimum(np.arange(begin, begin + batch_size), total - 1)
+        found = jax.device_get(fn(params, begin, *(jax.device_put(x[rows], split) for x in inputs)))
+        parts.append(jax.tree.map(lambda leaf, n=min(batch_size, total - begin): leaf[:n], found))
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)

@@ -1,0 +1,129 @@
+"""Energies made of energies: AND, OR, NOT.
+
+A term is an energy function x -> scalar of any origin (another run, another method, a formula) in
+the same units of x. A composition is an energy function too, so compositions nest; it knows how
+many factors it was made of, by which `divided` divides the step.
+Energies are known up to a constant only: AND and NOT do not feel it, OR does, and weighs its terms
+by it (equal constants assumed).
+Source: Du, Li & Mordatch 2020, "Compositional visual generation with energy based models"; Hinton
+  2002 for products of experts.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from jax.nn import logsumexp
+
+from ebm_jax.types import Array, EnergyFn, Kernel, ParamEnergyFn
+
+
+class Composition(NamedTuple):
+    """An energy function of several factors."""
+
+    energy_fn: Callable[..., Array]
+    # by how much a step must be divided so that it is no longer than one factor's
+    factors: int
+
+    def __call__(self, *args: Any) -> Array:
+        return self.energy_fn(*args)
+
+
+def factors(energy_fn: EnergyFn) -> int:
+    """How many factors an energy has: 1 unless it is a Composition."""
+    return getattr(energy_fn, 'factors', 1)
+
+
+def _weights(terms, weights):
+    weights = (1.0,) * len(terms) if weights is None else tuple(weights)
+    if not terms or len(weights) != len(terms) or any(not w > 0 for w in weights):
+        raise ValueError(
+            f'a composition needs at least one term and one weight > 0 for each, got {len(terms)}'
+            f' terms and weights {weights}'
+        )
+    return weights
+
+
+def all_of(*terms: EnergyFn, weights: Sequence[float] | None = None) -> Composition:
+    """AND, the product of densities: E(x) = sum_i w_i E_i(x).
+
+    Args: weights: one > 0 for each term, default 1. Returns: Composition. Raises: ValueError
+      otherwise.
+    """
+    weights = _weights(terms, weights)
+    return Composition(
+        lambda x: sum(w * term(x) for w, term in zip(weights, terms)), sum(map(factors, terms))
+    )
+
+
+def any_of(
+    *terms: EnergyFn, weights: Sequence[float] | None = None, sharpness: float = 1.0
+) -> Composition:
+    """OR, the mixture of densities: E(x) = -(1 / s) log sum_i w_i exp(-s E_i(x)).
+
+    With s = 1 and terms of equal normalising constant it is exactly the mixture with shares w_i /
+    sum w; s -> infinity is the smallest energy. The gradient is a mean of the terms' gradients, so
+    the factors are those of the largest term (our reading; the paper divides by the number of
+    terms).
+
+    Args: weights: as `all_of`. sharpness: s > 0; the release multiplies by 100 without dividing
+      again.
+    Returns: Composition. Raises: ValueError otherwise.
+    """
+    factors_of_terms = jnp.array(_weights(terms, weights))
+    if not sharpness > 0:
+        raise ValueError(f'sharpness must be above 0, got {sharpness}')
+    return Composition(
+        lambda x: (
+            -logsumexp(jnp.stack([-sharpness * term(x) for term in terms]), b=factors_of_terms)
+            / sharpness
+        ),
+        max(map(factors, terms)),
+    )
+
+
+def without(term: EnergyFn, unwanted: EnergyFn, weight: float = 0.01) -> Composition:
+    """NOT: E(x) = E_term(x) - a E_unwanted(x), what `term` likes and `unwanted` does not.
+
+    Args: weight: a >= 0 (paper: 0.001 to 0.01); where a E_unwanted grows faster than E_term,
+      nothing is normalisable.
+    Returns: Composition. Raises: ValueError for a negative weight.
+    """
+    if not weight >= 0:
+        raise ValueError(f'the weight of what is not wanted must be at least 0, got {weight}')
+    return Composition(lambda x: term(x) - weight * unwanted(x), factors(term) + factors(unwanted))
+
+
+def over_models(combine: Callable[..., Composition], *energy_fns: ParamEnergyFn) -> Composition:
+    """The composition of trained energies, for `apply.sampling.sample`.
+
+    Args: combine: terms x -> scalar, one for each model, to a Composition, such as `all_of`.
+    Returns: Composition whose energy_fn is (params of each, x, a label for each [T]) -> scalar.
+    """
+
+    def energy_fn(params, x, labels):
+        terms = [
+            partial(_of_one, energy, own_params, label)
+            for energy, own_params, label in zip(energy_fns, params, labels, strict=True)
+        ]
+        return combine(*terms)(x)
+
+    return Composition(energy_fn, combine(*(_zero for _ in energy_fns)).factors)
+
+
+def _of_one(energy_fn, params, label, x):
+    return energy_fn(params, x, label)
+
+
+def _zero(x):
+    return 0.0
+
+
+def divided(energy_fn: EnergyFn, kernel_at: Callable[[float], Kernel], step_size: float) -> Kernel:
+    """The kernel for a composition: kernel_at(step_size / number of factors), whatever their
+    weights. Source: [code] of Du et al. 2020.
+
+    Args: kernel_at: step size -> Kernel, such as `partial(mcmc.langevin, noise_scale=0.01)`.
+    """
+    return kernel_at(step_size / factors(energy_fn))

@@ -1,0 +1,313 @@
+"""Data sources: the built-in digits, .npz files, image folders, TFDS. Images are uint8 [N, H, W,
+C], labels int32 [N]; features of speech (see `speech`) take the place of images as float32 [N, T,
+F, 1] in [-1, 1].
+
+A batch is a function of the step (`batch_at`), so a resumed run sees what an uninterrupted one
+would have seen. Scaling and augmentation happen on the device, in `augment`.
+"""
+
+import contextlib
+import functools
+import operator
+import pathlib
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+from ebm_jax.errors import InputError
+
+
+class Examples(NamedTuple):
+    """One split of a data set."""
+
+    name: str
+    x: np.ndarray  # uint8 [N, H, W, C], or float32 in [-1, 1]
+    y: np.ndarray  # int32 [N]
+
+    @property
+    def num_classes(self) -> int:
+        return int(self.y.max()) + 1
+
+
+def _examples(name, x, y):
+    """Check and normalise what a loader found."""
+    x, y = np.asarray(x), np.asarray(y)
+    if x.ndim == 3:
+        x = x[..., None]
+    if x.ndim != 4 or x.dtype != np.uint8 or not len(x):
+        raise InputError(
+            f'{name}: images must be uint8 of shape [N, H, W] or [N, H, W, C] with N > 0, got'
+            f' {x.dtype} {list(x.shape)}'
+        )
+    if y.shape != x.shape[:1] or not np.issubdtype(y.dtype, np.integer) or y.min() < 0:
+        raise InputError(
+            f'{name}: labels must be {len(x)} integers >= 0, one per image, got {y.dtype}'
+            f' {list(y.shape)}'
+        )
+    return Examples(name, x, y.astype(np.int32))
+
+
+def _check_split(split):
+    if split not in ('train', 'test'):
+        raise InputError(f"the split must be 'train' or 'test', got {split!r}")
+
+
+def digits(split: str) -> Examples:
+    """The 1,797 handwritten 8x8 digits that scikit-learn ships: 1,437 for training, 360 held out
+    (stratified, seed 0)."""
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    _check_split(split)
+    x, y = load_digits(return_X_y=True)
+    x = np.round(x.reshape(-1, 8, 8, 1) * (255 / 16)).astype(np.uint8)
+    x_train, x_test, y_train, y_test = train_test_split(
+        x, y, test_size=360, random_state=0, stratify=y
+    )
+    return _examples('digits', *((x_train, y_train) if split == 'train' else (x_test, y_test)))
+
+
+@contextlib.contextmanager
+def open_npz(path: str | pathlib.Path) -> Iterator[Any]:
+    """The arrays of a .npz file, for a with-statement that reads them. Raises: InputError where
+    there is no such file or it is damaged."""
+    if not pathlib.Path(path).is_file():
+        raise InputError(f'no data file at {path}: check the path')
+    try:
+        with np.load(path, allow_pickle=False) as pack:
+            yield pack
+    except InputError:
+        raise
+    except (zipfile.BadZipFile, zlib.error, ValueError, TypeError, EOFError, OSError) as error:
+        raise InputError(
+            f'{path} cannot be read as .npz ({error}): it may be damaged or only partly written'
+        ) from error
+
+
+def npz(path: str | pathlib.Path, split: str) -> Examples:
+    """Arrays x_SPLIT and y_SPLIT (or x and y, as either split) of a .npz file. Labels may be left
+    out of a test split (zeros)."""
+    _check_split(split)
+    with open_npz(path) as pack:
+        suffix = f'_{split}' if f'x_{split}' in pack.files else ''
+        if f'x{suffix}' not in pack.files:
+            raise InputError(
+                f'{path} holds {sorted(pack.files)}, but needs x_{split} and y_{split} (or x and y)'
+            )
+        if f'y{suffix}' not in pack.files and split == 'train':
+            raise InputError(f'{path} has no labels y{suffix}: training needs them')
+        x = pack[f'x{suffix}']
+        y = pack[f'y{suffix}'] if f'y{suffix}' in pack.files else np.zeros(len(x), np.int32)
+    return _examples(pathlib.Path(path).stem, x, y)
+
+
+def folder(path: str | pathlib.Path, split: str) -> Examples:
+    """A folder of images, one sub-folder per class: PATH/SPLIT/CLASS/*.png|jpg, or PATH/CLASS/* as
+    either split.
+
+    Classes are numbered in alphabetical order; all images must have one size.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    _check_split(split)
+    top = pathlib.Path(path)
+    root = top / split if (top / split).is_dir() else top
+    # both splits share their numbering
+    places = [top / name for name in ('train', 'test') if (top / name).is_dir()] or [top]
+    classes = {
+        name: i
+        for i, name in enumerate(
+            sorted({f.parent.name for place in places for f in _images(place)})
+        )
+    }
+    files = _images(root)
+    if not files:
+        raise InputError(
+            f'no images at {root}/CLASS/*.png (or jpg, bmp): make one sub-folder per class'
+        )
+    images = []
+    for file in tqdm(files, desc=f'reading {root}', unit='image', delay=2):
+        try:
+            with Image.open(file) as image:
+                images.append(
+                    np.asarray(image.convert('L' if image.mode in ('1', 'L', 'LA') else 'RGB'))
+                )
+        except (UnidentifiedImageError, OSError) as error:
+            raise InputError(f'{file} cannot be read as an image: remove or replace it') from error
+        if images[-1].shape != images[0].shape:
+            raise InputError(
+                f'{file} is {list(images[-1].shape)}, but the first image is'
+                f' {list(images[0].shape)}: bring all to one size'
+            )
+    return _examples(
+        top.name, np.stack(images), np.array([classes[file.parent.name] for file in files])
+    )
+
+
+def _images(place):
+    return [
+        file
+        for file in sorted(place.glob('*/*'))
+        if file.suffix.lower() in ('.png', '.jpg', '.jpeg', '.bmp')
+    ]
+
+
+def tfds(
+    name: str,
+    split: str,
+    data_dir: str | None = None,
+    *,
+    size: int | None = None,
+    label: str = 'label',
+) -> Examples:
+    """A prepared TensorFlow-Datasets image set, read through `tfds.data_source` (no TensorFlow):
+    decoded once, into memory.
+
+    Args:
+      data_dir: where the set lies prepared as array_record (default: TFDS's own folder); see the
+        README for how to prepare one.
+      size: None, or the side to which the largest square in the middle of each image is brought
+        (our reading of "64x64" for CelebA).
+      label: where the label stands in an example, dots between levels: 'label', 'attributes.Male'.
+    """
+    import tensorflow_datasets
+
+    _check_split(split)
+    try:
+        source = tensorflow_datasets.data_source(
+            name, split=split, data_dir=data_dir, download=False
+        )
+    except (
+        Exception
+    ) as error:  # tfds raises many types here, all meaning that the set is not to be had as asked
+        message = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InputError(
+            f'TFDS set {name!r} ({split}) cannot be open_npz in {data_dir or "the default folder"}'
+            f' ({message}): prepare it first with file_format="array_record", see the README'
+        ) from error
+    try:
+        rows = (
+            source[i]
+            for i in tqdm(
+                range(len(source)), desc=f'decoding {name} {split}', unit='image', delay=2
+            )
+        )
+        pairs = [
+            (
+                row['image'] if size is None else middle(row['image'], size),
+                functools.reduce(operator.getitem, label.split('.'), row),
+            )
+            for row in rows
+        ]
+        x, y = np.stack([image for image, _ in pairs]), np.array([of for _, of in pairs])
+    except (KeyError, TypeError, IndexError, ValueError) as error:
+        raise InputError(
+            f"TFDS set {name!r} does not hold an 'image' of one size and a {label!r} per example"
+            f' ({error}): choose another, a size or a label, or bring it to one size as .npz'
+        ) from error
+    return _examples(name, x, y.astype(np.int32) if y.dtype == bool else y)
+
+
+def middle(image: np.ndarray, size: int) -> np.ndarray:
+    """The largest square in the middle of an image, brought to size x size (Pillow's cubic filter,
+    which averages). uint8 [H, W, C]."""
+    from PIL import Image
+
+    height, width = image.shape[:2]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    square = image[top : top + side, left : left + side]
+    return np.asarray(
+        Image.fromarray(square.squeeze(-1) if square.shape[-1] == 1 else square).resize(
+            (size, size), Image.Resampling.BICUBIC
+        )
+    ).reshape(size, size, -1)
+
+
+@functools.lru_cache(maxsize=4)
+def _order(n, seed, epoch):
+    return np.random.default_rng([seed, epoch]).permutation(n)
+
+
+def batch_at(
+    examples: Examples, step: int, batch_size: int, seed: int = 0
+) -> dict[str, np.ndarray]:
+    """The batch of a step: epochs are independent permutations, the rest of an epoch that fills no
+    batch is left out.
+
+    Args: step: int >= 0. batch_size: in [1, N].
+    Returns: {'x': uint8 [batch_size, H, W, C], 'y': int32 [batch_size]}.
+    Raises: InputError when the batch is larger than the data set.
+    """
+    per_epoch = len(examples.x) // batch_size
+    if not per_epoch:
+        raise InputError(
+            f'a batch of {batch_size} is larger than {examples.name} with its {len(examples.x)}'
+            ' examples'
+        )
+    epoch, position = divmod(step, per_epoch)
+    pick = _order(len(examples.x), seed, epoch)[position * batch_size : (position + 1) * batch_size]
+    return {'x': examples.x[pick], 'y': examples.y[pick]}
+
+
+def rotated(examples: Examples) -> Examples:
+    """Every image turned by 90 degrees: out-of-distribution, with the same grey values."""
+    return examples._replace(
+        name=f'{examples.name} rotated', x=np.rot90(examples.x, axes=(1, 2)).copy()
+    )
+
+
+def inverted(examples: Examples) -> Examples:
+    """255 - x; of features -x."""
+    return examples._replace(
+        name=f'{examples.name} inverted',
+        x=255 - examples.x if examples.x.dtype == np.uint8 else -examples.x,
+    )
+
+
+def uniform_noise(examples: Examples, seed: int = 0) -> Examples:
+    """As many images of independent uniform pixels; of features uniform in [-1, 1]."""
+    rng, shape = np.random.default_rng(seed), examples.x.shape
+    x = (
+        rng.integers(0, 256, shape, dtype=np.uint8)
+        if examples.x.dtype == np.uint8
+        else rng.uniform(-1, 1, shape).astype(np.float32)
+    )
+    return examples._replace(name='uniform noise', x=x)
+
+
+def mixed(examples: Examples, seed: int = 0) -> Examples:
+    """Each image averaged with another one, the field's 'interpolation' set: (x_i + x_j) / 2."""
+    order = np.random.default_rng(seed).permutation(len(examples.x))
+    other = np.roll(order, 1)
+    pair = examples.x[order], examples.x[other]
+    x = (
+        ((pair[0].astype(np.uint16) + pair[1]) // 2).astype(np.uint8)
+        if examples.x.dtype == np.uint8
+        else (pair[0] + pair[1]) / 2
+    )
+    return examples._replace(name=f'{examples.name} mixed', x=x, y=examples.y[order])
+
+
+def select_classes(examples: Examples, classes: Sequence[int], keep: bool = True) -> Examples:
+    """The examples of these classes, or with keep=False of all others. Raises: InputError when none
+    is left."""
+    pick = np.isin(examples.y, classes) == keep
+    if not pick.any():
+        raise InputError(
+            f'{examples.name} has no example {"of" if keep else "outside"} the classes'
+            f' {sorted(classes)}: its classes are 0 to {examples.num_classes - 1}'
+        )
+    name = f'{examples.name} {"of" if keep else "without"} {",".join(map(str, sorted(classes)))}'
+    return examples._replace(name=name, x=examples.x[pick], y=examples.y[pick])
+
+
+def subsample(examples: Examples, n: int, seed: int = 0) -> Examples:
+    """At most n examples, drawn without replacement: the first n of a source sorted by class would
+    be one class."""
+    pick = np.sort(np.random.default_rng(seed).permutation(len(examples.x))[:n])
+    return examples._replace(x=examples.x[pick], y=examples.y[pick])

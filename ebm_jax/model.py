@@ -1,0 +1,465 @@
+"""A model without its parameters: what it is, as plain data, and what can be asked of it, as pure
+functions of parameters.
+
+A `ModelSpec` says by name which networks of `ebm_jax.networks`, kernel, initial distribution and
+transition a model is made of. It is JSON, stands in the config.json of a run, and is all that is
+needed to build the `Model` again, without the experiment and without its data.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ebm_jax import augment, initial, mcmc, networks, objectives
+from ebm_jax.apply.latent import LatentModel
+from ebm_jax.apply.sampling import sample
+from ebm_jax.composition import any_of
+from ebm_jax.data.recordings import Frontend
+from ebm_jax.errors import InputError
+from ebm_jax.evaluate import predict
+from ebm_jax.images import as_float, spectrogram_images
+from ebm_jax.types import (
+    UNCONDITIONAL,
+    Array,
+    ArrayLike,
+    InitialSampler,
+    Kernel,
+    Key,
+    Network,
+    Params,
+    Transition,
+)
+
+CLASSIFIER, ENERGY, LATENT = 'classifier', 'energy', 'latent'
+IMAGES, FEATURES = 'images', 'features'
+KERNELS: dict[str, Callable[..., Kernel]] = {
+    'langevin': mcmc.langevin,
+    'mala': mcmc.mala,
+    'hmc': mcmc.hmc,
+}
+INITIAL: dict[str, Callable[..., InitialSampler]] = {
+    'uniform': initial.uniform,
+    'normal': initial.normal,
+}
+TRANSITIONS: dict[str, Callable[..., Transition]] = {
+    'affine': augment.random_affine,
+    'elastic': augment.elastic,
+    'resized_crop': augment.random_resized_crop,
+    'colour_jitter': augment.colour_jitter,
+    'grayscale': lambda: augment.grayscale,
+    'blur': augment.gaussian_blur,
+    'flip': lambda: augment.random_flip,
+}
+
+
+class Part(NamedTuple):
+    """A function or class of the library by its name, and its arguments (plain data)."""
+
+    name: str
+    arguments: Mapping[str, Any] = {}
+
+
+class TransitionPart(NamedTuple):
+    """A transition that happens with a probability."""
+
+    name: str
+    arguments: Mapping[str, Any] = {}
+    probability: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How fresh samples are drawn: new chains after training.
+
+    Attributes:
+      kernel: of KERNELS, arguments without the step size. step_size: > 0.
+      num_steps: of each chain, >= 0.
+      initial: of INITIAL, arguments without the shape; not used where chains begin at a generator.
+      transition: of TRANSITIONS, one after another, before each block of `every` steps but in the
+        last `plain` steps or more.
+    """
+
+    kernel: Part = Part('langevin', {'noise_scale': 0.01})
+    step_size: float = 1.0
+    num_steps: int = 200
+    initial: Part = Part('uniform')
+    transition: tuple[TransitionPart, ...] = ()
+    every: int = 20
+    plain: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatentSpec:
+    """What a model with a generator has besides its networks.
+
+    Attributes:
+      latent_dim: D. sigma: of p(x|z) = N(g(z), sigma^2 I).
+      from_generator: samples begin at g(z), else at the initial distribution.
+      from_inference: z-chains begin at the mean of q(z|x), else at p(z).
+      kernel, step_size, num_steps: of the chain in z at test time. inpaint_steps: when it fills in.
+    """
+
+    latent_dim: int
+    sigma: float
+    from_generator: bool = True
+    from_inference: bool = True
+    kernel: Part = Part('langevin', {'noise_scale': 0.0})
+    step_size: float = 0.005
+    num_steps: int = 10
+    inpaint_steps: int = 200
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSpec:
+    """What a model is, as plain data.
+
+    Attributes:
+      kind: CLASSIFIER (logits are energies, params those of the one network), ENERGY (the sum over
+        the outputs of the one network), or LATENT (params = {'energy', 'generator', 'inference'}).
+      networks: {name: Part of networks.NETWORKS, None for one that the library does not have}; the
+        name is 'network' for kinds with one.
+      shape: of one example. num_classes: of the data it was trained on.
+      conditional: energies or generators take a class (a CLASSIFIER has both kinds of energy).
+      sampling, latent: see there; latent for LATENT only.
+      units: IMAGES in [-1, 1], or FEATURES of speech.
+      speech: None, or `Frontend.to_json` of a model of recordings.
+      class_names: of the labels 0, 1, ..., or empty.
+    """
+
+    kind: str
+    networks: Mapping[str, Part | None]
+    shape: tuple[int, ...]
+    num_classes: int
+    conditional: bool = False
+    sampling: Sampling = field(default_factory=Sampling)
+    latent: LatentSpec | None = None
+    units: str = IMAGES
+    speech: Mapping[str, Any] | None = None
+    class_names: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain dicts, lists, strings and numbers."""
+        return _to_json(self)
+
+    @staticmethod
+    def from_json(content: Mapping[str, Any]) -> 'ModelSpec':
+        """The inverse of `to_json`. Raises: InputError for what is none."""
+        try:
+            found = dict(content)
+            networks = {
+                name: None if part is None else Part(*part)
+                for name, part in found.pop('networks').items()
+            }
+            sampling = dict(found.pop('sampling'))
+            transition = tuple(TransitionPart(*part) for part in sampling.pop('transition'))
+            kernel, start = (Part(*sampling.pop(name)) for name in ('kernel', 'initial'))
+            latent = found.pop('latent')
+            if latent is not None:
+                latent = LatentSpec(**{**latent, 'kernel': Part(*latent['kernel'])})
+            return ModelSpec(
+                **found
+                | {
+                    'networks': networks,
+                    'shape': tuple(found['shape']),
+                    'class_names': tuple(found['class_names']),
+                    'latent': latent,
+                    'sampling': Sampling(
+                        **sampling, kernel=kernel, initial=start, transition=transition
+                    ),
+                }
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise InputError(
+                f'this is no description of a model ({type(error).__name__}: {error}): it may be '
+                'damaged, or of another version of ebm_jax'
+            ) from error
+
+
+def _to_json(value):
+    if hasattr(value, '__dataclass_fields__'):
+        return {part.name: _to_json(getattr(value, part.name)) for part in fields(value)}
+    if isinstance(value, Mapping):
+        return {name: _to_json(item) for name, item in value.items()}
+    if isinstance(value, tuple | list):
+        return [_to_json(item) for item in value]
+    return value
+
+
+class Classifier(NamedTuple):
+    """What a model knows that is a classifier."""
+
+    logits: Callable[[Params, Array], Array]  # (params, x) -> [C]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Model:
+    """What can be asked of a model, as pure functions of parameters and ONE example.
+
+    Attributes:
+      spec: what it is. networks: its networks, by the names in the spec.
+      classifier, latent, speech: what only some models can do, else None.
+    """
+
+    spec: ModelSpec
+    networks: Mapping[str, Network]
+    classifier: Classifier | None = None
+    latent: LatentModel | None = None
+    speech: Frontend | None = None
+
+    @property
+    def has_energy(self) -> bool:
+        return self.spec.kind != LATENT or 'energy' in self.networks
+
+    @property
+    def class_conditional(self) -> bool:
+        """Whether `energy_fn` takes classes."""
+        return self.classifier is not None or self.spec.conditional
+
+    @property
+    def unconditional(self) -> bool:
+        """Whether `energy_fn` takes UNCONDITIONAL."""
+        return not self.spec.conditional
+
+    def conditions(self, label: ArrayLike) -> list[ArrayLike]:
+        """What its networks take besides their input: the label, where they are conditional."""
+        return [label] if self.spec.conditional else []
+
+    def energy_fn(self, params: Params, x: Array, label: ArrayLike = UNCONDITIONAL) -> Array:
+        """E(x, y), or E(x) for UNCONDITIONAL, up to a constant: one example -> scalar."""
+        if self.classifier is not None:
+            return objectives.energy_of(self.classifier.logits(params, x), label)
+        name, own = 'network', params
+        if self.spec.kind == LATENT:
+            name, own = 'energy', params['energy']
+        return self.networks[name].apply(own, x, *self.conditions(label)).sum()
+
+    def marginal_energy_fn(self, params: Params, x: Array) -> Array:
+        """E(x): where only energies of classes are known, -log sum_c exp(-E(x, c)), classes alike
+        in weight and constant (our reading: ICD's OR)."""
+        if self.unconditional:
+            return self.energy_fn(params, x)
+        labels = range(self.spec.num_classes)
+        return any_of(*(partial(self.energy_fn, params, label=label) for label in labels))(x)
+
+    def initial_sampler(self, params: Params, key: Key, label: ArrayLike) -> Array:
+        """Where a new chain begins: g(z), or the initial distribution."""
+        if self.latent is not None and self.latent.from_generator:
+            z = jax.random.normal(key, (self.latent.latent_dim,))
+            generator = self.latent.generator
+            return generator.apply(params['generator'], z, *self.conditions(label))
+        part = self.spec.sampling.initial
+        return INITIAL[part.name](self.spec.shape, **part.arguments)(key, label)
+
+    def kernel(self, step_size: float | None = None) -> Kernel:
+        """Of new chains; step_size: default the spec's."""
+        part = self.spec.sampling.kernel
+        return KERNELS[part.name](step_size or self.spec.sampling.step_size, **part.arguments)
+
+    @property
+    def transition(self) -> Transition | None:
+        """Of new chains, see `Sampling`."""
+        return transition_of(self.spec.sampling.transition)
+
+    def num_steps(self, wanted: int | None = None) -> int:
+        """How many steps new chains take: as wanted or by the spec; none without an energy."""
+        if not self.has_energy:
+            return 0
+        return self.spec.sampling.num_steps if wanted is None else wanted
+
+    def labels(self, n: int) -> np.ndarray:
+        """Of n new chains that may be of any class: UNCONDITIONAL, else the classes in turn."""
+        if self.unconditional:
+            return np.full(n, UNCONDITIONAL)
+        return np.arange(n) % self.spec.num_classes
+
+    def sample(
+        self,
+        key: Key,
+        params: Params,
+        labels: ArrayLike,
+        num_steps: int | None = None,
+        **options: Any,
+    ) -> Any:
+        """New samples, one for each label; options: see `apply.sampling.sample`."""
+
+        def no_energy(params, x, label):
+            return jnp.zeros(())
+
+        return sample(
+            key,
+            self.energy_fn if self.has_energy else no_energy,
+            params,
+            self.kernel(),
+            self.initial_sampler,
+            labels,
+            self.num_steps(num_steps),
+            **self.transition_plan(),
+            **{'description': 'fresh samples', **options},
+        )
+
+    def transition_plan(self) -> dict[str, Any]:
+        """When new chains pass the transition: arguments of `apply.sampling.sample`."""
+        if not self.spec.sampling.transition:
+            return {}
+        settings = self.spec.sampling
+        return {'transition': self.transition, 'every': settings.every, 'plain': settings.plain}
+
+    def view(self) -> tuple[predict.View, dict[str, str]]:
+        """((params, x) -> {score: value}, {score: what it means}); the first score is the main one.
+        Higher means more familiar."""
+        if self.classifier is not None:
+            return predict.classifier_view(self.classifier.logits), dict(predict.CLASSIFIER_SCORES)
+        views: list[predict.View] = []
+        scores: dict[str, str] = {}
+        if self.has_energy:
+            views.append(predict.energy_view(self.marginal_energy_fn))
+            scores |= predict.ENERGY_SCORES
+        if self.latent is not None and self.latent.inference is not None:
+            labels = range(self.spec.num_classes) if self.spec.conditional else None
+            views.append(predict.joint_view(self.latent, labels))
+            largest = ', the largest over classes' if self.spec.conditional else ''
+            scores['joint'] = f'log p(z) + log p(x|z) at the mean of q(z|x){largest}'
+        return predict.merged(views), scores
+
+    def pictures(self, x: ArrayLike) -> np.ndarray:
+        """Network units [N, ...] -> images [N, H, W, C] in [-1, 1] for grids."""
+        return spectrogram_images(x) if self.spec.units == FEATURES else np.asarray(x)
+
+    def to_units(self, x: ArrayLike) -> np.ndarray:
+        """Raw examples -> network units: uint8 in [0, 255] -> [-1, 1]; floats stay as they are.
+
+        Raises: InputError for another shape than the model's.
+        """
+        x = np.asarray(x)
+        if x.shape[1:] != tuple(self.spec.shape):
+            raise InputError(
+                f'this model takes examples [N, {", ".join(map(str, self.spec.shape))}], got '
+                f'{list(x.shape)}'
+            )
+        return as_float(x) if x.dtype == np.uint8 else x.astype(np.float32)
+
+
+def transition_of(parts: Sequence[TransitionPart]) -> Transition | None:
+    """The transition that applies `parts` one after another, or None for none."""
+    steps = []
+    for name, arguments, probability in parts:
+        step = TRANSITIONS[name](**arguments)
+        steps.append(step if probability == 1 else augment.sometimes(probability, step))
+    return augment.chain(*steps) if steps else None
+
+
+def build(spec: ModelSpec, own_networks: Mapping[str, Network] | None = None) -> Model:
+    """The Model of a spec.
+
+    Args: own_networks: those that the spec has no Part for, by their names.
+    Raises: InputError where a network is missing or a part is unknown.
+    """
+    own_networks = own_networks or {}
+    found = {}
+    for name, part in spec.networks.items():
+        if name in own_networks:
+            found[name] = own_networks[name]
+        elif part is None:
+            raise InputError(
+                f"the network {name!r} of this model is not one of ebm_jax's: give it as "
+                f'networks={{{name!r}: Network(init, apply)}}'
+            )
+        else:
+            found[name] = networks.build(part.name, part.arguments)
+    return Model(
+        spec=spec,
+        networks=found,
+        classifier=Classifier(found['network'].apply) if spec.kind == CLASSIFIER else None,
+        latent=_latent_model(spec, found),
+        speech=None if spec.speech is None else Frontend.from_json(spec.speech),
+    )
+
+
+def _latent_model(spec, found):
+    if spec.kind != LATENT or 'generator' not in found:
+        return None
+    energy_fn = None
+    if 'energy' in found:
+
+        def energy_fn(params, x, *label):
+            return found['energy'].apply(params['energy'], x, *label)
+
+    latent = spec.latent
+    kernel = KERNELS[latent.kernel.name](latent.step_size, **latent.kernel.arguments)
+    return LatentModel(
+        generator=found['generator'],
+        inference=found.get('inference'),
+        energy_fn=energy_fn,
+        z_kernel=kernel,
+        sigma=latent.sigma,
+        from_generator=latent.from_generator,
+        latent_dim=latent.latent_dim,
+        from_inference=latent.from_inference,
+    )
+
+
+def describe(network: Network) -> Part | None:
+    """The Part of a network, or None for one that the library does not have."""
+    described = networks.describe(network.module)
+    return None if described is None else Part(*described)
+
+
+def classifier_spec(
+    network: Network, shape: Sequence[int], num_classes: int, sampling: Sampling | None = None
+) -> ModelSpec:
+    """The spec of a classifier whose logits are energies (JEM, ST-JEM)."""
+    return ModelSpec(
+        kind=CLASSIFIER,
+        networks={'network': describe(network)},
+        shape=tuple(shape),
+        num_classes=num_classes,
+        sampling=sampling or Sampling(),
+    )
+
+
+def energy_spec(
+    network: Network,
+    shape: Sequence[int],
+    num_classes: int,
+    sampling: Sampling | None = None,
+    *,
+    conditional: bool = False,
+) -> ModelSpec:
+    """The spec of an energy network, of each class where conditional (ICD)."""
+    return ModelSpec(
+        kind=ENERGY,
+        networks={'network': describe(network)},
+        shape=tuple(shape),
+        num_classes=num_classes,
+        sampling=sampling or Sampling(),
+        conditional=conditional,
+    )
+
+
+def latent_spec(
+    found: Mapping[str, Network | None],
+    shape: Sequence[int],
+    num_classes: int,
+    latent: LatentSpec,
+    sampling: Sampling | None = None,
+    *,
+    conditional: bool = False,
+) -> ModelSpec:
+    """The spec of an energy, a generator and an inference model, or of some of them (dual-MCMC).
+
+    Args: found: {'energy', 'generator', 'inference'}, None for those that are not used.
+    """
+    return ModelSpec(
+        kind=LATENT,
+        networks={name: describe(network) for name, network in found.items() if network},
+        shape=tuple(shape),
+        num_classes=num_classes,
+        sampling=sampling or Sampling(),
+        latent=latent,
+        conditional=conditional,
+    )

@@ -1,0 +1,126 @@
+"""Clock, log and health check of a training loop: what happens after each step, without holding up
+an accelerator."""
+
+import collections
+import statistics
+import time
+from collections.abc import Callable, Iterable, Mapping
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from ebm_jax import process
+from ebm_jax.errors import Diverged
+from ebm_jax.record import NullRecorder, Recorder
+from ebm_jax.types import Batch, Metrics
+
+LAG = 2  # steps that may be under way on an accelerator before their metrics are checked
+
+
+class Monitor:
+    """Checks, times and logs the steps of one attempt.
+
+    Args:
+      recorder: where metrics go, every `log_every` steps. steps: where the run ends.
+      limits: {metric: largest size}, for the sentence that says why a run diverged.
+      batch_at: step -> batch, for the same. show: metrics on the progress bar.
+      platform: of the devices; several CPU devices can deadlock when the loop runs ahead.
+    """
+
+    def __init__(
+        self,
+        recorder: Recorder | NullRecorder,
+        *,
+        steps: int,
+        log_every: int,
+        limits: Mapping[str, float],
+        batch_at: Callable[[int], Batch],
+        show: Iterable[str],
+        platform: str,
+    ) -> None:
+        self.lag = 0 if platform == 'cpu' else LAG
+        self.recorder, self.steps, self.log_every = recorder, steps, log_every
+        self.limits, self.batch_at, self.show = limits, batch_at, tuple(show)
+        self.pending: collections.deque[tuple[int, Metrics]] = collections.deque()
+        self.seconds: list[float] = []
+        self.last_end: float | None = None
+        self.progress: tqdm | None = None
+
+    def bar(self, start: int) -> Iterable[int]:
+        """The steps from `start` to the end, under a progress bar."""
+        self.progress = tqdm(
+            range(start + 1, self.steps + 1),
+            total=self.steps,
+            initial=start,
+            unit='step',
+            dynamic_ncols=True,
+            disable=not process.is_primary(),
+        )
+        return self.progress
+
+    def after_step(self, step: int, metrics: Metrics) -> None:
+        """Check what is due, and take the time. Raises: Diverged."""
+        self.pending.append((step, metrics))
+        while len(self.pending) > self.lag:
+            self._check()
+        now = time.perf_counter()
+        if self.last_end is not None:  # the first step, and one after a pause, compile or wait
+            self.seconds.append(now - self.last_end)
+        self.last_end = now
+
+    def pause(self) -> None:
+        """Before other work: only healthy states get through, and its time is no training time."""
+        while self.pending:
+            self._check()
+        self.last_end = None
+
+    def seconds_per_step(self) -> float | None:
+        """The median on the CPU, the mean where steps overlap; None before any was timed."""
+        if not self.seconds:
+            return None
+        return statistics.median(self.seconds) if not self.lag else statistics.fmean(self.seconds)
+
+    def steps_per_second(self) -> float:
+        """0 before any step was timed."""
+        seconds = self.seconds_per_step()
+        return 1 / seconds if seconds else 0.0
+
+    def _check(self):
+        step, metrics = self.pending.popleft()
+        if not metrics['healthy']:  # this waits for the step
+            self._diverged(step, jax.device_get(metrics))
+        if step % self.log_every == 0 or step in (1, self.steps):
+            values = _computed(jax.device_get(metrics))
+            self.recorder.scalars(step, {**values, 'steps_per_second': self.steps_per_second()})
+            shown = {name: f'{values[name]:.3g}' for name in self.show if name in values}
+            self.progress.set_postfix(shown, refresh=False)
+
+    def _diverged(self, step, metrics):
+        self.progress.close()
+        self.recorder.scalars(step, _computed(metrics))
+        not_finite = [
+            f'{name} = {float(value)}'
+            for name, value in sorted(metrics.items())
+            if not np.isfinite(value)
+        ]
+        beyond = [
+            f'{name} = {float(metrics[name]):.3g} (beyond its limit of {limit:g})'
+            for name, limit in self.limits.items()
+            if abs(metrics[name]) > limit
+        ]
+        why = f'{", ".join(not_finite)} (not finite)' if not_finite else ', '.join(beyond)
+        if metrics.get('quarantined', 0) > 0:
+            why += f'; {metrics["quarantined"]:.0f} chains diverged'
+        if not np.isfinite(np.asarray(self.batch_at(step)['x'])).all():
+            why += '; its batch holds values that are not finite'
+        raise Diverged(step, why)
+
+
+def _computed(metrics):
+    """Metrics as floats, without the gradient norms of loss terms at steps that skip them."""
+    return {
+        name: float(value)
+        for name, value in metrics.items()
+        if not (name.startswith('grad_norm/') and value < 0)
+    }

@@ -1,0 +1,419 @@
+"""A trained model: opened from a run or from an exported folder, asked, sampled, and exported.
+
+    model = ebm_jax.load('runs/demo')
+    model.class_probs(x)
+
+An exported folder stands alone: model.safetensors (the evaluation parameters), config.json (the
+model's spec, the settings that trained it, its metrics, and the SHA-256 of the weights) and
+README.md (the model card). Nothing in it is executable.
+"""
+
+import hashlib
+import json
+import pathlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import flatten_dict
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from ebm_jax import batching
+from ebm_jax.apply import latent as apply_latent
+from ebm_jax.apply import sequences
+from ebm_jax.checkpoint import Checkpoints
+from ebm_jax.errors import InputError
+from ebm_jax.model import Model, ModelSpec, build
+from ebm_jax.record import atomic_write, write_json
+from ebm_jax.types import UNCONDITIONAL, ArrayLike, Key, Network, ParamEnergyFn, Params
+
+WEIGHTS, CONFIG, CARD = 'model.safetensors', 'config.json', 'README.md'
+FORMAT = 'ebm_jax model 1'
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TrainedModel:
+    """A model and its evaluation parameters.
+
+    Examples are raw (uint8 images in [0, 255]) or in network units (float images in [-1, 1]; of
+    speech features one is four standard deviations). Energies are known up to a constant.
+
+    Attributes:
+      model: its pure functions of parameters. params: a pytree. step: of training.
+      settings: what trained it, where that is known. metrics: of summary.json.
+    """
+
+    model: Model
+    params: Params
+    step: int
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def energy_fn(self) -> ParamEnergyFn:
+        """(params, x, label) -> E(x, y) of ONE example in network units; UNCONDITIONAL for E(x)."""
+        return self.model.energy_fn
+
+    @property
+    def num_classes(self) -> int:
+        return self.model.spec.num_classes
+
+    def log_prob(self, x: ArrayLike, label: int | None = None) -> np.ndarray:
+        """log p(x) + log Z, or log p(x|y) + log Z_y: examples [N, ...] -> [N].
+
+        Raises: InputError for another shape, a label that it does not know, or a model without
+          energy.
+        """
+        self._check_energy()
+        self.check_label(label)
+
+        def one(params, key, x):
+            if label is None:
+                return -self.model.marginal_energy_fn(params, x)
+            return -self.model.energy_fn(params, x, label)
+
+        return self._for_each(one, [self.model.to_units(x)], 'log p(x)')
+
+    def class_probs(self, x: ArrayLike) -> np.ndarray:
+        """p(y|x): examples [N, ...] -> [N, C]. Raises: InputError where it is no classifier."""
+        classifier = self.model.classifier
+        if classifier is None:
+            raise InputError('this model is no classifier: it has log_prob and sample')
+
+        def one(params, key, x):
+            return jax.nn.softmax(classifier.logits(params, x))
+
+        return self._for_each(one, [self.model.to_units(x)], 'p(y|x)')
+
+    def sample(
+        self,
+        key: Key,
+        num: int,
+        *,
+        label: int | None = None,
+        num_steps: int | None = None,
+    ) -> np.ndarray:
+        """New samples, by chains from the initial distribution: [num, ...] in network units.
+
+        Args: label: of all samples; default p(x), or, of a model of classes alone, these in turn.
+          num_steps: of each chain, default as it was configured.
+        Raises: InputError for a label that it does not know.
+        """
+        self.check_label(label)
+        labels = self.model.labels(num) if label is None else np.full(num, label)
+        return self.model.sample(key, self.params, labels, num_steps)
+
+    def reconstruct(
+        self, key: Key, x: ArrayLike, labels: ArrayLike | None = None, num_steps: int | None = None
+    ) -> np.ndarray:
+        """g(z) with z inferred from x, by q and then `num_steps` of the chain in z: [N, ...] ->
+        [N, ...], in network units.
+
+        Args: labels: int [N], for conditional networks. Raises: InputError without a generator.
+        """
+        model, spec = self._generator()
+        steps = spec.num_steps if num_steps is None else num_steps
+
+        def one(params, key, x, *label):
+            return apply_latent.reconstruct(model, params, key, x, *label, steps=steps)
+
+        inputs = [self.model.to_units(x), *self._labels(labels, len(np.asarray(x)))]
+        return self._for_each(one, inputs, 'reconstructions', key)
+
+    def interpolate(
+        self,
+        key: Key,
+        x_a: ArrayLike,
+        x_b: ArrayLike,
+        num: int = 10,
+        labels: ArrayLike | None = None,
+        num_steps: int | None = None,
+    ) -> np.ndarray:
+        """Paths from x_a to x_b through the latent space: [N, ...] each -> [N, num, ...].
+
+        Args: labels: int [N], of both ends, for conditional networks.
+        Raises: InputError without a generator.
+        """
+        model, spec = self._generator()
+        steps = spec.num_steps if num_steps is None else num_steps
+
+        def one(params, key, x_a, x_b, *label):
+            ends = [*label, *label]
+            return apply_latent.interpolate(
+                model, params, key, x_a, x_b, *ends, num=num, steps=steps
+            )
+
+        inputs = [self.model.to_units(x) for x in (x_a, x_b)]
+        inputs += self._labels(labels, len(inputs[0]))
+        return self._for_each(one, inputs, 'interpolations', key)
+
+    def classify_sound(self, sound: np.ndarray) -> np.ndarray:
+        """p(y|x) of a recording, float [n] in [-1, 1] at the model's rate: of each frame [T, C], or
+        of the whole [C]; classes as in `model.spec.class_names`.
+
+        Raises: InputError where it is no model of recordings.
+        """
+        frontend = self._frontend()
+        if self.model.classifier is None:
+            raise InputError('this model is no classifier: it has log_prob and sample')
+        (logits,) = sequences.recording_logits(
+            self.model.classifier.logits, self.params, frontend, [frontend.sequence(sound)]
+        )
+        return np.asarray(jax.nn.softmax(jnp.asarray(logits)))
+
+    def generate_sound(
+        self, key: Key, frames: int, labels: ArrayLike = UNCONDITIONAL, num_steps: int | None = None
+    ) -> np.ndarray:
+        """Sound of `frames` frames, float [n], by a chain on the sum of its windows' energies.
+
+        Args: labels: of each frame, int [frames], or one for all.
+        Raises: InputError where it is no model of recordings.
+        """
+        frontend = self._frontend()
+        features = sequences.generate_features(
+            self.model.energy_fn,
+            self.params,
+            key,
+            self.model.kernel(),
+            frontend,
+            np.broadcast_to(np.asarray(labels), (frames,)),
+            self.model.num_steps(num_steps),
+        )
+        return frontend.sound(features)
+
+    def export(self, folder: str | pathlib.Path, commands: str = '') -> str:
+        """Write the model to a folder that stands alone.
+
+        Args: commands: that made it, for the card. Returns: the SHA-256 of the weights.
+        Raises: InputError for a folder that holds something else, or cannot be written.
+        """
+        folder = pathlib.Path(folder)
+        if folder.is_file() or (
+            folder.is_dir() and any(folder.iterdir()) and not is_export(folder)
+        ):
+            raise InputError(f'{folder} holds something else: choose an empty or new folder')
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            beside = folder / f'{WEIGHTS}.part'
+            save_file({name: np.asarray(leaf) for name, leaf in _flat(self.params).items()}, beside)
+            digest = _sha256(beside)
+            beside.replace(folder / WEIGHTS)
+            content = {
+                'format': FORMAT,
+                'model': self.model.spec.to_json(),
+                'step': self.step,
+                'sha256': digest,
+                'settings': dict(self.settings),
+                'metrics': dict(self.metrics),
+            }
+            write_json(folder / CONFIG, content)
+            atomic_write(folder / CARD, card(self, digest, commands))
+        except OSError as error:
+            raise InputError(
+                f'{folder} cannot be written ({error.strerror}): choose a folder of yours'
+            ) from error
+        return digest
+
+    def check_label(self, label: int | None) -> None:
+        """Raises: InputError for a label that the energy does not know."""
+        if label is None or self.model.class_conditional and 0 <= label < self.num_classes:
+            return
+        if self.model.class_conditional:
+            raise InputError(f'label {label} must lie in 0 to {self.num_classes - 1}, the classes')
+        raise InputError(
+            f'label {label} cannot be drawn: this model has one energy for all classes, leave the '
+            'label out'
+        )
+
+    def _check_energy(self):
+        if not self.model.has_energy:
+            raise InputError('this model has no energy: it has a generator, see sample')
+
+    def _generator(self):
+        if self.model.latent is None:
+            raise InputError('this model has no generator: it has log_prob and sample')
+        return self.model.latent, self.model.spec.latent
+
+    def _frontend(self):
+        if self.model.speech is None:
+            raise InputError('this model was not trained on recordings: it knows no sound')
+        return self.model.speech
+
+    def _labels(self, labels, n):
+        if not self.model.spec.conditional:
+            return []
+        if labels is None or np.shape(labels) != (n,):
+            raise InputError(
+                f'the networks of this model are conditional: give labels, {n} integers'
+            )
+        return [np.asarray(labels, np.int32)]
+
+    def _for_each(self, one, inputs, description, key=None):
+        key = jax.random.key(0) if key is None else key
+        return batching.for_each(one, self.params, key, inputs, description=description)
+
+
+def load(
+    path: str | pathlib.Path, *, networks: Mapping[str, Network] | None = None
+) -> TrainedModel:
+    """Open a trained model: a run (its newest complete checkpoint) or an exported folder.
+
+    Args: networks: those that are not of ebm_jax, by their names, such as {'network': mine}.
+    Raises: InputError for a folder that is neither, is damaged, or needs such a network.
+    """
+    path = pathlib.Path(path)
+    content = read_config(path)
+    if 'model' not in content:
+        raise InputError(
+            f'{path / CONFIG} does not describe its model: train by Recipe(description=...), '
+            'see ebm_jax.model'
+        )
+    try:
+        model = build(ModelSpec.from_json(content['model']), networks)
+    except InputError as error:
+        raise InputError(f'{path}: {error}') from error
+    if is_export(path):
+        return _load_export(path, content, model)
+    with Checkpoints(path / 'checkpoints', read_only=True) as checkpoints:
+        step, params = checkpoints.restore_eval_params()
+    params = _matched(path, model, _flat(params))
+    summary = path / 'summary.json'
+    metrics = json.loads(summary.read_text()) if summary.exists() else {}
+    settings = {name: value for name, value in content.items() if name != 'model'}
+    return TrainedModel(model=model, params=params, step=step, settings=settings, metrics=metrics)
+
+
+def read_config(path: pathlib.Path) -> dict[str, Any]:
+    """The config.json of a run or an export. Raises: InputError where there is none that can be
+    read."""
+    file = pathlib.Path(path) / CONFIG
+    if not file.is_file():
+        raise InputError(
+            f'no model in {path} ({CONFIG} is missing): give the workdir of a run or an exported '
+            'folder'
+        )
+    try:
+        content = json.loads(file.read_text())
+    except (ValueError, OSError) as error:
+        raise InputError(f'{file} cannot be read ({error}): it may be damaged') from error
+    if not isinstance(content, dict):
+        raise InputError(f'{file} holds no settings: it may be damaged')
+    return content
+
+
+def is_export(path: pathlib.Path) -> bool:
+    """Whether a folder is an exported model."""
+    return (path / WEIGHTS).is_file()
+
+
+def _load_export(path, content, model):
+    if content.get('format') != FORMAT:
+        raise InputError(
+            f'{path} has the format {content.get("format")!r}, not {FORMAT!r}: it is of another '
+            'version of ebm_jax, or not exported by it'
+        )
+    if _sha256(path / WEIGHTS) != content.get('sha256'):
+        raise InputError(
+            f'{path / WEIGHTS} is not the file that was exported (its SHA-256 differs): copy the '
+            'folder again'
+        )
+    try:
+        weights = load_file(path / WEIGHTS)
+    except (SafetensorError, OSError) as error:
+        raise InputError(f'{path / WEIGHTS} cannot be read ({error}): it is damaged') from error
+    return TrainedModel(
+        model=model,
+        params=_matched(path, model, weights),
+        step=int(content['step']),
+        settings=content['settings'],
+        metrics=content['metrics'],
+    )
+
+
+def _matched(path, model, found):
+    """Parameters {'a/b': array} as the pytree that the networks of the model take.
+
+    Raises: InputError where they do not belong to these networks.
+    """
+    spec = model.spec
+    x, label = jnp.zeros(spec.shape), [jnp.zeros((), jnp.int32)] if spec.conditional else []
+
+    def shapes(name):
+        z_or_x = jnp.zeros(spec.latent.latent_dim) if name == 'generator' else x
+        return jax.eval_shape(lambda: model.networks[name].init(jax.random.key(0), z_or_x, *label))
+
+    if spec.latent is None:
+        wanted = shapes('network')
+    else:
+        wanted = {name: shapes(name) for name in model.networks}
+    shape = {name: np.shape(leaf) for name, leaf in found.items()}
+    needed = {name: tuple(leaf.shape) for name, leaf in _flat(wanted).items()}
+    differing = sorted(name for name in shape | needed if shape.get(name) != needed.get(name))
+    if differing:
+        name = differing[0]
+        raise InputError(
+            f'{path}: the parameter {name} is {shape.get(name, "missing")} where the model has '
+            f'{needed.get(name, "none")}: weights and config.json do not belong together'
+        )
+    return jax.tree.unflatten(jax.tree.structure(wanted), [found[name] for name in needed])
+
+
+def _flat(params):
+    """{'a/b': leaf} of nested dicts, lists and tuples."""
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    return {jax.tree_util.keystr(path, simple=True, separator='/'): leaf for path, leaf in leaves}
+
+
+def _sha256(file):
+    with file.open('rb') as stream:
+        return hashlib.file_digest(stream, 'sha256').hexdigest()
+
+
+def card(model: TrainedModel, digest: str, commands: str = '') -> str:
+    """The model card, Markdown."""
+    spec = model.model.spec
+    rows = flatten_dict(dict(model.metrics), sep='.')
+    figures = {
+        name: f'{value:.4g}' if isinstance(value, float) else str(value)
+        for name, value in sorted(rows.items())
+        if isinstance(value, int | float) and not isinstance(value, bool)
+    }
+    parameters = sum(np.size(leaf) for leaf in jax.tree.leaves(model.params))
+    lines = [
+        '---',
+        'library_name: ebm_jax',
+        'tags: [energy-based-model, jax]',
+        '---',
+        f'# {model.settings.get("experiment", "An energy-based model").rpartition(".")[2]}',
+        '',
+        f'A {spec.kind} model of examples {list(spec.shape)} in {spec.num_classes} classes, '
+        f'{parameters:,} parameters, trained for {model.step:,} steps with ebm_jax.',
+        '',
+        '```python',
+        'import ebm_jax',
+        'import jax',
+        '',
+        "model = ebm_jax.load('this folder')",
+        'images = model.sample(jax.random.key(0), 16)   # network units',
+        '```',
+        '',
+        '## Metrics',
+        '',
+        '| metric | value |',
+        '|---|---|',
+        *(f'| {name} | {value} |' for name, value in figures.items()),
+        '',
+        '## Made by',
+        '',
+        '```',
+        *(commands or 'ebm_jax.fit.fit').splitlines(),
+        '```',
+        '',
+        f'SHA-256 of {WEIGHTS}: `{digest}`',
+        '',
+    ]
+    return '\n'.join(lines)

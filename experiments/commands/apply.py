@@ -1,0 +1,355 @@
+"""Put a trained run to use: python -m experiments.apply --workdir=DIR --task=TASK
+
+  reconstruct  images by the generator: from the inference model alone, and after the chain in z
+  interpolate  from image to image, or with --samples from sample to sample, through the latent
+  space
+  inpaint      fill in what is hidden (--hide): the chain in z on what is seen, then the chain of
+  the energy on what is hidden refine       a chain of the energy from the images
+  (--data=npz:MINE.npz, for instance corrupted ones) scores       every score of every image, to
+  tell familiar from unfamiliar
+
+refine, scores and inpaint work on runs of every method (inpaint without a generator starts from
+noise), the others on those with a generator. Images are the run's test images, or --data.
+Conditional networks get the labels of the data (an .npz without labels counts as class 0), or
+--label. Writes a grid (PNG) and numbers (.npz, where [-1, 1] is black to white) to OUT.
+"""
+
+import pathlib
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+from PIL import Image, UnidentifiedImageError
+
+from ebm_jax import batching, data
+from ebm_jax.apply import latent
+from ebm_jax.apply.refine import refine
+from ebm_jax.data import Examples
+from ebm_jax.errors import InputError
+from ebm_jax.evaluate import predict
+from ebm_jax.images import as_float, image_grid, save_grid, stacked
+from ebm_jax.types import UNCONDITIONAL, Key, Params
+from experiments.common import launch, runs, sources
+from experiments.common.experiment import Experiment
+from experiments.evaluations.generator import (
+    HIDDEN,
+    filled,
+    hidden_error,
+    known_without,
+    reconstructed,
+)
+
+
+def define(values: Any) -> None:
+    """The flags."""
+    flags.DEFINE_string('workdir', None, 'Folder of the run.', flag_values=values)
+    flags.DEFINE_enum('task', None, list(TASKS), 'What to do.', flag_values=values)
+    flags.DEFINE_string(
+        'data',
+        None,
+        'Images, as in --config.data.source; default the test images of the run.',
+        flag_values=values,
+    )
+    flags.DEFINE_integer(
+        'label',
+        None,
+        'Class that a conditional energy or generator is to take; default those of the data.',
+        0,
+        flag_values=values,
+    )
+    flags.DEFINE_integer('num', 20, 'How many images (interpolate: pairs).', 1, flag_values=values)
+    flags.DEFINE_string(
+        'hide',
+        'right',
+        f'inpaint: {", ".join(HIDDEN)}, or an image file, black where hidden.',
+        flag_values=values,
+    )
+    flags.DEFINE_boolean('samples', False, 'interpolate: between samples.', flag_values=values)
+    flags.DEFINE_integer(
+        'frames', 10, 'interpolate: images from end to end.', 2, flag_values=values
+    )
+    flags.DEFINE_integer(
+        'z_steps', None, 'Steps of the chain in z; default as configured.', 0, flag_values=values
+    )
+    flags.DEFINE_integer(
+        'steps', None, 'Steps of the chain in x; default as configured.', 0, flag_values=values
+    )
+    flags.DEFINE_integer('seed', 0, 'Seed of chains and choices.', 0, flag_values=values)
+    flags.DEFINE_string(
+        'out', None, 'File name without ending; default WORKDIR/samples/TASK.', flag_values=values
+    )
+    flags.mark_flag_as_required('workdir', values)
+    flags.mark_flag_as_required('task', values)
+
+
+class Inputs(NamedTuple):
+    """What a task works on."""
+
+    experiment: Experiment
+    params: Params
+    key: Key
+    examples: Examples
+    x: np.ndarray  # the examples in [-1, 1]
+    energy_labels: np.ndarray  # int [N], of energies
+    conditions: list[Any]  # what conditional networks of a LatentModel take
+
+
+class Result(NamedTuple):
+    """What a task found."""
+
+    rows: Sequence[np.ndarray]  # for the grid: series of equally many images
+    numbers: dict[str, Any]
+    summary: str
+    columns: int | None = None  # of the grid, where each row is one series
+
+
+def run(values: Any) -> None:
+    """Do the task, write, and print."""
+    opened = runs.restore(values.workdir)
+    inputs = prepare(values, opened)
+    result = TASKS[values.task](values, inputs)
+    out = pathlib.Path(values.out or pathlib.Path(values.workdir) / 'samples' / values.task)
+    written = [out.with_suffix('.npz')]
+    if result.rows:
+        images, columns = stacked(result.rows)
+        if result.columns is not None:
+            images, columns = np.concatenate(result.rows), result.columns
+        grid = image_grid(inputs.experiment.model.pictures(images), columns)
+        save_grid(out.with_suffix('.png'), grid)
+        written.insert(0, out.with_suffix('.png'))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    np.savez(out.with_suffix('.npz'), **result.numbers)
+    print(f'{result.summary}: {" and ".join(map(str, written))}')
+
+
+def prepare(values: Any, opened: runs.Run) -> Inputs:
+    """The images and labels of a task. Raises: InputError."""
+    experiment, model = opened.experiment, opened.experiment.model
+    shape, classes = experiment.train.x.shape[1:], experiment.train.num_classes
+    examples = experiment.test
+    if values.data:
+        examples = sources.load(values.data, 'test')
+    num = values.num * (2 if values.task == 'interpolate' else 1)
+    examples = data.subsample(examples, num, seed=values.seed)
+    if examples.x.shape[1:] != shape:
+        raise InputError(
+            f'--data={values.data} has images of {list(examples.x.shape[1:])}, but the run was '
+            f'trained on {list(shape)}: bring them to that size first'
+        )
+    if values.label is not None and not model.class_conditional:
+        raise InputError(f'--label={values.label} cannot be used: this run knows no classes')
+    if values.label is not None and values.label >= classes:
+        raise InputError(f'--label={values.label} must lie in 0 to {classes - 1}')
+    if not model.unconditional and examples.num_classes > classes:
+        raise InputError(
+            f'--data={values.data} has labels up to {examples.num_classes - 1}, but this run has '
+            f'one network for each of {classes} classes'
+        )
+    labels = examples.y
+    if values.label is not None:
+        labels = np.full(len(examples.x), values.label, np.int32)
+    free = not model.class_conditional or model.unconditional and values.label is None
+    return Inputs(
+        experiment=experiment,
+        params=opened.state.eval_params,
+        key=jax.random.key(values.seed),
+        examples=examples,
+        x=as_float(examples.x),
+        energy_labels=np.full_like(labels, UNCONDITIONAL) if free else labels,
+        conditions=model.conditions(labels),
+    )
+
+
+def check_generator(values: Any, inputs: Inputs) -> None:
+    """Raises: InputError for a run without a generator."""
+    if inputs.experiment.model.latent is None:
+        raise InputError(
+            f'--task={values.task} needs a generator, which this run has not: give the workdir of '
+            'a run that trained one'
+        )
+
+
+def check_energy(values: Any, inputs: Inputs) -> None:
+    """Raises: InputError for a run without an energy."""
+    if not inputs.experiment.model.has_energy:
+        raise InputError(
+            f'--task={values.task} needs an energy, which this run has not: give the workdir of a '
+            'run that trained one'
+        )
+
+
+def z_steps_of(values: Any, inputs: Inputs) -> int:
+    """Steps of the chain in z, as asked for or as configured."""
+    if values.z_steps is not None:
+        return values.z_steps
+    return inputs.experiment.model.spec.latent.num_steps
+
+
+def reconstruct(values: Any, inputs: Inputs) -> Result:
+    """Images by the generator."""
+    check_generator(values, inputs)
+    steps, x = z_steps_of(values, inputs), inputs.x
+    by_q, by_chain = (
+        reconstructed(inputs.experiment, inputs.params, inputs.key, x, inputs.conditions, n)
+        for n in (0, steps)
+    )
+    errors = [float(np.mean(np.square(y - x))) for y in (by_q, by_chain)]
+    return Result(
+        [x, by_q, by_chain],
+        {'x': x, 'q': by_q, 'refined': by_chain},
+        f'{len(x)} images, their reconstructions without (error {errors[0]:.4f}) and with {steps} '
+        f'steps in z (error {errors[1]:.4f})',
+    )
+
+
+def interpolate(values: Any, inputs: Inputs) -> Result:
+    """Paths through the latent space."""
+    check_generator(values, inputs)
+    model, steps, num = inputs.experiment.model, z_steps_of(values, inputs), values.frames
+
+    def between_samples(params, key, labels):
+        ends = jax.random.normal(key, (2, model.latent.latent_dim))
+        conditions = labels if inputs.conditions else []
+        return latent.path(model.latent, params, *ends, *conditions, num=num)
+
+    def between_images(params, key, ends, *labels):
+        conditions = labels[0] if inputs.conditions else []
+        return latent.interpolate(
+            model.latent, params, key, *ends, *conditions, num=num, steps=steps
+        )
+
+    if values.samples:
+        labels = np.resize(inputs.conditions[0] if inputs.conditions else 0, values.num)
+        one, pairs = between_samples, [np.stack([labels, labels], 1)]  # both ends of one class
+    else:
+        half = len(inputs.x) // 2
+        if not half:
+            raise InputError('--task=interpolate needs at least two images')
+        one = between_images
+        pairs = [
+            np.stack([part[:half], part[half : 2 * half]], 1)
+            for part in (inputs.x, *inputs.conditions)
+        ]
+    frames = batching.for_each(one, inputs.params, inputs.key, pairs, description='interpolations')
+    summary = f'{len(frames)} paths of {num} images, a row each'
+    return Result(list(frames), {'frames': frames}, summary, num)
+
+
+def inpaint(values: Any, inputs: Inputs) -> Result:
+    """Fill in what is hidden."""
+    experiment, model, x = inputs.experiment, inputs.experiment.model, inputs.x
+    known = np.broadcast_to(known_part(values.hide, x.shape[1:]), x.shape)
+    steps = model.num_steps(values.steps)
+
+    def by_energy(params, key, x, known, label):
+        initial_key, chain_key = jax.random.split(key)
+        initial = jnp.where(known, x, model.initial_sampler(params, initial_key, label))
+
+        def energy_fn(u):
+            return model.energy_fn(params, u, label)
+
+        return refine(chain_key, energy_fn, model.kernel(), initial, steps, known)
+
+    if model.latent is not None:
+        z_steps = values.z_steps
+        full = filled(
+            experiment,
+            inputs.params,
+            inputs.key,
+            x,
+            known,
+            inputs.conditions,
+            x_steps=steps,
+            z_steps=model.spec.latent.inpaint_steps if z_steps is None else z_steps,
+        )
+    else:
+        full = batching.for_each(
+            by_energy,
+            inputs.params,
+            inputs.key,
+            [x, known, inputs.energy_labels],
+            description='in-painting',
+        )
+    return Result(
+        [np.where(known, x, 0), full, x],
+        {'x': x, 'known': known[0], 'filled': full},
+        f'{len(x)} images seen, filled in and whole, mean squared error of what was hidden '
+        f'{hidden_error(full, x, known):.4f}',
+    )
+
+
+def refine_images(values: Any, inputs: Inputs) -> Result:
+    """A chain of the energy from the images."""
+    check_energy(values, inputs)
+    model = inputs.experiment.model
+    steps, kernel = model.num_steps(values.steps), model.kernel()
+
+    def one(params, key, x, label):
+        return refine(key, lambda u: model.energy_fn(params, u, label), kernel, x, steps)
+
+    images = [inputs.x, inputs.energy_labels]
+    refined = batching.for_each(one, inputs.params, inputs.key, images, description='refining')
+    step_size = model.spec.sampling.step_size
+    return Result(
+        [inputs.x, refined],
+        {'x': inputs.x, 'refined': refined},
+        f'{len(refined)} images before and after {steps} steps of size {step_size:g}',
+    )
+
+
+def scores(values: Any, inputs: Inputs) -> Result:
+    """Every score of every image."""
+    experiment = inputs.experiment
+    if not experiment.scores:
+        raise InputError(
+            '--task=scores needs an energy or an inference model, which this run has not'
+        )
+    found = predict.predict_dataset(
+        experiment.predict, inputs.params, inputs.examples, seed=values.seed
+    )
+    means = ', '.join(f'{name} {np.mean(found[name]):.4g}' for name in experiment.scores)
+    return Result(
+        [],
+        {name: found[name] for name in experiment.scores},
+        f'scores of {len(inputs.x)} images of {inputs.examples.name} (means: {means})',
+    )
+
+
+TASKS = {
+    'reconstruct': reconstruct,
+    'interpolate': interpolate,
+    'inpaint': inpaint,
+    'refine': refine_images,
+    'scores': scores,
+}
+
+
+def known_part(hide: str, shape: Sequence[int]) -> np.ndarray:
+    """bool [H, W, 1]: what is not hidden."""
+    height, width = shape[:2]
+    if hide in HIDDEN:
+        return known_without(hide, shape)
+    try:
+        with Image.open(hide) as image:
+            known = np.asarray(image.convert('L'))[..., None] > 127
+    except (UnidentifiedImageError, OSError) as error:
+        raise InputError(
+            f'--hide={hide} is none of {", ".join(HIDDEN)} and no image file that can be read'
+        ) from error
+    if known.shape[:2] != (height, width):
+        raise InputError(
+            f'the mask {hide} is {known.shape[0]}x{known.shape[1]}, but images are {height}x{width}'
+        )
+    if known.all() or not known.any():
+        raise InputError(
+            f'the mask {hide} hides {"nothing" if known.all() else "everything"}: draw what is'
+            ' hidden black, the rest white'
+        )
+    return known
+
+
+if __name__ == '__main__':
+    launch.main(run, define, __doc__)

@@ -1,0 +1,181 @@
+"""Compose the energies of separately trained runs and sample: python -m experiments.compose
+--all=RUN:LABEL --all=RUN:LABEL --out=FILE
+
+    E(x) = sum over --all of w E(x)  -  (1/s) log sum over --any of w exp(-s E(x))  -  a sum over
+    --none of w E(x)
+
+Each term is WORKDIR, WORKDIR:LABEL (one class of a run whose energy knows classes), or either with
+*WEIGHT behind it. Runs may be of any experiment, as long as their images have one size. Chains
+begin and move as the first run's fresh samples do, with the step divided by the number of factors.
+Writes FILE.png and FILE.npz (float32 images in [-1, 1]).
+"""
+
+import pathlib
+import re
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from absl import flags
+
+from ebm_jax import composition, trained
+from ebm_jax.apply.sampling import sample
+from ebm_jax.composition import Composition
+from ebm_jax.errors import InputError
+from ebm_jax.images import image_grid, save_grid
+from ebm_jax.model import Model
+from ebm_jax.trained import TrainedModel
+from ebm_jax.types import UNCONDITIONAL, ArrayLike, EnergyFn, Key, Params
+from experiments.common import launch
+from experiments.common.cores import use_all_cores
+
+
+class Term(NamedTuple):
+    """One energy of a composition."""
+
+    kind: str  # all, any, none
+    workdir: str
+    label: int
+    weight: float
+
+
+def define(values: Any) -> None:
+    """The flags."""
+    for kind, meaning in (('all', 'AND'), ('any', 'OR'), ('none', 'NOT')):
+        flags.DEFINE_multi_string(
+            kind, [], f'WORKDIR[:LABEL][*WEIGHT], a term of {meaning}.', flag_values=values
+        )
+    flags.DEFINE_float('sharpness', 1.0, 's of OR.', flag_values=values)
+    flags.DEFINE_float('not_weight', 0.01, 'a of NOT.', flag_values=values)
+    flags.DEFINE_integer('num', 100, 'How many samples.', 1, flag_values=values)
+    flags.DEFINE_integer(
+        'steps',
+        None,
+        'Steps of each chain; default as the first run is configured.',
+        1,
+        flag_values=values,
+    )
+    flags.DEFINE_integer('seed', 0, 'Seed of the chains.', flag_values=values)
+    flags.DEFINE_string('out', None, 'File name without ending.', flag_values=values)
+    flags.mark_flag_as_required('out', values)
+
+
+def run(values: Any) -> None:
+    """Compose, sample and write."""
+    terms = [parse(kind, text) for kind in ('all', 'any', 'none') for text in values[kind].value]
+    if not any(term.kind != 'none' for term in terms):
+        raise InputError('there is nothing to compose: give at least one --all=RUN or --any=RUN')
+    use_all_cores()
+    opened = {name: trained.load(name) for name in dict.fromkeys(term.workdir for term in terms)}
+    models = [opened[term.workdir] for term in terms]
+    for term, model in zip(terms, models):
+        check(term, model, models[0])
+    try:
+        composed = composition.over_models(
+            partial(combined, terms, values.sharpness, values.not_weight),
+            *(model.energy_fn for model in models),
+        )
+    except ValueError as error:
+        raise InputError(str(error)) from error
+    labels = np.tile([term.label for term in terms], (values.num, 1))
+    params = [model.params for model in models]
+    key = jax.random.key(values.seed)
+    images = draw(key, composed, params, labels, models[0].model, values.steps)
+    out = pathlib.Path(values.out)
+    save_grid(out.with_suffix('.png'), image_grid(models[0].model.pictures(images)))
+    np.savez(out.with_suffix('.npz'), x=images)
+    print(f'{values.num} samples: {out.with_suffix(".png")} and {out.with_suffix(".npz")}')
+
+
+def parse(kind: str, text: str) -> Term:
+    """'WORKDIR[:LABEL][*WEIGHT]' -> Term."""
+    workdir, label, weight = re.fullmatch(r'(.*?)(?::(\d+))?(?:\*([\d.eE+-]+))?', text).groups()
+    try:
+        return Term(
+            kind,
+            workdir,
+            UNCONDITIONAL if label is None else int(label),
+            1.0 if weight is None else float(weight),
+        )
+    except ValueError as error:
+        raise InputError(f'--{kind}={text}: the weight behind * must be a number') from error
+
+
+def check(term: Term, opened: TrainedModel, first: TrainedModel) -> None:
+    """Raises: InputError for a term that cannot be composed with the first."""
+    model, classes = opened.model, opened.num_classes
+    if not model.has_energy:
+        raise InputError(f'{term.workdir} has no energy: it cannot be composed')
+    if term.label == UNCONDITIONAL and not model.unconditional:
+        raise InputError(
+            f'{term.workdir} has one energy for each of its {classes} classes: name one, as '
+            f'{term.workdir}:0'
+        )
+    if term.label != UNCONDITIONAL and not (model.class_conditional and term.label < classes):
+        which = 'it has one energy for everything'
+        if model.class_conditional:
+            which = f'its classes are 0 to {classes - 1}'
+        raise InputError(f'{term.workdir} has no energy of class {term.label}: {which}')
+    if model.spec.shape != first.model.spec.shape:
+        raise InputError(
+            f'{term.workdir} has images of {list(model.spec.shape)}, the first run of '
+            f'{list(first.model.spec.shape)}: only energies of one size can be composed'
+        )
+
+
+def combined(
+    terms: Sequence[Term], sharpness: float, not_weight: float, *energies: EnergyFn
+) -> Composition:
+    """The composition of energy functions, one for each term."""
+
+    def of_kind(kind):
+        chosen = [(e, term.weight) for e, term in zip(energies, terms) if term.kind == kind]
+        return [energy for energy, _ in chosen], [weight for _, weight in chosen]
+
+    wanted = []
+    factors, weights = of_kind('all')
+    if factors:
+        wanted.append(composition.all_of(*factors, weights=weights))
+    factors, weights = of_kind('any')
+    if factors:
+        wanted.append(composition.any_of(*factors, weights=weights, sharpness=sharpness))
+    whole = composition.all_of(*wanted)
+    for energy, weight in zip(*of_kind('none')):
+        whole = composition.without(whole, energy, not_weight * weight)
+    return whole
+
+
+def draw(
+    key: Key,
+    composed: Composition,
+    params: Sequence[Params],
+    labels: ArrayLike,
+    model: Model,
+    steps: int | None = None,
+) -> np.ndarray:
+    """Fresh samples of a composition (`composition.over_models`), as `model` draws its own but with
+    the divided step.
+
+    Args: params: of each term. labels: [N, T].
+    """
+
+    def initial_sampler(params, key, labels):
+        return model.initial_sampler(params[0], key, labels[0])
+
+    return sample(
+        key,
+        composed.energy_fn,
+        params,
+        composition.divided(composed, model.kernel, model.spec.sampling.step_size),
+        initial_sampler,
+        labels,
+        model.num_steps(steps),
+        **model.transition_plan(),
+        description='composed samples',
+    )
+
+
+if __name__ == '__main__':
+    launch.main(run, define, __doc__)

@@ -1,0 +1,162 @@
+"""Evaluate any run: python -m experiments.evaluate --workdir=DIR [--ood=NAME=DATA ...]
+
+Accuracy and calibration (of classifiers), out-of-distribution detection, fresh samples, whether
+they are recognised, and their distance to the data. Writes evaluation.json, evaluation.txt (the
+same, with the protocol beside each metric), scores.png, curves.png, samples/*.png (and
+reliability.png) into the workdir, and the main metrics into its summary.json.
+
+NAME=DATA adds an out-of-distribution set: rotated, inverted, noise, mixed (changes of the test
+set), npz:FILE, folder:FOLDER or tfds:NAME[@FOLDER]; NAME= alone removes one. Those that the run has
+by itself (classes left out of training; of speech also noise, babble and speakers left out) are
+there already. Distances are in the features of a classifier that is trained on the run's data here
+(WORKDIR/extractor.npz, or --extractor=FILE to share one); --inception=FILE.npz adds the true FID.
+"""
+
+import pathlib
+import time
+from typing import Any
+
+from absl import flags
+
+from ebm_jax.evaluate import distance, extractor, predict, report
+from ebm_jax.evaluate.extractor import Extractor
+from ebm_jax.record import update_summary, write_json
+from experiments.common import launch, runs
+from experiments.common.experiment import Experiment
+from experiments.common.sources import ood_dataset, ood_names
+from experiments.evaluations import fresh_samples, standard
+
+CURVES = [
+    ['loss'],
+    ['s_positives', 's_negatives'],
+    ['grad_norm/positives', 'grad_norm/negatives', 'grad_norm/contrast', 'grad_norm/kl'],
+    ['effective_sample_size', 'kl_entropy'],
+    ['mse/data', 'mse/chain'],
+    ['accuracy', 'test_accuracy'],
+]
+
+
+def define(values: Any) -> None:
+    """The flags."""
+    flags.DEFINE_string('workdir', None, 'Folder of the run.', flag_values=values)
+    flags.DEFINE_multi_string(
+        'ood', [], 'NAME=DATA, an out-of-distribution set; NAME= removes one.', flag_values=values
+    )
+    flags.DEFINE_integer(
+        'limit', 10_000, 'Examples at most of each out-of-distribution set.', 1, flag_values=values
+    )
+    flags.DEFINE_integer(
+        'fresh_per_class',
+        50,
+        'Fresh samples of each class; so many for each class in all where there are no classes.',
+        2,
+        flag_values=values,
+    )
+    flags.DEFINE_integer('resamples', 200, 'Bootstrap resamples.', 2, flag_values=values)
+    flags.DEFINE_string(
+        'extractor',
+        None,
+        'File of the classifier whose features distances are in.',
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        'inception',
+        None,
+        'FID Inception weights as .npz, see ebm_jax/evaluate/inception.py.',
+        flag_values=values,
+    )
+    flags.mark_flag_as_required('workdir', values)
+
+
+def run(values: Any) -> None:
+    """Evaluate, write and print."""
+    began = time.time()
+    workdir = pathlib.Path(values.workdir)
+    _, experiment, state = runs.restore(workdir)
+    requested = requested_ood(experiment, tuple(values.ood))
+    outside = {name: ood_dataset(spec, experiment.datasets) for name, spec in requested.items()}
+    extractors = extractors_of(workdir, experiment, values)
+    inside = predict.predict_dataset(experiment.predict, state.eval_params, experiment.test)
+    fresh = fresh_samples.draw(experiment, state, values.fresh_per_class)
+    sections = []
+    if experiment.model.classifier is not None:
+        sections.append(standard.classification(workdir, experiment, state, inside))
+    sections += [
+        standard.detection(
+            workdir,
+            experiment,
+            state,
+            inside,
+            outside,
+            limit=values.limit,
+            resamples=values.resamples,
+        ),
+        fresh_samples.grids(workdir, experiment, state, fresh),
+        fresh_samples.distances(experiment, fresh, extractors, values.resamples),
+    ]
+    sections += [section(workdir, experiment, state) for section in experiment.evaluations]
+    step = int(state.step)
+    found: dict[str, Any] = {'step': step}
+    lines = [f'Evaluation of {workdir}, step {step}']
+    for metrics, text in sections:
+        found.update(metrics)
+        lines += ['', *text] if text else []
+    report.curves(workdir / 'curves.png', workdir / 'metrics.jsonl', CURVES)
+    found['evaluation_seconds'] = round(time.time() - began, 1)
+    write_json(workdir / 'evaluation.json', found)
+    (workdir / 'evaluation.txt').write_text('\n'.join(lines) + '\n')
+    update_summary(workdir, summary_of(found))
+    print('\n'.join(lines))
+
+
+def summary_of(found: dict[str, Any]) -> dict[str, Any]:
+    """The main metrics, under the names that stay."""
+    plain = (int, float, type(None))
+    left_out = ('step', 'reference_classifier_accuracy')
+    summary: dict[str, Any] = {
+        name: value
+        for name, value in found.items()
+        if isinstance(value, plain) and name not in left_out
+    }
+    for name in ('reconstruction_mse', 'denoise', 'denoise_babble'):
+        if name in found:
+            summary[name] = found[name]
+    summary['ood_auroc'] = {
+        name: {score: metrics['auroc'] for score, metrics in scores.items()}
+        for name, scores in found['ood'].items()
+    }
+    for name in ('sample_distance', 'fid'):
+        if name in found:
+            summary[name] = distance_summary(found[name], found['stages'])
+    return summary
+
+
+def distance_summary(table: dict[str, Any], stages: dict[str, str]) -> dict[str, Any]:
+    """The distances of fresh samples, and of their stages."""
+
+    def values(row):
+        return {name: table[row][name]['value'] for name in distance.DISTANCES}
+
+    of_stages = {name: values(row) for name, row in stages.items()}
+    return values('fresh') | {'n': table['n'], 'extractor': table['extractor']} | of_stages
+
+
+def requested_ood(experiment: Experiment, additions: tuple[str, ...]) -> dict[str, str]:
+    """The experiment's out-of-distribution sets and those that the run has by itself, with the
+    user's NAME=DATA on top."""
+    sets = dict(experiment.ood) | {name: name for name in experiment.datasets.extra_ood}
+    sets |= ood_names(additions, '--ood')
+    return {name: spec for name, spec in sets.items() if spec}
+
+
+def extractors_of(workdir: pathlib.Path, experiment: Experiment, values: Any) -> list[Extractor]:
+    """The extractors to measure in, the data set's own first; read or trained before anything long
+    starts."""
+    # first: the other may train
+    true_fid = [extractor.inception_extractor(values.inception)] if values.inception else []
+    file = values.extractor or workdir / 'extractor.npz'
+    return [extractor.classifier_extractor(experiment.train, file), *true_fid]
+
+
+if __name__ == '__main__':
+    launch.main(run, define, __doc__)

@@ -1,0 +1,1 @@
+"""What all experiments share: settings, data by name, the type Experiment, and the launcher."""

@@ -1,0 +1,178 @@
+"""From settings to what a recipe is made of: optimisers, kernels, preparation, recovery actions,
+pictures."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+import optax
+
+from ebm_jax import augment, data, mcmc
+from ebm_jax.errors import InputError
+from ebm_jax.guard import RecoveryAction
+from ebm_jax.model import KERNELS, Part
+from ebm_jax.train import Recipe, TrainState
+from ebm_jax.types import UNCONDITIONAL, Batch, Kernel, Transition
+from experiments.common import settings
+from experiments.common.groups import Chain, Schedule
+
+
+def learning_rate(schedule: Schedule, rate: float, steps: int) -> optax.Schedule:
+    """step -> learning rate, the largest being `rate`. The warm-up takes at most half of it.
+
+    Args: steps: of the run, where the schedule ends if it is not set by itself.
+    """
+    if schedule.milestones:
+        drops = {int(step) - schedule.warmup: schedule.drop for step in schedule.milestones}
+        warmup = optax.linear_schedule(0.0, rate, schedule.warmup)
+        after = optax.piecewise_constant_schedule(rate, drops)
+        return optax.join_schedules([warmup, after], [schedule.warmup])
+    end = schedule.decay_steps or steps
+    warmup_steps = min(schedule.warmup, end // 2)
+    return optax.warmup_cosine_decay_schedule(
+        0.0, rate, warmup_steps, end, rate * schedule.decay_to
+    )
+
+
+def adam(
+    schedule: Schedule, rate: float, steps: int, weight_decay: float = 0.0
+) -> optax.GradientTransformation:
+    """Adam at that rate; the norm of the gradient is clipped where clip_norm > 0. Weight decay is
+    added to the gradient, as PyTorch's Adam has it.
+    """
+    first = []
+    if schedule.clip_norm > 0:
+        first.append(optax.clip_by_global_norm(schedule.clip_norm))
+    if weight_decay > 0:
+        first.append(optax.add_decayed_weights(weight_decay))
+    rates = learning_rate(schedule, rate, steps)
+    return optax.chain(*first, optax.adam(rates, schedule.b1, schedule.b2))
+
+
+def prepare_images(noise: float, crop: int = 0, flip: bool = False) -> Transition:
+    """uint8 image -> network input: [-1, 1], random crop and flip, noise (JEM [code] adds it in
+    training and test)."""
+    steps: list[Transition] = [augment.scale_pixels]
+    if crop:
+        steps.append(augment.random_crop(crop))
+    if flip:
+        steps.append(augment.random_flip)
+    return augment.chain(*steps, augment.gaussian_noise(noise))
+
+
+def batches(examples: data.Examples, batch_size: int, seed: int) -> Callable[[int], Batch]:
+    """step -> batch."""
+    return lambda step: data.batch_at(examples, step, batch_size, seed)
+
+
+def noise_scale(chain: Chain) -> float:
+    """n of a chain's noise n xi, also where it is given as a temperature."""
+    if chain.noise_is_temperature:
+        return (2 * chain.step_size * chain.noise) ** 0.5
+    return chain.noise
+
+
+def kernel_part(chain: Chain, name: str, **options: Any) -> Part:
+    """The kernel of a group of settings as plain data, without its step size.
+
+    Args: name: of the group, for errors. options: of Langevin kernels, see `mcmc.langevin`.
+    Raises: InputError where settings do not go together.
+    """
+    if chain.kernel == 'langevin':
+        scale = 'temperature' if chain.noise_is_temperature else 'noise_scale'
+        part = Part('langevin', {scale: chain.noise, **options})
+    else:
+        if not chain.noise_is_temperature or chain.noise <= 0:
+            raise InputError(
+                f'the kernel {chain.kernel} takes a temperature: give '
+                f'--config.{name}.noise_is_temperature=true and a noise above 0'
+            )
+        leapfrog = {'num_leapfrog': chain.num_leapfrog} if chain.kernel == 'hmc' else {}
+        part = Part(chain.kernel, {'temperature': chain.noise, **leapfrog})
+    make_kernel(chain, part, name)  # refuses what it does not take
+    return part
+
+
+def make_kernel(chain: Chain, part: Part, name: str, **options: Any) -> Kernel:
+    """The Kernel of a group of settings. Raises: InputError."""
+    try:
+        return KERNELS[part.name](chain.step_size, **part.arguments, **options)
+    except ValueError as error:
+        raise InputError(f'--config.{name}: {error}') from error
+
+
+def chain_numbers(
+    chain: Chain, own_kernel: Kernel | None = None, **options: Any
+) -> dict[str, float]:
+    """Arguments of the chain's kernel factory that may be traced, see `TrainingChains`."""
+    if chain.kernel == 'langevin' and own_kernel is None:
+        return {'step_size': chain.step_size, 'noise_scale': noise_scale(chain), **options}
+    return {'step_size': chain.step_size}
+
+
+def traced_kernel(
+    part: Part, options: dict[str, Any], own_kernel: Kernel | None = None
+) -> Callable[..., Kernel]:
+    """(**numbers of `chain_numbers`) -> Kernel."""
+    if own_kernel is not None:
+        return lambda **numbers: own_kernel
+    if part.name == 'langevin':
+        return partial(mcmc.langevin, **options)
+    return partial(KERNELS[part.name], **part.arguments)
+
+
+def shard_capacity(capacity: int, shards: int) -> int:
+    """Entries of one shard's buffer, so that all together hold at least `capacity`."""
+    return -(-capacity // shards)
+
+
+def recovery_actions(config: Any, rebuild: Callable[[Any], Recipe]) -> list[RecoveryAction]:
+    """A RecoveryAction for each of config.guard.actions.
+
+    Args: rebuild: configuration -> recipe; it must not read the data set again.
+    """
+    paths = config.recovery_paths()
+
+    def changed(names):
+        changes = settings.flatten(config)
+        for name in names:
+            for path in paths[name]:
+                changes[path] *= getattr(config.guard, name)
+        result = settings.copy(config)
+        settings.update(result, changes)
+        return rebuild(result)
+
+    actions, names = [], config.available_actions()
+    for i, name in enumerate(names):
+        so_far = names[: i + 1]
+        title = name.replace('_', ' ')
+        if paths[name]:
+            title += f' x {getattr(config.guard, name):g}'
+        changes_settings = any(paths[earlier] for earlier in so_far)
+        actions.append(
+            RecoveryAction(title, partial(changed, so_far) if changes_settings else None)
+        )
+    return actions
+
+
+def buffer_picture(
+    state: TrainState, num_classes: int, per_class: int = 10
+) -> tuple[np.ndarray, int]:
+    """(images, columns): chains of the buffer, a column for each class and for p(x), the oldest of
+    each first."""
+    buffer = state.chains.buffer
+    position, label, age = (
+        np.asarray(leaf).reshape(-1, *leaf.shape[2:])
+        for leaf in (buffer.position, buffer.label, buffer.age)
+    )
+    columns = []
+    for kind in (*range(num_classes), UNCONDITIONAL):
+        entries = np.flatnonzero((label == kind) & (age >= 0))
+        if len(entries):
+            columns.append(entries[np.argsort(-age[entries], kind='stable')])
+    if len(columns) == 1:
+        return position[columns[0][: 10 * per_class]], 10
+    rows = min(per_class, *map(len, columns))
+    chosen = np.stack([entries[:rows] for entries in columns], 1).reshape(-1)
+    return position[chosen], len(columns)

@@ -1,0 +1,142 @@
+"""Flags, and nothing else: `python -m experiments.NAME --workdir=DIR [--config.KEY=VALUE]`.
+
+What the user gave wrong ends in one sentence and exit code 2, a run that diverged in its account
+and exit code 1.
+"""
+
+import difflib
+import importlib
+import logging
+import os
+import pathlib
+import sys
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from absl import flags
+from ml_collections import config_flags
+
+from ebm_jax.errors import Diverged, InputError, NotSaved, Stopped
+from experiments.common import processes, settings
+from experiments.common.cores import use_all_cores
+from experiments.common.runs import fit_experiment
+
+HELP = ('-h', '--help', '-help', '--helpfull')
+
+
+def main(
+    run: Callable[[Any], None],
+    define_flags: Callable[[Any], None],
+    description: str | None,
+) -> None:
+    """Parse flags and call `run(flag values)`; turn the user's mistakes into one sentence.
+
+    Args: description: for --help, before the flags.
+    """
+    for name in ('absl', 'asyncio'):  # orbax logs the traceback of what it also raises
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    values = flags.FlagValues()
+    try:
+        define_flags(values)
+        if any(argument in HELP for argument in sys.argv[1:]):
+            print(help_page(description, values))
+            sys.exit(0)
+        extra = values(sys.argv)[1:]
+        if extra:
+            raise InputError(
+                f'unknown arguments {" ".join(extra)}: settings look like --config.key=value'
+            )
+    except (flags.Error, InputError, AttributeError, KeyError, TypeError, ValueError) as error:
+        end(f'{str(error).strip().splitlines()[0]} (--help shows the flags)')
+    try:
+        run(values)
+    except InputError as error:
+        end(str(error))
+    except Diverged as error:
+        end(error.account, code=1)
+    except NotSaved as error:
+        end(str(error), code=1)
+    except Stopped as stopped:
+        print(stopped)
+        sys.exit(128 + stopped.signal)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Exception:
+        if not jax.distributed.is_initialized():
+            raise
+        traceback.print_exc()
+        leave(1)
+
+
+def help_page(description: str | None, values: Any) -> str:
+    """What --help prints: the description, the flags, the settings in their groups."""
+    lines, own = [(description or '').strip(), '', 'Flags:'], values.flags_by_module_dict()
+    config = None
+    for flag in (flag for group in own.values() for flag in group):
+        if flag.name == 'config':
+            config = flag.value
+        elif '.' not in flag.name:
+            default = '' if flag.default is None else f' (default {flag.default_as_str})'
+            lines.append(f'  --{flag.name}: {flag.help}{default}')
+    if config is not None:
+        lines += ['', 'Settings, each with its default:', '', settings.help_text(config)]
+    return '\n'.join(lines)
+
+
+def end(sentence: str, code: int = 2) -> None:
+    """End the program with a sentence."""
+    print(f'error: {sentence}', file=sys.stderr)
+    if jax.distributed.is_initialized():
+        for child in processes.WATCHES:
+            child.communicate(b'in order')
+        leave(code)
+    sys.exit(code)
+
+
+def leave(code: int) -> None:
+    """End one of several processes at once: the usual way out would wait for the others, which may
+    wait for this one."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def define_config(values: Any, config: Any) -> None:
+    """--workdir and --config.KEY=VALUE. Raises: InputError for a setting that is not there."""
+    known = settings.flatten(config)
+    for argument in sys.argv[1:]:
+        if argument.startswith(('--config.', '-config.', '--noconfig.')):
+            name = argument.lstrip('-').partition('=')[0].partition('.')[2]
+            if name not in known:
+                close = difflib.get_close_matches(name, known, 1, 0.5)
+                hint = f', did you mean --config.{close[0]}?' if close else ''
+                raise InputError(f'there is no setting --config.{name}{hint}')
+    flags.DEFINE_string(
+        'workdir', None, 'Folder of the run; the same command continues it.', flag_values=values
+    )
+    flags.mark_flag_as_required('workdir', values)
+    config_flags.DEFINE_config_dataclass('config', config, 'Settings.', flag_values=values)
+
+
+def train(module_name: str) -> None:
+    """The main program of an experiment: its `get_config()` makes the flags, its `build` the
+    experiment, `fit` trains."""
+    module = importlib.import_module(module_name)
+
+    def define(values):
+        define_config(values, module.get_config())
+        processes.define(values)
+
+    def run(values):
+        workdir, config = pathlib.Path(values.workdir), values.config
+        settings.as_declared(config)
+        settings.check(config)
+        processes.join(values)
+        use_all_cores(config)
+        fit_experiment(workdir, module, config)
+        if jax.process_index() == 0:
+            print(f'Trained: {workdir}. Next: python -m experiments.evaluate --workdir={workdir}')
+
+    main(run, define, module.__doc__)

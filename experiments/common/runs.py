@@ -1,0 +1,151 @@
+"""Runs of experiments: trained in a workdir or continued there, and opened again with their
+data."""
+
+import importlib
+import pathlib
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Any, NamedTuple
+
+from ebm_jax.checkpoint import Checkpoints
+from ebm_jax.errors import InputError
+from ebm_jax.fit import fit
+from ebm_jax.train import TrainState, state_shapes
+from ebm_jax.trained import read_config
+from experiments.common import settings
+from experiments.common.building import recovery_actions
+from experiments.common.cores import use_all_cores
+from experiments.common.experiment import Experiment
+from experiments.common.sources import Datasets
+from experiments.common.telemetry import with_telemetry
+
+
+class Run(NamedTuple):
+    """A run, opened."""
+
+    config: Any
+    experiment: Experiment
+    state: TrainState
+
+
+def build(module: ModuleType, config: Any, datasets: Datasets | None = None) -> Experiment:
+    """The experiment of a configuration; a number that a factory refuses is the user's to fix.
+
+    Args: module: with get_config and build. datasets: as another configuration of the same data has
+      read them; default: read now.
+    Raises: InputError.
+    """
+    settings.as_declared(config)
+    settings.check(config)
+    try:
+        return with_telemetry(module.build(config, datasets), config.seed)
+    except InputError:
+        raise
+    except ValueError as error:
+        raise InputError(
+            f'the configuration of {module.__name__} cannot be built: {error}'
+        ) from error
+
+
+def fit_experiment(
+    workdir: pathlib.Path, module: ModuleType, config: Any
+) -> tuple[Experiment, TrainState]:
+    """Train the experiment in a workdir, or continue it there."""
+    check_same_run(workdir, module, config)
+    experiment = build(module, config)
+
+    def rebuild(changed):
+        return build(module, changed, experiment.datasets).recipe
+
+    state = fit(
+        experiment.recipe,
+        workdir=workdir,
+        steps=config.steps,
+        settings={'experiment': module.__name__, 'config': settings.to_dict(config)},
+        seed=config.seed,
+        log_every=config.log_every,
+        checkpoint_every=config.checkpoint_every,
+        picture_every=config.picture_every,
+        evaluate_every=config.evaluate_every,
+        recovery_actions=recovery_actions(config, rebuild),
+    )
+    return experiment, state
+
+
+def check_same_run(workdir: pathlib.Path, module: ModuleType, config: Any) -> None:
+    """Refuse to continue a run under other settings. A workdir without checkpoints holds no run
+    yet. A schedule that follows the steps of the run is fixed: at these, or where the run that is
+    there began with others, at those.
+    """
+    if workdir.exists() and not workdir.is_dir():
+        raise InputError(f'--workdir={workdir} is a file: choose a folder')
+    there = None
+    if any((workdir / 'checkpoints').glob('[0-9]*')):
+        there = read_config(workdir)
+        if there.get('experiment') != module.__name__:
+            held = there.get('experiment', 'a Python program')
+            raise InputError(
+                f'{workdir} holds a run of {held}: choose another --workdir for {module.__name__}'
+            )
+    old = {} if there is None else settings.flatten(_read(workdir, there, module))
+    optimizer = getattr(config, 'optimizer', None)
+    if optimizer is not None and not optimizer.decay_steps:
+        optimizer.decay_steps = old.get('optimizer.decay_steps', config.steps)
+    if there is None:
+        return
+    new, free = settings.flatten(config), settings.free_on_resume(config)
+    changed = sorted(
+        key for key in old.keys() | new.keys() if old.get(key) != new.get(key) and key not in free
+    )
+    if changed:
+        listed = ', '.join(f'{key} ({old.get(key)} there, {new.get(key)} now)' for key in changed)
+        raise InputError(
+            f'{workdir} holds a run with other settings: {listed}; use those, or another --workdir'
+        )
+
+
+def read_run(workdir: pathlib.Path) -> tuple[Any, ModuleType]:
+    """(configuration, the experiment's module) of a run. Raises: InputError."""
+    content = read_config(workdir)
+    if 'experiment' not in content:
+        raise InputError(
+            f'{workdir} was trained from Python, not by an experiment: open it by ebm_jax.load'
+        )
+    try:
+        module = importlib.import_module(content['experiment'])
+    except (ModuleNotFoundError, ValueError, AttributeError) as error:
+        raise InputError(
+            f'{workdir}/config.json cannot be used ({error}): it is damaged, or its experiment is '
+            'not on the Python path'
+        ) from error
+    return _read(workdir, content, module), module
+
+
+def _read(workdir, content, module):
+    try:
+        return settings.from_dict(module.get_config(), content['config'])
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            f'{workdir}/config.json was written by another version of {module.__name__} '
+            f'(differing: {error}), or is damaged: use that version, or train again'
+        ) from error
+
+
+def restore(workdir: str | pathlib.Path) -> Run:
+    """The newest checkpoint of a run, with its data. To be called before any JAX computation."""
+    return restore_all([workdir])[0]
+
+
+def restore_all(workdirs: Sequence[str | pathlib.Path]) -> list[Run]:
+    """As `restore`, for several runs at once."""
+    found = [read_run(pathlib.Path(workdir)) for workdir in workdirs]
+    use_all_cores(*(config for config, _ in found))
+    return [_restore(workdir, *run) for workdir, run in zip(workdirs, found)]
+
+
+def _restore(workdir, config, module):
+    folder = pathlib.Path(workdir) / 'checkpoints'
+    experiment = build(module, config)
+    with Checkpoints(folder, read_only=True) as checkpoints:
+        state = checkpoints.restore(state_shapes(experiment.recipe))
+    return Run(config, experiment, state)

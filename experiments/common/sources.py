@@ -1,0 +1,131 @@
+"""Data by name: 'digits', 'npz:FILE', 'folder:FOLDER',
+'tfds:NAME[@FOLDER][?size=64&label=FIELD]'."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import parse_qsl
+
+import numpy as np
+
+from ebm_jax import data
+from ebm_jax.data import Examples
+from ebm_jax.errors import InputError
+
+CHANGES: dict[str, Callable[[Examples], Examples]] = {
+    'rotated': data.rotated,
+    'inverted': data.inverted,
+    'noise': data.uniform_noise,
+    'mixed': data.mixed,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Datasets:
+    """What a run is trained and tested on.
+
+    Attributes:
+      train, test: its examples. extra_ood: {name: () -> Examples}, out-of-distribution sets that
+        only this run has. extra: whatever else its family has read.
+    """
+
+    train: Examples
+    test: Examples
+    extra_ood: Mapping[str, Callable[[], Examples]] = field(default_factory=dict)
+    extra: Any = None
+
+
+def load(source: str, split: str) -> Examples:
+    """The images of a source by its name. Raises: InputError for what is none."""
+    kind, _, where = source.partition(':')
+    if kind == 'digits' and not where:
+        return data.digits(split)
+    if kind == 'npz' and where:
+        return data.npz(where, split)
+    if kind == 'folder' and where:
+        return data.folder(where, split)
+    if kind == 'tfds' and where:
+        name, folder, options = tfds_parts(source, ('size', 'label'))
+        size = options.pop('size', None)
+        if size is not None and not (size.isdecimal() and int(size) > 0):
+            raise InputError(f'{source!r}: the size must be a whole number of pixels, got {size!r}')
+        return data.tfds(name, split, folder, size=int(size) if size else None, **options)
+    raise InputError(
+        f'unknown data {source!r}: give digits, npz:FILE, folder:FOLDER or '
+        'tfds:NAME[@FOLDER][?size=64&label=FIELD]'
+    )
+
+
+def tfds_parts(source: str, known: tuple[str, ...]) -> tuple[str, str | None, dict[str, str]]:
+    """'tfds:NAME[@FOLDER][?key=value&...]' -> (name, folder or None, options).
+
+    Raises: InputError for options other than `known`.
+    """
+    place, _, query = source.partition(':')[2].partition('?')
+    name, _, folder = place.partition('@')
+    try:
+        options = dict(parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query)))
+    except ValueError:
+        options = {'': ''}
+    if not set(options) <= set(known) or '' in options.values():
+        raise InputError(
+            f'{source!r}: what follows ? must look like KEY=VALUE&KEY=VALUE, the keys some of '
+            f'{", ".join(known)}'
+        )
+    return name, folder or None, options
+
+
+def splits(source: str) -> tuple[Examples, Examples]:
+    """(train, test) of a source, checked against each other. Raises: InputError."""
+    train, test = load(source, 'train'), load(source, 'test')
+    if test.x.shape[1:] != train.x.shape[1:] or test.num_classes > train.num_classes:
+        raise InputError(
+            f'{source}: training images are {list(train.x.shape[1:])} in {train.num_classes} '
+            f'classes, test images {list(test.x.shape[1:])} in {test.num_classes}: both splits '
+            'must agree'
+        )
+    if train.x.shape == test.x.shape and np.array_equal(train.x, test.x):
+        raise InputError(
+            f'{source} has no test split of its own: give x_train and x_test, or the folders train '
+            'and test'
+        )
+    return train, test
+
+
+def ood_dataset(spec: str, datasets: Datasets) -> Examples:
+    """An out-of-distribution set: one of the run's own (held_out: the classes that were left out of
+    training), a change of the test set by name (rotated, inverted, noise, mixed), or any source.
+
+    Raises: InputError for another, or one of another size.
+    """
+    test = datasets.test
+    if spec in datasets.extra_ood:
+        return datasets.extra_ood[spec]()
+    if spec == 'held_out':
+        raise InputError(
+            'held_out needs a run that left classes out of training (--config.data.leave_out)'
+        )
+    examples = CHANGES[spec](test) if spec in CHANGES else load(spec, 'test')
+    if examples.x.shape[1:] != test.x.shape[1:]:
+        raise InputError(
+            f'out-of-distribution set {spec!r} has images of shape {list(examples.x.shape[1:])}, '
+            f'but the model was trained on {list(test.x.shape[1:])}: bring it to that size first'
+        )
+    return examples
+
+
+def ood_names(specs: tuple[str, ...], flag: str = '--config.ood') -> dict[str, str]:
+    """('rotated', 'textures=npz:FILE') -> {name: what to load}. NAME= alone gives ''.
+
+    Raises: InputError for what is neither NAME=DATA nor a change of the test set by name.
+    """
+    found = {}
+    for spec in specs:
+        name, equals, source = spec.partition('=')
+        if not name or not equals and spec not in CHANGES:
+            raise InputError(
+                f'{flag}={spec} must look like NAME=DATA, or be a change of the test '
+                f'set: {", ".join(CHANGES)}'
+            )
+        found[name] = source if equals else spec
+    return found

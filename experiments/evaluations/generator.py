@@ -1,0 +1,184 @@
+"""What evaluate reports of a run with a generator: how well it reconstructs test images, and fills
+in their hidden halves."""
+
+import pathlib
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+from sklearn.neighbors import NearestNeighbors
+
+from ebm_jax import batching, data
+from ebm_jax.apply import latent
+from ebm_jax.data import Examples
+from ebm_jax.evaluate import samples
+from ebm_jax.images import as_float, image_grid, save_grid, stacked
+from ebm_jax.train import TrainState
+from ebm_jax.types import Key, Params
+from experiments.common.experiment import Experiment
+
+EXAMPLES = 1000
+# What can be hidden, as shares of height and width.
+HIDDEN = {
+    'left': (slice(None), slice(None, 0.5)),
+    'right': (slice(None), slice(0.5, None)),
+    'top': (slice(None, 0.5), slice(None)),
+    'bottom': (slice(0.5, None), slice(None)),
+    'centre': (slice(0.25, 0.75), slice(0.25, 0.75)),
+}
+
+
+def held_out_inputs(
+    experiment: Experiment, n: int = EXAMPLES
+) -> tuple[np.ndarray, np.ndarray, list[Any]]:
+    """(test images [n, ...] in [-1, 1], their labels, what conditional networks take of them)."""
+    some = data.subsample(experiment.test, n)
+    return as_float(some.x), some.y, experiment.model.conditions(some.y)
+
+
+def reconstructed(
+    experiment: Experiment,
+    params: Params,
+    key: Key,
+    x: np.ndarray,
+    conditions: Sequence[np.ndarray],
+    steps: int,
+) -> np.ndarray:
+    """g(z) of images, z after `steps` steps."""
+    one = partial(latent.reconstruct, experiment.model.latent, steps=steps)
+    return batching.for_each(one, params, key, [x, *conditions], description='reconstructions')
+
+
+def filled(
+    experiment: Experiment,
+    params: Params,
+    key: Key,
+    x: np.ndarray,
+    known: np.ndarray,
+    conditions: Sequence[np.ndarray],
+    *,
+    z_steps: int,
+    x_steps: int,
+) -> np.ndarray:
+    """Images with what is not known filled in; where nothing is known yet, the inference model sees
+    the mean training image."""
+    one = partial(
+        latent.inpaint,
+        experiment.model.latent,
+        z_steps=z_steps,
+        x_kernel=experiment.model.kernel(),
+        x_steps=x_steps,
+        fill=mean_image(experiment.train),
+    )
+    inputs = [x, known, *conditions]
+    return batching.for_each(one, params, key, inputs, description='in-painting')
+
+
+def known_without(part: str, shape: Sequence[int]) -> np.ndarray:
+    """bool [H, W, 1]: False in one of HIDDEN."""
+    known = np.ones((*shape[:2], 1), bool)
+
+    def edge(share, n):
+        return None if share is None else round(share * n)
+
+    cuts = [slice(edge(cut.start, n), edge(cut.stop, n)) for cut, n in zip(HIDDEN[part], shape)]
+    known[tuple(cuts)] = False
+    return known
+
+
+def hidden_error(full: np.ndarray, x: np.ndarray, known: np.ndarray) -> float:
+    """Mean squared error of what was hidden, on [-1, 1]."""
+    return float(np.mean(np.square(np.clip(full, -1, 1) - x)[~known]))
+
+
+def mean_image(train: Examples) -> np.ndarray:
+    """Of the training images."""
+    return as_float(train.x).mean(0)
+
+
+def _given_class(experiment):
+    return ', given their class' if experiment.model.class_conditional else ''
+
+
+def reconstruction(
+    workdir: pathlib.Path, experiment: Experiment, state: TrainState
+) -> tuple[dict[str, Any], list[str]]:
+    """Mean squared error of test images, where chains in z begin and end."""
+    x, _, conditions = held_out_inputs(experiment)
+    params, model = state.eval_params, experiment.model
+    steps = model.spec.latent.num_steps
+    has_q = model.latent.inference is not None and model.latent.from_inference
+    begin = 'q' if has_q else 'prior'
+    again = {
+        name: reconstructed(experiment, params, jax.random.key(2), x, conditions, n)
+        for name, n in ((begin, 0), (f'{begin}_refined', steps))
+    }
+    mse = {name: float(np.mean(np.square(y - x))) for name, y in again.items()}
+    rows = [part[:20] for part in (x, *again.values())]
+    save_grid(workdir / 'samples' / 'reconstructed.png', image_grid(*stacked(rows)))
+    return {'reconstruction_mse': mse}, [
+        f'reconstruction, mean squared error on [-1, 1], {len(x)} test images'
+        f'{_given_class(experiment)}: {mse[begin]:.4f} by {begin} alone, '
+        f'{mse[f"{begin}_refined"]:.4f} after {steps} steps in z; samples/reconstructed.png '
+        f'(image, {begin}, after the chain)'
+    ]
+
+
+def inpainting(
+    workdir: pathlib.Path, experiment: Experiment, state: TrainState
+) -> tuple[dict[str, Any], list[str]]:
+    """The right half of test images hidden and filled in: squared error there, and whether the
+    class comes back."""
+    x, y, conditions = held_out_inputs(experiment)
+    model = experiment.model
+    known = np.broadcast_to(known_without('right', x.shape[1:]), x.shape)
+    z_steps, x_steps = model.spec.latent.inpaint_steps, model.num_steps()
+    fills = {
+        'model': filled(
+            experiment,
+            state.eval_params,
+            jax.random.key(3),
+            x,
+            known,
+            conditions,
+            z_steps=z_steps,
+            x_steps=x_steps,
+        ),
+        'mean image': np.where(known, x, mean_image(experiment.train)),
+        'nearest neighbour': nearest(experiment.train, x, known),
+    }
+    classifier = samples.fit_reference_classifier(experiment.train)
+    error = {name: hidden_error(full, x, known) for name, full in fills.items()}
+    right = {
+        name: samples.recognition_accuracy(classifier, full, y)
+        for name, full in (fills | {'whole image': x}).items()
+    }
+    if model.class_conditional:
+        del right['model']  # it was told
+    rows = [row[:20] for row in (np.where(known, x, 0), fills['model'], x)]
+    save_grid(workdir / 'samples' / 'inpainted.png', image_grid(*stacked(rows)))
+    lines = [
+        f'in-painting: right half of {len(x)} test images hidden{_given_class(experiment)}, '
+        f'{z_steps} steps in z and then {x_steps} in x; mean squared error of hidden pixels on '
+        '[-1, 1]; class recovered, by the support vector machine; samples/inpainted.png (seen, '
+        'filled in, image)'
+    ]
+    for name in (*error, 'whole image'):
+        error_cell = f' error {error[name]:.4f}' if name in error else ' ' * 13
+        class_cell = f'   class {100 * right[name]:5.1f} %' if name in right else ''
+        lines.append(f'  {name:<18}{error_cell}{class_cell}')
+    return {
+        'inpainting_mse': error['model'],
+        'inpainting': {'mse': error, 'class_recovered': right},
+    }, lines
+
+
+def nearest(train: Examples, x: np.ndarray, known: np.ndarray, limit: int = 20_000) -> np.ndarray:
+    """x with its hidden pixels from the training image that is nearest in the known ones."""
+    real = as_float(data.subsample(train, limit).x)
+    visible = known[0].reshape(-1)
+    index = NearestNeighbors(n_neighbors=1).fit(real.reshape(len(real), -1)[:, visible])
+    _, found = index.kneighbors(x.reshape(len(x), -1)[:, visible])
+    return np.where(known, x, real[found[:, 0]])

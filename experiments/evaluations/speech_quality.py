@@ -1,0 +1,332 @@
+"""What evaluate measures of runs on recordings: whole recordings recognised, and how far de-noising
+brings noisy ones back."""
+
+import pathlib
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from matplotlib.figure import Figure
+from tqdm import tqdm
+
+from ebm_jax import audio, batching, mcmc
+from ebm_jax.apply import sequences as apply_sequences
+from ebm_jax.data.recordings import Frontend, Recording
+from ebm_jax.errors import InputError
+from ebm_jax.model import Model
+from ebm_jax.train import TrainState
+from ebm_jax.types import Params
+from experiments.common import settings
+from experiments.common.experiment import Experiment
+from experiments.common.groups import Denoise
+
+LEVELS = (0, 5, 10, 20)  # signal-to-noise ratios, dB
+NOISES = ('white', 'babble')
+Sequences = Sequence[np.ndarray]  # each [T, F, 1], in network units
+
+
+def hits(
+    model: Model, params: Params, sequences: Sequences, recordings: Sequence[Recording]
+) -> np.ndarray:
+    """Of each recording: how many of its frames (or its word) the largest logit is right about, and
+    how many are labelled. int [N, 2]"""
+    frontend, found = model.speech, []
+    all_logits = apply_sequences.recording_logits(
+        model.classifier.logits, params, frontend, sequences
+    )
+    for logits, recording in zip(all_logits, recordings):
+        labels = frontend.labels(recording)
+        known, best = labels >= 0, np.argmax(np.atleast_2d(logits), 1)
+        found.append((np.sum(best[known] == labels[known]), np.sum(known)))
+    return np.array(found)
+
+
+def share(counts: np.ndarray) -> float:
+    """What is right of all that is labelled. counts: int [N, 2], of `hits`."""
+    right, labelled = counts.sum(0)
+    return float(right / max(labelled, 1))
+
+
+def recognised(
+    model: Model, params: Params, sequences: Sequences, recordings: Sequence[Recording]
+) -> float:
+    """Share of labelled frames, or of recordings, that are recognised."""
+    return share(hits(model, params, sequences, recordings))
+
+
+def whole_recordings(
+    workdir: pathlib.Path, experiment: Experiment, state: TrainState
+) -> tuple[dict[str, Any], list[str]]:
+    """Accuracy on whole test recordings (frames, where labels are those of frames), and on speakers
+    that were never heard."""
+    run, model, metrics, lines = experiment.speech, experiment.model, {}, []
+    own = 'frame_accuracy' if run.frontend.by_frame else 'recording_accuracy'
+    what = 'their labelled frames' if run.frontend.by_frame else 'logsumexp over windows'
+    for name, recordings in ((own, run.test), ('other_speakers_accuracy', run.others)):
+        recordings = [r for r in recordings if np.any(run.frontend.labels(r) >= 0)]
+        if recordings:
+            x = [run.frontend.sequence(r.sound) for r in recordings]
+            metrics[name] = recognised(model, state.eval_params, x, recordings)
+            lines.append(
+                f'{name.replace("_", " "):<32}{100 * metrics[name]:6.2f} %   '
+                f'{len(recordings)} recordings, {what}, no input noise'
+            )
+    return metrics, lines
+
+
+def inversion(
+    workdir: pathlib.Path, experiment: Experiment, state: TrainState
+) -> tuple[dict[str, Any], list[str]]:
+    """What the way from features to sound and back loses: root mean square error in dB, and what is
+    still recognised."""
+    run = experiment.speech
+    frontend, recordings = run.frontend, chosen(run, run.denoise.recordings)
+    before = [frontend.sequence(r.sound) for r in recordings]
+    bar = tqdm(before, desc='features to sound', unit='recording', delay=2, leave=False)
+    after = [frontend.sequence(frontend.sound(x)) for x in bar]
+    error = spectral_error(frontend, after, before) ** 0.5
+    accuracy = [
+        recognised(experiment.model, state.eval_params, x, recordings) for x in (before, after)
+    ]
+    return {'inversion_rms_db': error, 'inversion_accuracy': accuracy[1]}, [
+        f'features to sound and back      {error:6.2f} dB root mean square error; '
+        f'{len(recordings)} recordings recognised {accuracy[0]:.3f} before, {accuracy[1]:.3f} after'
+    ]
+
+
+def in_noise(
+    test: Sequence[Recording], recordings: Sequence[Recording], noise: str, level: float
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """[(noisy sound, clean sound)] of recordings in noise at a level in dB, see
+    `audio.levelled_in_noise`.
+
+    Args: noise: 'white', or 'babble' of other test recordings. Raises: InputError where there are
+      none.
+    """
+    pairs = []
+    for i, recording in enumerate(recordings):
+        others = [r.sound for r in test if r.name != recording.name]
+        if noise == 'babble' and not others:
+            raise InputError('babble needs at least two test recordings')
+        samples = len(recording.sound)
+        if noise == 'babble':
+            added = audio.babble(others, samples, i)
+        else:
+            added = audio.white_noise(samples, i)
+        pairs.append(audio.levelled_in_noise(recording.sound, added, level))
+    return pairs
+
+
+def denoised(
+    model: Model,
+    params: Params,
+    sequences: Sequences,
+    c: Denoise,
+    *,
+    prior: bool = True,
+    seed: int = 0,
+) -> Sequences:
+    """Sequences [T, F, 1] after the chain of `apply.sequences.denoise` by the settings c.
+
+    The spectrum of the noise is taken to be, in each bin, the c.percentile-th percentile over the
+    frames of the recording.
+
+    Args: prior: False leaves the energy out.
+    """
+    if not c.num_steps:
+        return sequences
+    frontend, scale = model.speech, model.speech.scale
+    every, longest = 1 + frontend.length // 6, max(frontend.length, *map(len, sequences))
+    kernel = mcmc.langevin(c.step_size, noise_scale=c.noise)
+    # one program for all
+    padded = [np.pad(x, ((0, longest - len(x)), (0, 0), (0, 0)), mode='edge') for x in sequences]
+    noises = [np.percentile(scale.to_decibels(x[..., 0]), c.percentile, axis=0) for x in sequences]
+    within = np.array([max(len(x), frontend.length) for x in sequences])
+
+    def one(params, key, x, noise, within):
+        energy_fn = apply_sequences.sequence_energy(
+            partial(model.energy_fn, params), frontend.length, every, within=within
+        )
+        if not prior:
+            energy_fn = _no_energy
+        observe = _as_they_are
+        if c.percentile:
+            observe = apply_sequences.in_noise(noise, scale.mean, audio.SPAN * scale.std)
+        return apply_sequences.denoise(key, energy_fn, kernel, x, c.num_steps, c.anchor, observe)
+
+    inputs = [np.stack(padded), np.stack(noises).astype(np.float32), within]
+    key = jax.random.key(seed)
+    found = batching.for_each(one, params, key, inputs, batch_size=16, description='de-noising')
+    return [x[: len(given)] for x, given in zip(found, sequences)]
+
+
+def _no_energy(u):
+    return 0.0
+
+
+def _as_they_are(u):
+    return u
+
+
+def spectral_error(frontend: Frontend, sequences: Sequences, clean: Sequences) -> float:
+    """Mean squared difference of log-mel spectrograms, in dB^2, over all frames."""
+    decibels = frontend.scale.to_decibels
+    squares = [
+        np.square(decibels(x[..., 0]) - decibels(y[..., 0])) for x, y in zip(sequences, clean)
+    ]
+    return float(np.mean(np.concatenate(squares)))
+
+
+def gated(frontend: Frontend, sounds: Sequences) -> Sequences:
+    """Spectral gating of noisereduce, its settings for stationary noise: the baseline."""
+    rate, reduced = frontend.analysis.rate, []
+    noisereduce = audio.package('noisereduce')
+    for sound in sounds:
+        # it needs two of its transforms, and to smooth over a frame of them
+        padded = np.pad(sound, (0, max(0, 2048 - len(sound))))
+        smooth = max(50, 1 + 256_000 // rate)
+        clean = noisereduce.reduce_noise(
+            y=padded, sr=rate, stationary=True, time_mask_smooth_ms=smooth
+        )
+        reduced.append(clean[: len(sound)])
+    return [frontend.sequence(sound.astype(np.float32)) for sound in reduced]
+
+
+class Cases(NamedTuple):
+    """Recordings in every noise at every level, case after case."""
+
+    cases: list[tuple[str, float]]  # (noise, level)
+    recordings: Sequence[Recording]  # of one case
+    sounds: Sequences  # noisy, of all cases
+    before: Sequences  # their sequences
+    clean: Sequences  # those of the clean recordings
+
+
+def cases_of(
+    experiment: Experiment, recordings: Sequence[Recording], levels: Sequence[float]
+) -> Cases:
+    """Every noise of NOISES at every level."""
+    run = experiment.speech
+    cases = [(noise, level) for noise in NOISES for level in levels]
+    pairs = [
+        pair for noise, level in cases for pair in in_noise(run.test, recordings, noise, level)
+    ]
+    before = [run.frontend.sequence(noisy) for noisy, _ in pairs]
+    clean = [run.frontend.sequence(sound) for _, sound in pairs]
+    return Cases(cases, recordings, [noisy for noisy, _ in pairs], before, clean)
+
+
+def compared(
+    model: Model, params: Params, sequences: Sequences, given: Cases
+) -> list[tuple[float, float]]:
+    """[(error, accuracy)] of each of given.cases, of one way to clean given.before."""
+    n = len(given.recordings)
+    counts = hits(model, params, sequences, list(given.recordings) * len(given.cases))
+    return [
+        (
+            spectral_error(model.speech, sequences[i : i + n], given.clean[i : i + n]),
+            share(counts[i : i + n]),
+        )
+        for i in range(0, len(sequences), n)
+    ]
+
+
+def chosen(run: Any, num: int) -> list[Recording]:
+    """Test recordings to measure de-noising on, spread over the set."""
+    recordings = [r for r in run.test if np.any(run.frontend.labels(r) >= 0)]
+    places = np.linspace(0, len(recordings) - 1, min(num, len(recordings))).astype(int)
+    return [recordings[i] for i in np.unique(places)]
+
+
+def denoising(
+    workdir: pathlib.Path, experiment: Experiment, state: TrainState
+) -> tuple[dict[str, Any], list[str]]:
+    """De-noising at LEVELS of white noise and babble, beside spectral gating."""
+    run, model, params = experiment.speech, experiment.model, state.eval_params
+    c, frontend = run.denoise, run.frontend
+    recordings = chosen(run, c.recordings)
+    given = cases_of(experiment, recordings, LEVELS)
+    after = denoised(model, params, given.before, c)
+    ways = {
+        'before': given.before,
+        'after': after,
+        'anchor_alone': denoised(model, params, given.before, c, prior=False),
+        'gated': gated(frontend, given.sounds),
+    }
+    found = {way: compared(model, params, x, given) for way, x in ways.items()}
+    table = {
+        case: {
+            f'{kind}_{way}': rows[i][j]
+            for way, rows in found.items()
+            for j, kind in enumerate(('mse', 'accuracy'))
+        }
+        for i, case in enumerate(given.cases)
+    }
+    header = ''.join(f'{way:>18}' for way in ('noisy', 'after', 'alone', 'gated'))
+    lines = [
+        f'De-noising {len(recordings)} test recordings: {c.num_steps} steps of size '
+        f'{c.step_size:g}, noise {c.noise:g}, anchor {c.anchor:g} (percentile {c.percentile:g}); '
+        'alone: the anchor without the energy; gated: spectral gating by noisereduce.',
+        'Error of the log-mel spectrogram in dB^2 / accuracy of the model itself.',
+        f'{"noise":<8}{"SNR":>5}{header}',
+    ]
+    for (noise, level), row in table.items():
+        cells = ''.join(
+            f'{row[f"mse_{way}"]:>10.1f} / {row[f"accuracy_{way}"]:.3f}' for way in ways
+        )
+        lines.append(f'{noise:<8}{level:>5}{cells}')
+    shown = given.cases.index(('white', 10)) * len(recordings)
+    spectrograms(
+        workdir / 'samples' / 'denoised.png',
+        frontend,
+        {
+            'clean': given.clean[shown],
+            'white noise, 10 dB': given.before[shown],
+            f'after {c.num_steps} steps': after[shown],
+        },
+    )
+
+    def rows_of(noise):
+        return {str(level): table[noise, level] for level in LEVELS}
+
+    return {'denoise': rows_of('white'), 'denoise_babble': rows_of('babble')}, lines
+
+
+def spectrograms(
+    path: pathlib.Path, frontend: Frontend, sequences: Mapping[str, np.ndarray]
+) -> None:
+    """Spectrograms below each other: {title: [T, F, 1]} -> PNG."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    spectra = {title: frontend.scale.to_decibels(x[..., 0]) for title, x in sequences.items()}
+    low, high = np.percentile(next(iter(spectra.values())), (1, 100))
+    figure = Figure(figsize=(9, 2.1 * len(sequences)), layout='tight')
+    axes = figure.subplots(len(sequences), 1, squeeze=False)[:, 0]
+    for axis, (title, spectrum) in zip(axes, spectra.items()):
+        seconds = len(spectrum) * frontend.analysis.hop
+        picture = axis.imshow(
+            spectrum.T,
+            vmin=low,
+            vmax=high,
+            origin='lower',
+            aspect='auto',
+            extent=(0, seconds, 0, frontend.analysis.bins),
+        )
+        axis.set(title=title, ylabel='mel bin')
+        figure.colorbar(picture, ax=axis, label='dB')
+    axes[-1].set_xlabel('seconds')
+    figure.savefig(path, dpi=90)
+
+
+def check(c: Denoise) -> None:
+    """Refuse settings of de-noising that cannot be. Raises: InputError."""
+    settings.check(c, 'denoise.')
+    if c.anchor * c.step_size >= 1:
+        raise InputError(
+            'the anchor of de-noising must be at least 0 and below 1 / step_size = '
+            f'{1 / c.step_size:g}, beyond which steps overshoot, got {c.anchor}'
+        )
+
+
+EVALUATIONS = (whole_recordings, inversion, denoising)

@@ -1,0 +1,376 @@
+"""Dual-MCMC teaching: settings, and the experiment that they make of images in [-1, 1]."""
+
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+
+from ebm_jax import model
+from ebm_jax.apply import latent
+from ebm_jax.evaluate import predict
+from ebm_jax.images import as_float, stacked
+from ebm_jax.initial import uniform
+from ebm_jax.methods import dual_mcmc as method
+from ebm_jax.methods.dual_mcmc import NETWORKS
+from ebm_jax.model import LatentSpec, Model, Part, Sampling
+from ebm_jax.networks import Generator, InferenceNet, SpectralEnergy, per_example
+from ebm_jax.train import Recipe, per_network
+from ebm_jax.types import Kernel, Network
+from experiments.common import sources
+from experiments.common.building import (
+    adam,
+    batches,
+    chain_numbers,
+    kernel_part,
+    make_kernel,
+    prepare_images,
+    traced_kernel,
+)
+from experiments.common.experiment import Experiment, TrainingChains
+from experiments.common.groups import Chain, ImageData, RunSettings, Schedule
+from experiments.common.settings import group, setting
+from experiments.common.sources import Datasets, ood_names
+from experiments.evaluations.generator import inpainting, reconstruction
+
+PRESETS = {
+    'paper': method.PAPER,
+    'release': method.RELEASE,
+    'coopnets': method.COOPNETS,
+    'variational_cooperative': method.VARIATIONAL_COOPERATIVE,
+    'divergence_triangle': method.DIVERGENCE_TRIANGLE,
+    'alternating_back_propagation': method.ALTERNATING_BACK_PROPAGATION,
+    'short_run': method.SHORT_RUN,
+    'vae': method.VAE,
+}
+
+
+@dataclass
+class NetworkOptimizer:
+    """Of one network."""
+
+    learning_rate: float = setting(1e-4, 'largest learning rate', above=0)
+    weight_decay: float = setting(0.0, "added to the gradient, as PyTorch's Adam has it", low=0)
+
+
+@dataclass
+class Optimizers(Schedule):
+    """Adam for each network, on one schedule: linear warm-up, then a cosine or milestones."""
+
+    energy: NetworkOptimizer = group(NetworkOptimizer)
+    generator: NetworkOptimizer = group(NetworkOptimizer, learning_rate=3e-4, weight_decay=5e-4)
+    inference: NetworkOptimizer = group(NetworkOptimizer, weight_decay=5e-4)
+
+
+@dataclass
+class StepsChain(Chain):
+    """A chain that may have no steps. s = .5 of the release is a step size of s^2 / 2."""
+
+    num_steps: int = setting(30, 'steps of the chain; 0: it ends where it begins', low=0)
+
+
+@dataclass
+class LatentChain(StepsChain):
+    """The chain in z at test time, without noise by default (our reading: the likeliest z)."""
+
+    inpaint_steps: int = setting(200, 'steps to fill in', low=0)
+
+
+@dataclass
+class Teaching:
+    """Which chains are run and the weight of each loss term; None: as the preset has it."""
+
+    from_generator: bool | None = setting(None, 'x-chains begin at g(z), else at noise')
+    from_inference: bool | None = setting(None, 'z-chains begin at q(z|x), else at p(z)')
+    sigma: float | None = setting(None, 'of p(x|z)', above=0)
+    contrast: float | None = setting(None, "E: mean E(x) - mean E(x')", low=0)
+    generator_data: float | None = setting(None, "g: mean |x - g(z')|^2 / (2 sigma^2)", low=0)
+    generator_chain: float | None = setting(None, "g: mean |x' - g(z)|^2 / (2 sigma^2)", low=0)
+    inference_data: float | None = setting(None, "q: mean -log q(z'|x)", low=0)
+    inference_chain: float | None = setting(None, "q: mean -log q(z|x')", low=0)
+    elbo_data: float | None = setting(None, 'g, q: negative ELBO of x', low=0)
+    elbo_chain: float | None = setting(None, "g, q: negative ELBO of x'", low=0)
+    adversarial: float | None = setting(None, 'g: mean E(g(z)) - log q(z|g(z))', low=0)
+    sequential: bool | None = setting(None, 'g and q first, then E, on new chains')
+
+
+@dataclass
+class DualLoss:
+    """Draws of the prior, classes, and when a run has diverged."""
+
+    num_negatives: int = setting(64, 'draws M of p(z), over all devices', low=1)
+    conditional: bool = setting(False, 'networks take the class (our addition)')
+    gap_limit: float = setting(1e4, "|E(x) - E(x')| beyond which the run has diverged", above=0)
+
+
+@dataclass
+class DualNetworks:
+    """The energy, the generator and the inference model."""
+
+    energy_widths: tuple[int, ...] = setting(
+        (512, 512, 512, 512), 'channels of blocks', low=1, min_length=1
+    )
+    energy_down: tuple[bool, ...] = setting(
+        (True, True, False, False), 'blocks that halve', min_length=1
+    )
+    generator_widths: tuple[int, ...] = setting(
+        (512, 512, 512, 512),
+        'channels on the smallest grid and after each doubling',
+        low=1,
+        min_length=1,
+    )
+    inference_widths: tuple[int, ...] = setting(
+        (128, 256, 512, 1024), 'channels', low=1, min_length=1
+    )
+    inference_strides: tuple[int, ...] = setting(
+        (1, 2, 2, 2), 'stride of each layer', low=1, min_length=1
+    )
+
+    def build(
+        self, shape: tuple[int, ...], latent_dim: int, num_classes: int
+    ) -> dict[str, Network]:
+        """num_classes: 0 for networks that take no class."""
+        modules = {
+            'energy': SpectralEnergy(self.energy_widths, self.energy_down, num_classes),
+            'generator': Generator(shape, self.generator_widths, num_classes),
+            'inference': InferenceNet(
+                latent_dim, self.inference_widths, self.inference_strides, num_classes
+            ),
+        }
+        return {name: per_example(module) for name, module in modules.items()}
+
+
+@dataclass
+class SizedDualNetworks(DualNetworks):
+    """The energy, the generator and the inference model; by default as the images need them."""
+
+    energy_widths: tuple[int, ...] = setting((), 'channels of blocks; (): by the size', low=1)
+    energy_down: tuple[bool, ...] = setting((), 'blocks that halve; (): by the size')
+    generator_widths: tuple[int, ...] = setting((), 'channels; (): by the size', low=1)
+    inference_widths: tuple[int, ...] = setting((), 'channels; (): by the size', low=1)
+    inference_strides: tuple[int, ...] = setting((), 'strides; (): by the size', low=1)
+
+    def build(
+        self, shape: tuple[int, ...], latent_dim: int, num_classes: int
+    ) -> dict[str, Network]:
+        """Blocks that halve the grid while it is even and larger than four pixels a side."""
+        height, width = shape[:2]
+        halvings = 0
+        while height % 2 == width % 2 == 0 and min(height, width) > 4:
+            height, width, halvings = height // 2, width // 2, halvings + 1
+        widths = (16, 32, 64, 64, 64, 64, 64)[: halvings + 1]
+        energy_widths = self.energy_widths or widths
+        inference_widths = self.inference_widths or widths
+        sized = DualNetworks(
+            energy_widths=energy_widths,
+            energy_down=self.energy_down
+            or tuple(block < halvings for block in range(len(energy_widths))),
+            generator_widths=self.generator_widths or widths[::-1],
+            inference_widths=inference_widths,
+            inference_strides=self.inference_strides or (2,) * len(inference_widths),
+        )
+        return sized.build(shape, latent_dim, num_classes)
+
+
+@dataclass
+class DualSettings(RunSettings):
+    """A run of dual-MCMC teaching on images, with the release's constants."""
+
+    preset: str = setting('paper', 'what `teaching` does not set', choices=tuple(PRESETS))
+    latent_dim: int = setting(128, 'dimensions D of z', low=1)
+    data: ImageData = group(ImageData, noise=0.0)
+    optimizer: Optimizers = group(Optimizers, b1=0.0, b2=0.9, warmup=0)
+    x_chain: StepsChain = group(StepsChain, step_size=0.125, noise=0.001)
+    z_chain: StepsChain = group(StepsChain, step_size=0.005, noise=0.1, num_steps=10)
+    fresh: StepsChain = group(StepsChain, step_size=0.08, noise=0.001, num_steps=70)
+    test_z: LatentChain = group(LatentChain, step_size=0.005, noise=0.0, num_steps=10)
+    teaching: Teaching = group(Teaching)
+    loss: DualLoss = group(DualLoss)
+    network: Any = group(DualNetworks)
+
+    def divisors(self) -> tuple[int, ...]:
+        return self.batch_size, self.loss.num_negatives
+
+    def recovery_paths(self) -> dict[str, tuple[str, ...]]:
+        return {
+            'new_key': (),
+            'learning_rate': tuple(f'optimizer.{name}.learning_rate' for name in NETWORKS),
+            'num_steps': ('x_chain.num_steps',),
+            'step_size': ('x_chain.step_size',),
+        }
+
+
+def for_small_images(config: DualSettings) -> DualSettings:
+    """Larger rates and no weight decay, for small networks; a gap at which chains have overshot and
+    end above the data for good."""
+    for name, rate in (('energy', 5e-4), ('generator', 1e-3), ('inference', 1e-3)):
+        setattr(config.optimizer, name, NetworkOptimizer(learning_rate=rate, weight_decay=0.0))
+    config.optimizer.b1 = 0.5
+    config.loss.gap_limit = 5.0
+    return config
+
+
+def method_settings(config: DualSettings) -> method.Settings:
+    """The method's Settings: the preset with what config.teaching sets."""
+    preset = PRESETS[config.preset]
+    own = {name: value for name, value in asdict(config.teaching).items() if value is not None}
+    return preset._replace(
+        x_steps=preset.x_steps and config.x_chain.num_steps,
+        z_steps=preset.z_steps and config.z_chain.num_steps,
+        **own,
+    )
+
+
+def image_dual_mcmc(
+    config: DualSettings,
+    datasets: Datasets | None = None,
+    *,
+    networks: dict[str, Network] | None = None,
+    kernel: Kernel | None = None,
+) -> Experiment:
+    """The experiment of a dual-MCMC run on images.
+
+    Args: datasets: default, what config.data.source names. networks: {'energy', 'generator',
+      'inference'}; default, those of config.network. kernel: of the chains in x; default, that of
+      config.x_chain.
+    """
+    if datasets is None:
+        train, test = sources.splits(config.data.source)
+        datasets = Datasets(train=train, test=test)
+    shape, num_classes = datasets.train.x.shape[1:], datasets.train.num_classes
+    conditional, settings = config.loss.conditional, method_settings(config)
+    if networks is None:
+        classes = num_classes if conditional else 0
+        networks = config.network.build(shape, config.latent_dim, classes)
+    used = {
+        name: networks[name] for name, needed in method.needs(settings).networks.items() if needed
+    }
+    spec = model_spec(config, used, settings, shape, num_classes)
+    trained = model.build(spec, used)
+    teacher = method.dual_mcmc(
+        used.get('energy'),
+        used.get('generator'),
+        used.get('inference'),
+        settings,
+        x_kernel=kernel
+        or make_kernel(config.x_chain, kernel_part(config.x_chain, 'x_chain'), 'x_chain'),
+        z_kernel=make_kernel(config.z_chain, kernel_part(config.z_chain, 'z_chain'), 'z_chain'),
+        latent_dim=config.latent_dim,
+        num_negatives=config.loss.num_negatives,
+        x_initial_sampler=None if settings.from_generator else uniform(shape),
+        conditional=conditional,
+    )
+    view, scores = trained.view()
+    c = config.data
+    recipe = Recipe(
+        method=teacher,
+        optimizer=per_network(
+            {name: _adam(config, getattr(config.optimizer, name)) for name in used}
+        ),
+        batch_at=batches(datasets.train, config.batch_size, config.seed),
+        prepare=prepare_images(c.noise, c.crop, c.flip),
+        ema=config.optimizer.ema,
+        limits={'s_gap': config.loss.gap_limit} if settings.contrast else {},
+        pictures=pictures_of(trained, datasets.test),
+        show=('loss', 's_gap', 'mse/data', 'mse/chain'),
+        description=spec.to_json(),
+    )
+    return Experiment(
+        recipe=recipe,
+        model=trained,
+        datasets=datasets,
+        predict=predict.predictor(view, prepare_images(c.noise)),
+        scores=scores,
+        input_noise=c.noise,
+        chains=training_chains(config, kernel) if trained.has_energy else None,
+        ood=ood_names(config.ood),
+        stages=stages_of(trained),
+        evaluations=(reconstruction, inpainting) if trained.latent else (),
+    )
+
+
+def _adam(config, optimizer):
+    c = config.optimizer
+    return adam(c, optimizer.learning_rate, config.steps, optimizer.weight_decay)
+
+
+def model_spec(
+    config: DualSettings,
+    networks: dict[str, Network],
+    settings: method.Settings,
+    shape: tuple[int, ...],
+    num_classes: int,
+) -> model.ModelSpec:
+    """What the trained model is, as plain data."""
+    return model.latent_spec(
+        networks,
+        shape,
+        num_classes,
+        LatentSpec(
+            latent_dim=config.latent_dim,
+            sigma=settings.sigma,
+            from_generator=settings.from_generator,
+            from_inference=settings.from_inference,
+            kernel=kernel_part(config.test_z, 'test_z'),
+            step_size=config.test_z.step_size,
+            num_steps=config.test_z.num_steps,
+            inpaint_steps=config.test_z.inpaint_steps,
+        ),
+        Sampling(
+            kernel=kernel_part(config.fresh, 'fresh'),
+            step_size=config.fresh.step_size,
+            num_steps=config.fresh.num_steps,
+            initial=Part('uniform'),
+        ),
+        conditional=config.loss.conditional,
+    )
+
+
+def training_chains(config: DualSettings, kernel: Kernel | None = None) -> TrainingChains:
+    """The chains in x as telemetry follows them."""
+    chain = config.x_chain
+    return TrainingChains(
+        num=config.loss.num_negatives,
+        num_steps=chain.num_steps,
+        steps_of=lambda state: chain.num_steps,
+        make_kernel=traced_kernel(kernel_part(chain, 'x_chain'), {}, kernel),
+        numbers=lambda state: chain_numbers(chain, kernel),
+    )
+
+
+def stages_of(trained: Model) -> dict[str, int | None]:
+    """Fresh samples are those of the generator, or of its chains in x."""
+    if trained.latent is None or not trained.spec.latent.from_generator:
+        return {}
+    return {'generator': 0, 'refined': None} if trained.has_energy else {'generator': None}
+
+
+def pictures_of(trained: Model, test: Any) -> Any:
+    """state -> samples of the generator from fixed draws, and test images above their
+    reconstructions; None without a generator."""
+    if trained.latent is None:
+        return None
+    num_classes, conditional = trained.spec.num_classes, trained.spec.conditional
+    labels, x = np.arange(100) % num_classes, as_float(test.x[:20])
+    conditions = [test.y[:20]] if conditional else []
+
+    @jax.jit
+    def draw(params):
+        keys = jax.random.split(jax.random.key(0), len(labels))
+        return jax.vmap(partial(trained.initial_sampler, params))(keys, labels)
+
+    @jax.jit
+    def reconstruct(params):
+        key = jax.random.key(0)
+        one = partial(latent.reconstruct, trained.latent, params, key, steps=0)
+        return jax.vmap(one)(x, *conditions)
+
+    def pictures(state):
+        params = jax.device_get(state.eval_params)  # to one device, wherever training has them
+        grids = {'generator': (np.asarray(draw(params)), 10)}
+        if trained.latent.inference is not None:
+            grids['reconstruction'] = stacked([x, np.asarray(reconstruct(params))])
+        return grids
+
+    return pictures

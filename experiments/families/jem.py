@@ -1,0 +1,257 @@
+"""JEM and ST-JEM: settings, and the experiment that they make of images or of anything else."""
+
+import dataclasses
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from ebm_jax import adapt, data, model, objectives, replay
+from ebm_jax.errors import InputError
+from ebm_jax.evaluate import calibration, predict
+from ebm_jax.methods.jem import jem
+from ebm_jax.model import INITIAL, Part, Sampling
+from ebm_jax.train import Recipe
+from ebm_jax.types import Kernel, Network, Transition, WeightRule
+from experiments.common import sources
+from experiments.common.building import (
+    adam,
+    batches,
+    buffer_picture,
+    chain_numbers,
+    kernel_part,
+    make_kernel,
+    prepare_images,
+    shard_capacity,
+    traced_kernel,
+)
+from experiments.common.experiment import Experiment, TrainingChains
+from experiments.common.groups import Buffer, Chain, ImageData, Optimizer, RunSettings
+from experiments.common.settings import group, setting
+from experiments.common.sources import Datasets, ood_names
+from experiments.families.networks import ConvNetwork
+
+
+@dataclass
+class JemChain(Chain):
+    """The chains of training, one round of K steps each training step."""
+
+    momentum: float = setting(0.0, 'of the moving average of gradients', low=0, below=1)
+    extra_step_every: int = setting(0, 'training steps after which K grows by 1; 0: never', low=0)
+    adaptive: bool = setting(
+        False, 'tune step size, noise, decay and momentum; noise is a temperature then'
+    )
+
+
+@dataclass
+class JemLoss:
+    """L = L_yx + p_x_weight [(1 - alpha) L_x + alpha L_xy]."""
+
+    balanced: bool = setting(True, 'balanced weights (ST-JEM); else uniform (JEM)')
+    beta: float = setting(1.0, 'inverse temperature of balanced weights', low=0)
+    include_positives: bool = setting(True, 'balanced weights are over positives, too')
+    num_negatives: int = setting(64, 'chains M of a step, over all devices', low=1)
+    conditional: float = setting(0.5, 'share of the chains on p(x|y)', low=0, high=1)
+    p_x_weight: float = setting(1.0, 'weight of the generative part', low=0)
+    alpha: float = setting(0.0, 'weight of the mutual information of the batch, in [0, 1]')
+    entropy_weight: float = setting(0.0, 'weight of the entropy form of mutual information')
+
+
+@dataclass
+class JemSettings(RunSettings):
+    """A JEM or ST-JEM run on images."""
+
+    shards: int = setting(8, 'of the chains; the devices must divide it', low=1)
+    data: Any = group(ImageData)
+    optimizer: Optimizer = group(Optimizer)
+    buffer: Buffer = group(Buffer)
+    sampler: JemChain = group(JemChain)
+    fresh: Chain = group(Chain, num_steps=200)
+    loss: JemLoss = group(JemLoss)
+    network: Any = group(ConvNetwork)
+
+    def divisors(self) -> tuple[int, ...]:
+        return self.batch_size, self.shards, self.loss.num_negatives
+
+    def recovery_paths(self) -> dict[str, tuple[str, ...]]:
+        return {
+            'new_key': (),
+            'learning_rate': ('optimizer.learning_rate',),
+            'num_steps': ('sampler.num_steps',),
+            'step_size': ('sampler.step_size',),
+        }
+
+    def available_actions(self) -> tuple[str, ...]:
+        if not self.sampler.adaptive:
+            return self.guard.actions
+        # the step size that tunes itself is part of the state, not of the settings
+        return tuple(name for name in self.guard.actions if name != 'step_size')
+
+
+def image_jem(
+    config: JemSettings,
+    datasets: Datasets | None = None,
+    *,
+    network: Network | None = None,
+    kernel: Kernel | None = None,
+) -> Experiment:
+    """The experiment of a JEM or ST-JEM run on images.
+
+    Args: datasets: default, what config.data.source names. network: one example -> logits; default,
+      that of config.network. kernel: of the chains of training; default, that of config.sampler.
+    """
+    if datasets is None:
+        train, test = sources.splits(config.data.source)
+        datasets = Datasets(train=train, test=test)
+    c = config.data
+    return jem_experiment(
+        config,
+        datasets,
+        network or config.network.build(datasets.train.num_classes, datasets.train.x.shape[1:]),
+        initial=Part('uniform'),
+        prepare=prepare_images(c.noise, c.crop, c.flip),
+        prepare_test=prepare_images(c.noise),
+        kernel=kernel,
+    )
+
+
+def jem_experiment(
+    config: JemSettings,
+    datasets: Datasets,
+    network: Network,
+    *,
+    initial: Part,
+    prepare: Transition,
+    prepare_test: Transition,
+    kernel: Kernel | None = None,
+    spec_changes: dict[str, Any] | None = None,
+    **more: Any,
+) -> Experiment:
+    """The experiment of a JEM or ST-JEM run on anything.
+
+    Args:
+      initial: distribution of the chains. prepare, prepare_test: (key, example) -> network input.
+      kernel: of the chains of training. spec_changes: of the model's spec. more: further fields of Experiment.
+    """
+    num_classes, shape = datasets.train.num_classes, datasets.train.x.shape[1:]
+    initial_sampler = INITIAL[initial.name](shape, **initial.arguments)
+    loss = config.loss
+    method = jem(
+        network,
+        sampler_of(config.sampler, kernel),
+        buffer_of(config, initial_sampler, num_classes),
+        weights=weights_of(loss),
+        num_negatives=loss.num_negatives,
+        num_steps=config.sampler.num_steps,
+        extra_step_every=config.sampler.extra_step_every,
+        shards=config.shards,
+        conditional=loss.conditional,
+        p_x_weight=loss.p_x_weight,
+        alpha=loss.alpha,
+        entropy_weight=loss.entropy_weight,
+    )
+    sampling = Sampling(
+        kernel=kernel_part(config.fresh, 'fresh'),
+        step_size=config.fresh.step_size,
+        num_steps=config.fresh.num_steps,
+        initial=initial,
+    )
+    spec = model.classifier_spec(network, shape, num_classes, sampling)
+    spec = dataclasses.replace(spec, **spec_changes or {})
+    trained = model.build(spec, {'network': network})
+    return Experiment(
+        recipe=_recipe(config, datasets, method, prepare, prepare_test, trained),
+        model=trained,
+        datasets=datasets,
+        predict=predict.predictor(predict.classifier_view(network.apply), prepare_test),
+        scores=predict.CLASSIFIER_SCORES,
+        input_noise=config.data.noise,
+        chains=training_chains(config.sampler, loss.num_negatives, kernel),
+        ood=ood_names(config.ood),
+        **more,
+    )
+
+
+def _recipe(config, datasets, method, prepare, prepare_test, trained):
+    train, num_classes = datasets.train, datasets.train.num_classes
+    predict_fn = predict.predictor(predict.classifier_view(trained.classifier.logits), prepare_test)
+    some = data.subsample(datasets.test, 2000)  # for the curve during training
+
+    def evaluate(state):
+        found = predict.predict_dataset(predict_fn, state.eval_params, some)
+        return {'test_accuracy': calibration.accuracy(found['logits'], some.y)}
+
+    def pictures(state):
+        positions, columns = buffer_picture(state, num_classes)
+        return {'buffer': (trained.pictures(positions), columns)}
+
+    optimizer = config.optimizer
+    return Recipe(
+        method=method,
+        optimizer=adam(optimizer, optimizer.learning_rate, config.steps),
+        batch_at=batches(train, config.batch_size, config.seed),
+        prepare=prepare,
+        ema=optimizer.ema,
+        pictures=pictures,
+        evaluate=evaluate,
+        description=trained.spec.to_json(),
+    )
+
+
+def sampler_of(c: JemChain, kernel: Kernel | None = None) -> adapt.Sampler:
+    """The chains' kernel, fixed or tuning itself."""
+    if kernel is not None:
+        return adapt.fixed(kernel)
+    if not c.adaptive:
+        options = {'momentum': c.momentum} if c.kernel == 'langevin' else {}
+        return adapt.fixed(make_kernel(c, kernel_part(c, 'sampler', **options), 'sampler'))
+    if c.kernel != 'langevin' or not c.noise_is_temperature or c.noise <= 0:
+        raise InputError(
+            'the adaptive sampler needs --config.sampler.kernel=langevin, '
+            '--config.sampler.noise_is_temperature=true and a noise > 0'
+        )
+    return adapt.adaptive(c.step_size, c.noise**-0.5, momentum=c.momentum)
+
+
+def training_chains(c: JemChain, num: int, kernel: Kernel | None = None) -> TrainingChains:
+    """The chains as telemetry follows them."""
+
+    def numbers(state):
+        if not c.adaptive:
+            return chain_numbers(c, **({'momentum': c.momentum} if c.momentum else {}))
+        tuned = map(float, np.asarray(state.chains.sampler.settings)[0])
+        a, divisor, decay, momentum = tuned
+        scale = (2 * a) ** 0.5 / divisor
+        return {'step_size': a, 'noise_scale': scale, 'decay': decay, 'momentum': momentum}
+
+    def steps_of(state):
+        if not c.extra_step_every:
+            return c.num_steps
+        return c.num_steps + int(np.asarray(state.chains.calls)[0]) // c.extra_step_every
+
+    return TrainingChains(
+        num=num,
+        num_steps=c.num_steps,
+        steps_of=steps_of,
+        make_kernel=traced_kernel(kernel_part(c, 'sampler'), {}, kernel),
+        numbers=numbers if kernel is None else lambda state: {'step_size': c.step_size},
+    )
+
+
+def buffer_of(config: JemSettings, initial_sampler: Any, num_classes: int) -> replay.ReplayBuffer:
+    """One shard of the buffer: in blocks by class where some chains are conditional."""
+    capacity = shard_capacity(config.buffer.capacity, config.shards)
+    restart, conditional = config.buffer.restart, config.loss.conditional
+    if conditional == 0:
+        return replay.persistent(initial_sampler, capacity, restart=restart)
+    return replay.class_conditional(
+        initial_sampler, capacity, num_classes, unconditional=1 - conditional, restart=restart
+    )
+
+
+def weights_of(loss: JemLoss) -> WeightRule:
+    """Of the contrasts."""
+    if not loss.balanced:
+        return objectives.uniform
+    return partial(objectives.balanced, beta=loss.beta, include_positives=loss.include_positives)

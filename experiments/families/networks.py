@@ -1,0 +1,144 @@
+"""Networks by their settings: groups that say how to build a Network for a number of classes."""
+
+import math
+from dataclasses import asdict, dataclass, replace
+
+import jax.numpy as jnp
+
+from ebm_jax.networks import (
+    Conv1DNet,
+    ConvNet,
+    MultiScaleEnergy,
+    WideResNet,
+    identity,
+    per_example,
+    spectral,
+    standardised,
+)
+from ebm_jax.types import Network
+from experiments.common.settings import setting
+
+Shape = tuple[int, ...]  # of one example
+KERNEL_TRANSFORMS = {'standardised': standardised, 'spectral': spectral, 'plain': identity}
+
+
+@dataclass
+class ConvNetwork:
+    """3x3 convolutions with swish and a dense head."""
+
+    widths: tuple[int, ...] = setting((32, 64, 128), 'channels of each layer', low=1)
+    strides: tuple[int, ...] = setting((1, 2, 2), 'stride of each layer', low=1)
+
+    def build(self, num_classes: int, shape: Shape) -> Network:
+        return per_example(ConvNet(num_classes, self.widths, self.strides))
+
+
+@dataclass
+class SizedConvNetwork(ConvNetwork):
+    """3x3 convolutions with swish and a dense head; by default as many as the images need."""
+
+    widths: tuple[int, ...] = setting((), 'channels of each layer; (): by the size', low=1)
+    strides: tuple[int, ...] = setting((), 'stride of each layer; (): by the size', low=1)
+
+    def build(self, num_classes: int, shape: Shape) -> Network:
+        """Layers that halve the grid until it has about four pixels a side."""
+        halvings = max(2, math.ceil(math.log2(min(shape[:2]) / 4)))
+        widths = self.widths or (32, 64, *[128] * (halvings - 1))
+        strides = self.strides or (1, *[2] * (len(widths) - 1))
+        if min(shape[:2]) > 16 and not self.strides:
+            strides = (2, 1, *strides[2:])  # the costliest layer on a quarter of the grid
+        return per_example(ConvNet(num_classes, widths, strides))
+
+
+@dataclass
+class WideResNetwork:
+    """A Wide-ResNet without normalisation."""
+
+    depth: int = setting(28, '6 n + 4, n blocks in each of three stages', low=10)
+    width: int = setting(10, 'factor on 16, 32 and 64 channels', low=1)
+    bfloat16: bool = setting(False, 'compute in bfloat16, with float32 energies and chains')
+
+    def build(self, num_classes: int, shape: Shape) -> Network:
+        dtype = jnp.bfloat16 if self.bfloat16 else jnp.float32
+        return per_example(WideResNet(num_classes, self.depth, self.width, dtype))
+
+
+@dataclass
+class Conv1DNetwork:
+    """Convolutions along time or frequency and a dense head, for speech."""
+
+    along: str = setting('time', 'axis of the convolutions', choices=('time', 'frequency'))
+    widths: tuple[int, ...] = setting((64, 64, 64), 'channels of each layer', low=1)
+    strides: tuple[int, ...] = setting((1, 2, 2), 'stride of each layer', low=1)
+    size: int = setting(5, 'size of the kernels', low=1)
+
+    def build(self, num_classes: int, shape: Shape) -> Network:
+        return per_example(Conv1DNet(num_classes, **asdict(self)))
+
+
+@dataclass
+class SpeechNetwork:
+    """2-D convolutions over (time, frequency), or a Wide-ResNet in their place."""
+
+    wide: bool = setting(False, 'a Wide-ResNet of that depth and width')
+    depth: int = setting(10, 'of the Wide-ResNet, 6 n + 4 ([code]: 28)', low=10)
+    width: int = setting(2, 'of the Wide-ResNet ([code]: 10)', low=1)
+    widths: tuple[int, ...] = setting((24, 48, 64, 64), 'channels of each convolution', low=1)
+    strides: tuple[int, ...] = setting((2, 2, 2, 1), 'stride of each convolution', low=1)
+
+    def build(self, num_classes: int, shape: Shape) -> Network:
+        if self.wide:
+            return per_example(WideResNet(num_classes, self.depth, self.width))
+        return per_example(ConvNet(num_classes, self.widths, self.strides))
+
+
+@dataclass
+class EnergyNetwork:
+    """Residual energies at several scales (ICD)."""
+
+    width: int = setting(64, 'channels F of the first stage', low=1)
+    stages: tuple[int, ...] = setting((1, 2, 4, 8), 'factor on F after each stage', low=1)
+    scales: int = setting(3, 'energies at full, half, quarter, ... resolution', low=1)
+    plain: bool = setting(True, 'a block that keeps the grid before each that halves it')
+    kernel_transform: str = setting(
+        'standardised', 'of the kernels before a norm', choices=tuple(KERNEL_TRANSFORMS)
+    )
+    norm: bool = setting(True, 'instance or group norm')
+    attention_after: int = setting(0, 'stages before self-attention; 0: none', low=0)
+    stem_stride: int = setting(1, 'stride of the first convolution', low=1)
+
+    def build(self, num_classes: int, shape: Shape) -> Network:
+        """num_classes: 0 for an energy of p(x) alone."""
+        # spectral control is of every convolution or of none
+        others = self.kernel_transform if self.kernel_transform == 'spectral' else 'plain'
+        module = MultiScaleEnergy(
+            width=self.width,
+            stages=self.stages,
+            scales=self.scales,
+            plain=self.plain,
+            kernel_transform=KERNEL_TRANSFORMS[self.kernel_transform],
+            downsample_transform=KERNEL_TRANSFORMS[others],
+            norm=self.norm,
+            attention_after=self.attention_after or None,
+            num_classes=num_classes,
+            stem_stride=self.stem_stride,
+        )
+        return per_example(module)
+
+
+@dataclass
+class SizedEnergyNetwork(EnergyNetwork):
+    """Residual energies at several scales; by default with as many stages as the images need."""
+
+    stages: tuple[int, ...] = setting((), 'factors on F; (): by the size of the images', low=1)
+    stem_stride: int = setting(0, 'stride of the first convolution; 0: by the size', low=0)
+
+    def build(self, num_classes: int, shape: Shape) -> Network:
+        """Stages that halve the grid until it has two pixels a side."""
+        side = min(shape[:2])
+        stem_stride = self.stem_stride or (2 if side > 16 else 1)
+        halvings = max(1, math.ceil(math.log2(side / stem_stride)) - 1)
+        stages = self.stages or (2, 4, 8, 8, 8, 8)[:halvings]
+        scales = min(self.scales, len(stages))
+        settings = replace(self, stages=stages, stem_stride=stem_stride, scales=scales)
+        return EnergyNetwork.build(settings, num_classes, shape)

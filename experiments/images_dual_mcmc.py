@@ -1,0 +1,28 @@
+"""Dual-MCMC teaching on images of your own: a generator that an energy corrects.
+
+    python -m experiments.images_dual_mcmc --workdir=runs/mine_dual \\
+        --config.data.source=npz:mine.npz
+    python -m experiments.evaluate --workdir=runs/mine_dual
+
+Data as in images_st_jem. The layers of the three networks follow the size of the images, unless
+--config.network says others. The other settings are those of mnist_dual_mcmc: smaller images want
+smaller steps (8x8: --config.x_chain.step_size=1 --config.fresh.step_size=1).
+Time and figures: those of your data. Expected on 28x28 images: as mnist_dual_mcmc.
+"""
+
+from experiments import mnist_dual_mcmc
+from experiments.common import launch
+from experiments.families.dual_mcmc import DualSettings, SizedDualNetworks, image_dual_mcmc
+
+build = image_dual_mcmc
+
+
+def get_config() -> DualSettings:
+    config = mnist_dual_mcmc.get_config()
+    config.data.source = 'digits'
+    config.network = SizedDualNetworks()
+    return config
+
+
+if __name__ == '__main__':
+    launch.train(__spec__.name)

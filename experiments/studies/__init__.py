@@ -1,0 +1,1 @@
+"""Studies over many runs: what fills docs/results.md."""

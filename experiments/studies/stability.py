@@ -1,0 +1,363 @@
+"""How often training diverges: whole runs side by side, over seeds, learning rates, chain lengths
+and step sizes, on the built-in digits.
+
+    python -m experiments.studies.stability --workdir=runs/stability [--config.seeds=5]
+    python -m experiments.studies.stability --workdir=runs/of_phonemes \\
+        --config.data=frames:data/phoneme_esl.npz --config.systems='("jem","st_jem")'
+
+All runs of one system and one K are one program: mapped by `vmap`, on the CPU one after the other
+(`lax.map`), which is twice as fast there, since convolutions are slow where each run has kernels of
+its own. A run counts as diverged at the first step that is not healthy: a metric, gradient or
+parameter that is not finite, or the system's own limit (JEM [code]: a loss beyond 1e8; contrastive
+divergence, ICD [code]: |mean E+| beyond 10; dual-MCMC, ours: a gap beyond 100). Those that did are
+then trained again with the guard on, `guarded` of each setting, one by one. Intervals are Wilson's,
+95 %. Writes stability.txt, stability.json and heat maps; rerunning continues.
+
+JEM: three layers of 32, 64, 128 channels, batch 64, 64 negatives, Adam, buffer 2,000, noise .01, no
+clamp; on frames of speech the network of `phonemes_st_jem`, chains from its normal distribution.
+"""
+
+import json
+import pathlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, Mesh, PartitionSpec
+from matplotlib.figure import Figure
+from scipy.stats import binomtest
+from tqdm import tqdm
+
+from ebm_jax import data
+from ebm_jax import devices as across
+from ebm_jax.errors import Diverged, InputError
+from ebm_jax.fit import fit
+from ebm_jax.guard import RecoveryAction
+from ebm_jax.images import as_float
+from ebm_jax.record import update_summary, write_json
+from ebm_jax.train import init_state, make_local_step
+from ebm_jax.types import Params
+from experiments.common import launch, settings
+from experiments.common.cores import use_all_cores
+from experiments.common.settings import setting
+from experiments.studies.systems import (
+    BATCH,
+    NUM_NEGATIVES,
+    SHARDS,
+    SYSTEMS,
+    Setting,
+    Task,
+    recipe,
+    task_of,
+)
+
+CHUNK = 20  # steps of all runs in one call
+OF_SPEECH = ('jem', 'st_jem')  # what is set up for frames of speech
+Row = dict[str, Any]  # what is kept of a run
+
+
+@dataclass
+class Grid:
+    """The runs of the study."""
+
+    data: str = setting('digits', 'digits, or frames:FILE.npz')
+    systems: tuple[str, ...] = setting(tuple(SYSTEMS), 'systems', choices=tuple(SYSTEMS))
+    seeds: int = setting(5, 'runs of each setting', low=1)
+    steps: int = setting(600, 'training steps of a run', low=1)
+    num_steps: tuple[int, ...] = setting((1, 2, 5), 'steps K of the chains', low=1)
+    learning_rates: tuple[float, ...] = setting((1e-3, 5e-3, 1e-2), 'learning rates', above=0)
+    step_sizes: tuple[float, ...] = setting((1.0,), "in units of the system's own", above=0)
+    guarded: int = setting(2, 'diverged runs of a setting trained again, with the guard', low=0)
+
+    def divisors(self) -> tuple[int, ...]:
+        return BATCH, SHARDS, NUM_NEGATIVES
+
+    def of_system(self, system: str) -> list[Setting]:
+        return [
+            Setting(system, num_steps, rate, size)
+            for num_steps in self.num_steps
+            for rate in self.learning_rates
+            for size in self.step_sizes
+        ]
+
+    def all_settings(self) -> list[Setting]:
+        return [one for system in self.systems for one in self.of_system(system)]
+
+
+def train_side_by_side(
+    system: str, num_steps: int, cases: Sequence[tuple[float, float, int]], c: Grid, task: Task
+) -> tuple[dict[str, np.ndarray], Params]:
+    """All cases (learning rate, step size, seed) of one system and one K.
+
+    Returns: ({metric: [steps, cases]}, final params [cases, ...]).
+    """
+    devices = jax.local_devices()
+    filled = [*cases, *[cases[-1]] * (-len(cases) % len(devices))]
+    rates, sizes, seeds = (jnp.asarray(column) for column in zip(*filled))
+    which = np.asarray(seeds)
+
+    def batches_at(step):
+        rows = [data.batch_at(task.train, step, BATCH, seed) for seed in range(c.seeds)]
+        return jax.tree.map(lambda *leaves: np.stack(leaves)[which], *rows)
+
+    def batches(steps):
+        """[steps][runs]"""
+        return jax.tree.map(lambda *leaves: np.stack(leaves), *map(batches_at, steps))
+
+    first = recipe(task, Setting(system, num_steps, *cases[0][:2]))
+    state = jax.vmap(lambda seed: init_state(jax.random.key(seed), first))(seeds)
+    split = PartitionSpec('runs')
+    mesh = Mesh(devices, ('runs',), axis_types=(AxisType.Auto,))
+
+    def one_step(case):
+        rate, size, state, batch = case
+        with across.independent():
+            step = make_local_step(recipe(task, Setting(system, num_steps, rate, size)))
+            state, metrics = step(state, batch)
+        return state, {name: metrics[name] for name in ('healthy', 's_positives', 's_gap')}
+
+    @jax.jit
+    @partial(
+        jax.shard_map,
+        mesh=mesh,
+        in_specs=(split, split, split, PartitionSpec(None, 'runs')),
+        out_specs=(split, PartitionSpec(None, 'runs')),
+        check_vma=False,
+    )
+    def advance(state, rates, sizes, batches):
+        one_by_one = devices[0].platform == 'cpu'
+        each = partial(jax.lax.map, one_step) if one_by_one else jax.vmap(one_step)
+        return jax.lax.scan(lambda state, batch: each((rates, sizes, state, batch)), state, batches)
+
+    found = []
+    title = f'{system}, K = {num_steps}, {len(cases)} runs'
+    for begin in tqdm(range(0, c.steps, CHUNK), desc=title, unit='chunk'):
+        steps = range(begin, min(begin + CHUNK, c.steps))
+        state, metrics = advance(state, rates, sizes, batches(steps))
+        found.append(jax.device_get(metrics))
+    metrics = jax.tree.map(lambda *leaves: np.concatenate(leaves)[:, : len(cases)], *found)
+    return metrics, jax.tree.map(lambda leaf: leaf[: len(cases)], state.params)
+
+
+def accuracy(params: Params, task: Task) -> float:
+    """On the test set."""
+    logits = jax.jit(jax.vmap(task.network.apply, (None, 0)))(params, as_float(task.test.x))
+    return float(np.mean(np.argmax(logits, 1) == task.test.y))
+
+
+def runs_of(system: str, num_steps: int, c: Grid, task: Task) -> dict[str, Row]:
+    """{name: row} of the runs of one system and one K, without the guard."""
+    cases = [
+        (rate, size, seed)
+        for rate in c.learning_rates
+        for size in c.step_sizes
+        for seed in range(c.seeds)
+    ]
+    metrics, params = train_side_by_side(system, num_steps, cases, c, task)
+    found = {}
+    for i, (rate, size, seed) in enumerate(cases):
+        unhealthy = np.flatnonzero(~metrics['healthy'][:, i])
+        row: Row = {'diverged_at': None, 'accuracy': None, 'gap': None}
+        if len(unhealthy):
+            row['diverged_at'] = int(unhealthy[0]) + 1
+        else:
+            trace = metrics['s_gap'][:, i][::10]
+            row['gap'] = float(np.median(np.abs(trace[-len(trace) // 5 :])))
+        if 'jem' in system:
+            row['accuracy'] = accuracy(jax.tree.map(lambda leaf, i=i: leaf[i], params), task)
+        found[name_of(Setting(system, num_steps, rate, size), seed)] = row
+    return found
+
+
+def name_of(one: Setting, seed: int) -> str:
+    """Of a run."""
+    return (
+        f'{one.system} K={one.num_steps} lr={one.learning_rate:g} step={one.step_size:g} '
+        f'seed={seed}'
+    )
+
+
+def guarded_run(workdir: pathlib.Path, one: Setting, seed: int, c: Grid, task: Task) -> Row:
+    """The same run by `fit`, with the guard on."""
+    changed, actions = one, [RecoveryAction('other random numbers')]
+    # as the experiments have it, but for their last, smaller steps
+    for name in ('K x 2', 'learning rate x 0.5') * 2:
+        if name == 'K x 2':
+            changed = changed._replace(num_steps=2 * changed.num_steps)
+        else:
+            changed = changed._replace(learning_rate=changed.learning_rate / 2)
+        actions.append(RecoveryAction(name, partial(recipe, task, changed, seed)))
+    try:
+        state = fit(
+            recipe(task, one, seed),
+            workdir=workdir,
+            steps=c.steps,
+            seed=seed,
+            log_every=50,
+            checkpoint_every=50,
+            picture_every=c.steps + 1,
+            recovery_actions=actions,
+            echo=lambda line: None,
+        )
+    except Diverged:
+        state = None
+    log = workdir / 'recoveries' / 'log.json'
+    recoveries = len(json.loads(log.read_text())) if log.exists() else 0
+    row: Row = {'finished': state is not None, 'recoveries': recoveries, 'accuracy': None}
+    if state is not None and 'jem' in one.system:
+        row['accuracy'] = accuracy(state.params, task)
+    return row
+
+
+def share(k: int, n: int) -> str:
+    """'3 of 5 [.23, .88]'"""
+    interval = binomtest(k, n).proportion_ci(method='wilson')
+    return f'{k} of {n} [{interval.low:.2f}, {interval.high:.2f}]'
+
+
+def table(found: dict[str, Any], c: Grid) -> list[str]:
+    """A line for each setting."""
+    lines = [
+        f'{c.data}, {c.steps} steps, {c.seeds} seeds each; without the guard | with it, at most '
+        f'{c.guarded} of the diverged',
+        f'{"system":<10}{"K":>3}{"rate":>8}{"step":>6}  {"diverged":<22}{"at step":>9}'
+        f'{"accuracy, rest":>16}{"|gap|, rest":>13}  |  '
+        f'{"finish":<8}{"recoveries":>11}{"accuracy":>10}',
+    ]
+    for one in c.all_settings():
+        names = [name_of(one, seed) for seed in range(c.seeds)]
+        runs = [found['runs'][name] for name in names]
+        guarded = [found['guarded'][name] for name in names if name in found['guarded']]
+        diverged = [run for run in runs if run['diverged_at'] is not None]
+        rest = [run for run in runs if run['diverged_at'] is None]
+        finished = [run for run in guarded if run['finished']]
+        finish = f'{len(finished)} of {len(guarded)}' if guarded else '-'
+        lines.append(
+            f'{one.system:<10}{one.num_steps:>3}{one.learning_rate:>8g}{one.step_size:>6g}  '
+            f'{share(len(diverged), len(runs)):<22}{median(diverged, "diverged_at", ".0f"):>9}'
+            f'{median(rest, "accuracy", ".3f"):>16}{median(rest, "gap", ".2g"):>13}  |  '
+            f'{finish:<8}{median(guarded, "recoveries", ".1f"):>11}'
+            f'{median(finished, "accuracy", ".3f"):>10}'
+        )
+    return lines
+
+
+def median(rows: Sequence[Row], key: str, form: str) -> str:
+    """Of what is there, '-' for nothing."""
+    values = [row[key] for row in rows if row[key] is not None]
+    return f'{np.median(values):{form}}' if values else '-'
+
+
+def heat_maps(path: pathlib.Path, found: dict[str, Any], c: Grid) -> None:
+    """Share of runs that diverged, learning rate across and K down, one map for each system."""
+
+    def diverged(system, num_steps, rate):
+        names = [
+            name_of(Setting(system, num_steps, rate, size), seed)
+            for size in c.step_sizes
+            for seed in range(c.seeds)
+        ]
+        return np.mean([found['runs'][name]['diverged_at'] is not None for name in names])
+
+    figure = Figure(figsize=(3.2 * len(c.systems), 3), layout='tight')
+    axes = figure.subplots(1, len(c.systems), squeeze=False)[0]
+    for axis, system in zip(axes, c.systems):
+        shares = np.array(
+            [[diverged(system, k, rate) for rate in c.learning_rates] for k in c.num_steps]
+        )
+        axis.imshow(shares, vmin=0, vmax=1, cmap='Reds')
+        for (row, column), value in np.ndenumerate(shares):
+            color = 'white' if value > 0.6 else 'black'
+            axis.text(column, row, f'{value:.0%}', ha='center', va='center', color=color)
+        axis.set(
+            title=f'{system}: diverged',
+            xlabel='learning rate',
+            ylabel='K',
+            xticks=range(len(c.learning_rates)),
+            yticks=range(len(c.num_steps)),
+        )
+        axis.set_xticklabels([f'{rate:g}' for rate in c.learning_rates])
+        axis.set_yticklabels(c.num_steps)
+    figure.savefig(path, dpi=90)
+
+
+def check(c: Grid) -> None:
+    """Refuse what cannot be run. Raises: InputError."""
+    settings.check(c)
+    for name in ('systems', 'num_steps', 'learning_rates', 'step_sizes'):
+        if not getattr(c, name):
+            raise InputError(f'--config.{name} must hold at least one value')
+    if c.data != 'digits' and not set(c.systems) <= set(OF_SPEECH):
+        raise InputError(
+            f'--config.systems={",".join(c.systems)}: on frames of speech only '
+            f'{" and ".join(OF_SPEECH)} are set up'
+        )
+
+
+def define(values: Any) -> None:
+    """The flags."""
+    launch.define_config(values, Grid())
+
+
+def opened(file: pathlib.Path, c: Grid) -> dict[str, Any]:
+    """What the study has found so far. Raises: InputError where it is another grid."""
+    grid = settings.to_dict(c)
+    if not file.exists():
+        return {'config': grid, 'runs': {}, 'guarded': {}}
+    found = json.loads(file.read_text())
+    free = ('systems', 'guarded')
+    if any(found['config'].get(name) != grid[name] for name in grid if name not in free):
+        raise InputError(
+            f'{file.parent} holds a study of another grid ({found["config"]}): use that, or '
+            'another --workdir'
+        )
+    return found
+
+
+def run(values: Any) -> None:
+    """Train what is missing, write and print."""
+    workdir, c = pathlib.Path(values.workdir), values.config
+    check(c)
+    use_all_cores(c)
+    file = workdir / 'stability.json'
+    found, task = opened(file, c), task_of(c.data)
+    workdir.mkdir(parents=True, exist_ok=True)
+    for one in c.all_settings():
+        if name_of(one, 0) not in found['runs']:
+            found['runs'] |= runs_of(one.system, one.num_steps, c, task)
+            write_json(file, found)
+    for one in c.all_settings():
+        diverged = [
+            seed
+            for seed in range(c.seeds)
+            if found['runs'][name_of(one, seed)]['diverged_at'] is not None
+        ]
+        for seed in diverged[: c.guarded]:
+            name = name_of(one, seed)
+            if name not in found['guarded']:
+                folder = workdir / 'guarded' / name.replace(' ', '_')
+                found['guarded'][name] = guarded_run(folder, one, seed, c, task)
+                write_json(file, found)
+    lines = table(found, c)
+    heat_maps(workdir / 'stability.png', found, c)
+    (workdir / 'stability.txt').write_text('\n'.join(lines) + '\n')
+    runs, guarded = found['runs'].values(), found['guarded'].values()
+    update_summary(
+        workdir,
+        {
+            'finished': True,
+            'diverged': sum(row['diverged_at'] is not None for row in runs),
+            'runs': len(runs),
+            'guarded': len(guarded),
+            'guarded_finished': sum(row['finished'] for row in guarded),
+        },
+    )
+    print('\n'.join(lines))
+
+
+if __name__ == '__main__':
+    launch.main(run, define, __doc__)

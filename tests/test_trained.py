@@ -1,0 +1,299 @@
+"""A trained model, opened: the same numbers from the run and from its export, by command and by
+Python; folders that cannot be opened get one sentence."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from commands import ROOT, assert_one_sentence, in_process, succeed
+from flax import nnx
+
+import ebm_jax
+from ebm_jax import adapt, augment, data, initial, mcmc, model, replay
+from ebm_jax.errors import InputError
+from ebm_jax.fit import fit
+from ebm_jax.methods.jem import jem
+from ebm_jax.networks import ConvNet, nnx_per_example, per_example
+from ebm_jax.train import Recipe
+from ebm_jax.types import UNCONDITIONAL, Network
+from experiments.common import runs
+
+KEY = jax.random.key(0)
+TEST = data.digits('test')
+SMALL = [
+    '--config.steps=2',
+    '--config.batch_size=16',
+    '--config.log_every=2',
+    '--config.loss.num_negatives=8',
+    '--config.sampler.num_steps=2',
+    '--config.buffer.capacity=800',
+    '--config.fresh.num_steps=3',
+    '--config.evaluate_every=0',
+    '--config.network.widths=(4,4,4)',
+]
+
+
+@pytest.fixture(scope='module')
+def run(tmp_path_factory):
+    """A classifier whose data set is gone."""
+    folder = tmp_path_factory.mktemp('trained')
+    train = data.digits('train')
+    file = folder / 'digits.npz'
+    np.savez(file, x_train=train.x, y_train=train.y, x_test=TEST.x, y_test=TEST.y)
+    workdir = folder / 'run'
+    source = f'--config.data.source=npz:{file}'
+    succeed('experiments.images_st_jem', f'--workdir={workdir}', *SMALL, source, devices='8')
+    config, module = runs.read_run(workdir)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv('JAX_NUM_CPU_DEVICES', '8')
+        state = runs.restore(workdir).state
+    file.unlink()
+    return workdir, config, module, state
+
+
+def test_the_numbers_are_those_of_the_run(run):
+    """p(y|x) and log p(x) against the network by hand; raw pixels and network units are one."""
+    workdir, config, _, state = run
+    opened = ebm_jax.load(workdir)
+    assert opened.step == 2 and opened.settings['config']['steps'] == 2
+    chex.assert_trees_all_equal(opened.params, state.ema_params)  # of evaluation
+    logits = config.network.build(10, (8, 8, 1)).apply
+    x = TEST.x[:5]
+    units = x / np.float32(127.5) - 1
+    by_hand = jax.vmap(logits, (None, 0))(state.ema_params, units)
+    np.testing.assert_allclose(opened.class_probs(x), jax.nn.softmax(by_hand), atol=1e-6)
+    np.testing.assert_allclose(opened.log_prob(x), jax.nn.logsumexp(by_hand, 1), rtol=1e-5)
+    np.testing.assert_allclose(opened.log_prob(units, label=3), by_hand[:, 3], rtol=1e-4, atol=1e-5)
+    energy = opened.energy_fn(opened.params, units[0], UNCONDITIONAL)
+    np.testing.assert_allclose(energy, -jax.nn.logsumexp(by_hand[0]), rtol=1e-5)
+
+
+def test_samples_are_chains_of_the_kernel_and_follow_their_key(run):
+    opened = ebm_jax.load(run[0])
+    drawn = opened.sample(KEY, 4, label=3, num_steps=2)
+    assert drawn.shape == (4, 8, 8, 1) and drawn.dtype == np.float32
+    np.testing.assert_array_equal(drawn, opened.sample(KEY, 4, label=3, num_steps=2))
+    # no steps: U(-1, 1), and the labels do not matter
+    np.testing.assert_array_equal(
+        opened.sample(KEY, 4, label=3, num_steps=0), opened.sample(KEY, 4, num_steps=0)
+    )
+    assert np.abs(drawn - opened.sample(KEY, 4, label=4, num_steps=2)).max() > 0
+
+
+def test_an_export_opens_as_the_run_does(run, tmp_path, monkeypatch, capsys):
+    out = tmp_path / 'model'
+    in_process(monkeypatch, capsys, 'experiments.export', f'--workdir={run[0]}', f'--out={out}')
+    assert {path.name for path in out.iterdir()} == {
+        'README.md',
+        'config.json',
+        'model.safetensors',
+    }
+    opened, exported = ebm_jax.load(run[0]), ebm_jax.load(out)
+    chex.assert_trees_all_equal(exported.params, opened.params)
+    assert exported.metrics == json.loads((run[0] / 'summary.json').read_text())
+    np.testing.assert_array_equal(exported.log_prob(TEST.x[:3]), opened.log_prob(TEST.x[:3]))
+    card = (out / 'README.md').read_text()
+    assert 'python -m experiments.images_st_jem' in card and '| steps_per_second |' in card
+    arguments = f'--workdir={out}', '--num=2', '--label=1', f'--out={tmp_path}/drawn'
+    in_process(monkeypatch, capsys, 'experiments.sample', *arguments)
+    assert np.load(tmp_path / 'drawn.npz')['x'].shape == (2, 8, 8, 1)
+    with pytest.raises(InputError, match='holds something else'):
+        opened.export(run[0])
+
+
+def test_a_model_opens_without_the_experiments(run, tmp_path):
+    """As from a wheel, in a folder where there is nothing else."""
+    program = (
+        'import sys, ebm_jax, numpy as np\n'
+        f'model = ebm_jax.load({str(run[0])!r})\n'
+        'assert model.class_probs(np.zeros((1, 8, 8, 1), np.uint8)).shape == (1, 10)\n'
+        "assert not any(name.split('.')[0] in ('experiments', 'absl.app') for name in sys.modules)"
+    )
+    (tmp_path / 'ebm_jax').symlink_to(ROOT / 'ebm_jax')
+    done = subprocess.run(
+        [sys.executable, '-c', program], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def damaged(folder, kind):
+    if kind == 'weights of another file':
+        file = folder / 'model.safetensors'
+        file.write_bytes(file.read_bytes()[:-4] + b'\0\0\0\1')
+    elif kind == 'weights of another network':
+        content = json.loads((folder / 'config.json').read_text())
+        content['model']['networks']['network'][1]['widths'] = [4, 4, 8]
+        (folder / 'config.json').write_text(json.dumps(content))
+    elif kind == 'no such network':
+        content = json.loads((folder / 'config.json').read_text())
+        content['model']['networks']['network'][0] = 'os.system'
+        (folder / 'config.json').write_text(json.dumps(content))
+    elif kind == 'config cut short':
+        (folder / 'config.json').write_text((folder / 'config.json').read_text()[:100])
+    elif kind == 'no description':
+        (folder / 'config.json').write_text('{"model": {"kind": "classifier"}}')
+    elif kind == 'another format':
+        content = json.loads((folder / 'config.json').read_text())
+        (folder / 'config.json').write_text(json.dumps(content | {'format': 'other'}))
+    elif kind == 'nothing there':
+        shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize(
+    'kind, says',
+    [
+        ('weights of another file', 'SHA-256 differs'),
+        ('weights of another network', 'do not belong together'),
+        ('no such network', 'has no network os.system'),
+        ('config cut short', 'may be damaged'),
+        ('no description', 'no description of a model'),
+        ('another format', "has the format 'other'"),
+        ('nothing there', 'config.json is missing'),
+    ],
+)
+def test_a_foreign_or_damaged_folder_gets_one_sentence(run, tmp_path, kind, says):
+    folder = tmp_path / 'model'
+    ebm_jax.load(run[0]).export(folder)
+    damaged(folder, kind)
+    with pytest.raises(InputError, match=says) as caught:
+        ebm_jax.load(folder)
+    assert '\n' not in str(caught.value)
+
+
+def test_what_a_model_is_not_gets_one_sentence(run, tmp_path, monkeypatch, capsys):
+    opened = ebm_jax.load(run[0])
+    for call, says in (
+        (lambda: opened.log_prob(np.zeros((2, 28, 28, 1), np.uint8)), r'takes examples \[N, 8, 8'),
+        (lambda: opened.sample(KEY, 2, label=10), '0 to 9'),
+        (lambda: opened.reconstruct(KEY, TEST.x[:2]), 'no generator'),
+        (lambda: opened.classify_sound(np.zeros(100)), 'not trained on recordings'),
+    ):
+        with pytest.raises(InputError, match=says):
+            call()
+    assert_one_sentence(
+        monkeypatch, capsys, 'no data file', 'experiments.evaluate', f'--workdir={run[0]}'
+    )
+
+
+def recipe(network, description):
+    kernel = mcmc.langevin(1.0, noise_scale=0.01)
+    buffer = replay.persistent(initial.uniform((8, 8, 1)), 8)
+    train = data.digits('train')
+    return Recipe(
+        method=jem(network, adapt.fixed(kernel), buffer, num_negatives=8, num_steps=1),
+        optimizer=optax.adam(1e-3),
+        batch_at=lambda step: data.batch_at(train, step, 8),
+        prepare=augment.scale_pixels,
+        description=description and description.to_json(),
+    )
+
+
+def trained_by_python(workdir, network, description):
+    return fit(recipe(network, description), workdir=workdir, steps=1, devices=jax.devices()[:1])
+
+
+def test_a_run_trained_from_python_opens_the_same_way(tmp_path):
+    network = per_example(ConvNet(10, (4, 4), (2, 2)))
+    spec = model.classifier_spec(network, (8, 8, 1), 10)
+    state = trained_by_python(tmp_path / 'run', network, spec)
+    opened = ebm_jax.load(tmp_path / 'run')
+    chex.assert_trees_all_equal(opened.params, state.params)
+    opened.export(tmp_path / 'out')
+    exported = ebm_jax.load(tmp_path / 'out')
+    np.testing.assert_array_equal(
+        exported.sample(KEY, 2, num_steps=1), opened.sample(KEY, 2, num_steps=1)
+    )
+    trained_by_python(tmp_path / 'nameless', network, None)
+    with pytest.raises(InputError, match='config.json is missing'):
+        ebm_jax.load(tmp_path / 'nameless')
+
+
+class Perceptron(nnx.Module):
+    def __init__(self, rngs):
+        self.hidden, self.head = nnx.Linear(64, 8, rngs=rngs), nnx.Linear(8, 10, rngs=rngs)
+
+    def __call__(self, x):
+        return self.head(nnx.swish(self.hidden(x.reshape(len(x), -1))))
+
+
+def plain_network():
+    def init(key, x):
+        return {'w': 0.1 * jax.random.normal(key, (x.size, 10)), 'b': jnp.zeros(10)}
+
+    return Network(init, lambda params, x: x.reshape(-1) @ params['w'] + params['b'])
+
+
+@pytest.mark.parametrize('kind', ['nnx', 'plain'])
+def test_networks_of_any_kind_train_and_open(kind, tmp_path):
+    network = nnx_per_example(lambda rngs: Perceptron(rngs)) if kind == 'nnx' else plain_network()
+    spec = model.classifier_spec(network, (8, 8, 1), 10)
+    state = trained_by_python(tmp_path / 'run', network, spec)
+    with pytest.raises(InputError, match="give it as networks={'network'"):
+        ebm_jax.load(tmp_path / 'run')
+    opened = ebm_jax.load(tmp_path / 'run', networks={'network': network})
+    x = TEST.x[:3] / np.float32(127.5) - 1
+    logits = jax.vmap(network.apply, (None, 0))(state.params, x)
+    np.testing.assert_allclose(opened.class_probs(x), jax.nn.softmax(logits), atol=1e-6)
+    start = network.init(jax.random.key(5), x[0])
+    moved = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), start, state.params)
+    assert all(value > 0 for value in jax.tree.leaves(moved))
+
+
+def test_networks_with_other_state_get_one_sentence():
+    import flax.linen as nn
+
+    class Normalised(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return nn.BatchNorm(use_running_average=False)(x)
+
+    class Dropped(nnx.Module):
+        def __init__(self, rngs):
+            self.drop = nnx.Dropout(0.5, rngs=rngs)
+
+        def __call__(self, x):
+            return self.drop(x)
+
+    for network in (per_example(Normalised()), nnx_per_example(lambda rngs: Dropped(rngs))):
+        with pytest.raises(ValueError, match='other state than parameters'):
+            network.init(KEY, jnp.zeros(3))
+    with pytest.raises(TypeError, match='nnx_per_example'):
+        per_example(Perceptron(nnx.Rngs(0)))
+
+
+def test_every_network_of_the_library_is_rebuilt_from_its_description():
+    from ebm_jax import networks
+
+    modules = {
+        'ConvNet': (networks.ConvNet(3, (4,), (2,)), (8, 8, 1)),
+        'Conv1DNet': (networks.Conv1DNet(3, 'frequency', (4,), (2,), 3), (5, 12, 1)),
+        'WideResNet': (networks.WideResNet(3, 10, 1, jnp.bfloat16), (8, 8, 3)),
+        'ResidualEnergy': (networks.ResidualEnergy(4, (1,), norm=False), (8, 8, 1)),
+        'MultiScaleEnergy': (
+            networks.MultiScaleEnergy(
+                8, (1, 2), 2, kernel_transform=networks.spectral, attention_after=1
+            ),
+            (8, 8, 1),
+        ),
+        'Generator': (networks.Generator((8, 8, 1), (4, 4)), (3,)),
+        'InferenceNet': (networks.InferenceNet(3, (4,), (2,)), (8, 8, 1)),
+        'SpectralEnergy': (networks.SpectralEnergy((4,), (True,)), (8, 8, 1)),
+    }
+    assert set(modules) == set(networks.NETWORKS)
+    for name, (module, shape) in modules.items():
+        described = networks.describe(module)
+        again = networks.build(*json.loads(json.dumps(described)))
+        assert again.module == module, name
+        x = jax.random.normal(KEY, shape)
+        network = per_example(module)
+        params = network.init(KEY, x)
+        chex.assert_trees_all_equal(again.init(KEY, x), params)
+        chex.assert_trees_all_equal(again.apply(params, x), network.apply(params, x))
+    assert networks.describe(networks.ResidualEnergy(kernel_transform=lambda w: 2 * w)) is None
