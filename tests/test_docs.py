@@ -70,6 +70,7 @@ def test_the_method_and_the_experiment_of_the_guide_train_and_are_evaluated(
         '--config.network.stages=(1,)',
         '--config.network.scales=1',
         '--config.network.norm=false',
+        '--config.loss.kl_chains=8',
         '--config.fresh.every=1',
     ]
     said = in_process(monkeypatch, capsys, 'experiments.digits_pcd', workdir, *small)
