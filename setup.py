@@ -34,7 +34,7 @@ setup(
         'importlib_resources',
         'array_record>=0.8; platform_system == "Linux"',
         'numpy>=2.0',
-        'scipy>=1.14',
+        'scipy>=1.15',
         'scikit-learn>=1.6',
         'arviz-stats>=0.6,<1',
         'pillow>=10',

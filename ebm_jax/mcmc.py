@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.flatten_util import ravel_pytree
 
+from ebm_jax.shapes import check_leading
 from ebm_jax.types import Array, ArrayLike, EnergyFn, Info, Kernel, Key, PyTree
 
 Point = tuple[Array, Array, Array]  # (position [D], energy, gradient [D])
@@ -308,7 +309,10 @@ def run_chains(
     Args: keys: [n] keys, one per chain. x: [n, ...]. conditions: [n, ...] each, passed on as
       energy_fn(x, *conditions).
     Returns: as `run_chain`, with a leading axis of chains.
+    Raises: ValueError where the leading axes differ, or as `run_chain`.
     """
+    for name, tree in (('x', x), ('conditions', conditions)):
+        check_leading(name, tree, len(keys), '[n, ...], one for each of the n keys')
 
     def one(key, x, *conditions):
         return run_chain(key, kernel, lambda u: energy_fn(u, *conditions), x, num_steps, record)

@@ -13,17 +13,20 @@ from jax.lax import stop_gradient
 from jax.nn import log_softmax, logsumexp
 
 from ebm_jax import devices
+from ebm_jax.shapes import check_same_shape, check_shape
 from ebm_jax.types import UNCONDITIONAL, Array, ArrayLike, Weights
 from ebm_jax.validity import EXCLUDED, masked_mean
 
 
 def joint_energy(logits: Array, label: ArrayLike) -> Array:
     """E(x, y) = -f(x)[y]. logits [C], label in [0, C) -> scalar. Grathwohl et al. 2020, eq. 4."""
+    check_shape('logits', logits, (None,), '[C], of one example')
     return -logits[label]
 
 
 def marginal_energy(logits: Array) -> Array:
     """E(x) = -logsumexp_c f(x)[c]. logits [C] -> scalar. Grathwohl et al. 2020, eq. 6."""
+    check_shape('logits', logits, (None,), '[C], of one example')
     return -logsumexp(logits)
 
 
@@ -34,6 +37,7 @@ def energy_of(logits: Array, label: ArrayLike) -> Array:
 
 def cross_entropy(logits: Array, labels: Array) -> Array:
     """-mean_i log softmax f(x_i)[y_i]. logits [N, C], labels [N] -> scalar, this device's mean."""
+    _check_logits(logits, labels)
     return -jnp.mean(jnp.take_along_axis(log_softmax(logits), labels[:, None], 1))
 
 
@@ -43,6 +47,7 @@ def uniform(e_pos: Array, e_neg: Array) -> Weights:
 
     [N, ...], [M, ...] -> Weights of these shapes.
     """
+    _check_energies(e_pos, e_neg)
     counts = (e_neg < EXCLUDED).astype(e_neg.dtype)
     return Weights(jnp.zeros_like(e_pos), counts / devices.mean(jnp.sum(counts, 0)))
 
@@ -64,6 +69,7 @@ def balanced(
     """
     if beta < 0:
         raise ValueError(f'beta must be at least 0, got {beta}')
+    _check_energies(e_pos, e_neg)
     log_pos, log_neg = stop_gradient(
         (-beta * e_pos, jnp.where(e_neg < EXCLUDED, -beta * e_neg, -jnp.inf))
     )
@@ -86,6 +92,10 @@ def contrast(e_pos: Array, e_neg: Array, weights: Weights) -> tuple[Array, Array
       `balanced`: the gradient of L_x = -(1/N) sum_i [s(x_i) - logsumexp_S s], s = -E (our reading
       of ST-JEM).
     """
+    check_shape('e_pos', e_pos, (None,), '[N], one energy for each example')
+    check_shape('e_neg', e_neg, (None,), '[M], one energy for each negative')
+    check_same_shape('weights.positives and e_pos', weights.positives, e_pos)
+    check_same_shape('weights.negatives and e_neg', weights.negatives, e_neg)
     weights = stop_gradient(weights)
     return jnp.mean(e_pos), -jnp.sum(weights.positives * e_pos) - jnp.sum(weights.negatives * e_neg)
 
@@ -114,6 +124,9 @@ def class_contrast(
       taken without gradient.
     Returns: (positives, negatives), scalars. Source: our reading of ST-JEM.
     """
+    _check_logits(logits_pos, labels, logits_neg)
+    check_same_shape('weights.positives and logits_pos', weights.positives, logits_pos)
+    check_same_shape('weights.negatives and logits_neg', weights.negatives, logits_neg)
     weights = stop_gradient(weights)
     share = class_shares(labels, logits_pos.shape[-1])
     pushed = jnp.sum(weights.positives * logits_pos, 0) + jnp.sum(weights.negatives * logits_neg, 0)
@@ -138,6 +151,7 @@ def batch_information(logits_pos: Array, labels: Array, logits_neg: Array) -> Ar
       every device.
     Source: our reading of ST-JEM.
     """
+    _check_logits(logits_pos, labels, logits_neg)
     logits_pos, labels, logits_neg = devices.gather((logits_pos, labels, logits_neg))
     everyone = jnp.concatenate([logits_pos, logits_neg])
     total = logsumexp(everyone)
@@ -155,6 +169,7 @@ def entropy_information(logits: Array) -> Array:
       log C].
     Source: Bridle et al. 1991; as another reading of ST-JEM's regulariser, ours.
     """
+    check_shape('logits', logits, (None, None), '[N, C]')
     p, log_p = jax.nn.softmax(logits), log_softmax(logits)
     mine = jnp.mean(p, 0)
     # d H(q) = -log q . dq, so log q of the whole batch may be held constant.
@@ -173,6 +188,7 @@ def effective_sample_size(weights: Weights) -> Array:
 
 def gaussian_nll(value: Array, mean: Array, log_variance: Array) -> Array:
     """-log N(value; mean, diag exp(log_variance)) in nats. All [D] -> scalar."""
+    check_same_shape('value, mean and log_variance', value, mean, log_variance)
     return 0.5 * jnp.sum(
         jnp.square(value - mean) * jnp.exp(-log_variance) + log_variance + jnp.log(2 * jnp.pi)
     )
@@ -180,6 +196,7 @@ def gaussian_nll(value: Array, mean: Array, log_variance: Array) -> Array:
 
 def gaussian_kl(mean: Array, log_variance: Array) -> Array:
     """KL(N(mean, diag exp(log_variance)) || N(0, I)) in nats. [D], [D] -> scalar."""
+    check_same_shape('mean and log_variance', mean, log_variance)
     return 0.5 * jnp.sum(jnp.exp(log_variance) + jnp.square(mean) - 1 - log_variance)
 
 
@@ -192,6 +209,7 @@ def reparametrised(noise: Array, mean: Array, log_variance: Array) -> Array:
 def reconstruction_nll(x: Array, mean: Array, sigma: ArrayLike, mask: ArrayLike = 1.0) -> Array:
     """-log N(x; mean, sigma^2 I) up to a constant: |mask (x - mean)|^2 / (2 sigma^2), over the
     pixels where mask is 1. [...] -> scalar."""
+    check_same_shape('x and mean', x, mean)
     return jnp.sum(mask * jnp.square(x - mean)) / (2 * sigma**2)
 
 
@@ -205,6 +223,7 @@ def latent_energy(
       where x is known and 0 where not.
     Source: Han et al. 2017; Cui & Han 2023, section 3.2.
     """
+    check_shape('z', z, (None,), '[D]')
     return 0.5 * jnp.sum(jnp.square(z)) + reconstruction_nll(x, mean, sigma, mask)
 
 
@@ -214,6 +233,7 @@ def energy_square(e_pos: Array, e_neg: Array, keep: Array) -> Array:
 
     e_pos [N, ...], e_neg [M, ...], keep bool [M] -> scalar.
     """
+    check_shape('keep', keep, (len(e_neg),), '[M], one for each of e_neg')
     return jnp.mean(jnp.square(e_pos)) + masked_mean(jnp.square(e_neg), keep)
 
 
@@ -232,6 +252,7 @@ def nearest_neighbour_entropy(x: Array, population: Array, present: Array) -> Ar
       count; at least one.
     Returns: [n], the terms of that mean. Source: Du et al. 2021, eq. 12.
     """
+    _check_population(x, population, present)
     x, population = x.reshape(len(x), -1), stop_gradient(population.reshape(len(population), -1))
     nearest = population[
         jnp.argmin(jnp.where(present, _squared_distances(stop_gradient(x), population), jnp.inf), 1)
@@ -252,6 +273,7 @@ def kernel_entropy(x: Array, population: Array, present: Array) -> Array:
     Args and returns: as `nearest_neighbour_entropy`. Source: our reading; the paper names the
       nearest neighbour only.
     """
+    _check_population(x, population, present)
     x, population = x.reshape(len(x), -1), stop_gradient(population.reshape(len(population), -1))
     squared = _squared_distances(x, population)
     # finite where nothing is present, too
@@ -267,3 +289,25 @@ def _squared_distances(x, population):
     return jnp.maximum(
         jnp.sum(x * x, 1)[:, None] - 2 * x @ population.T + jnp.sum(population * population, 1), 0.0
     )
+
+
+def _check_energies(e_pos, e_neg):
+    """[N, ...] and [M, ...]."""
+    check_shape('e_pos', e_pos, (None, ...), '[N, ...], with a leading axis of examples')
+    check_shape('e_neg', e_neg, (None, *e_pos.shape[1:]), '[M, ...], as e_pos but for its length')
+
+
+def _check_logits(logits, labels, logits_neg=None):
+    """[N, C], [N] and, where given, [M, C]."""
+    check_shape('logits', logits, (None, None), '[N, C]')
+    check_shape('labels', labels, (len(logits),), '[N], one for each row of the logits [N, C]')
+    if logits_neg is not None:
+        classes = logits.shape[1]
+        check_shape('logits_neg', logits_neg, (None, classes), '[M, C], as the positives')
+
+
+def _check_population(x, population, present):
+    """[n, ...], [P, ...] and [P]."""
+    check_shape('x', x, (None, None, ...), '[n, ...]')
+    check_shape('population', population, (None, *x.shape[1:]), '[P, ...], as x but for its length')
+    check_shape('present', present, (len(population),), '[P], one for each of the population')

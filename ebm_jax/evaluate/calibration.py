@@ -3,10 +3,13 @@
 import numpy as np
 from sklearn.calibration import calibration_curve
 
+from ebm_jax.shapes import check_shape
+
 
 def accuracy(logits: np.ndarray, labels: np.ndarray) -> float:
     """Share of examples whose largest logit is their label. logits [N, C], labels [N] -> float in
     [0, 1]."""
+    _check(logits, labels)
     return float(np.mean(np.argmax(logits, 1) == labels))
 
 
@@ -15,8 +18,11 @@ def reliability(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Confidence max_y p(y|x) against accuracy in equal bins of [0, 1].
 
+    Args: logits [N, C], labels int [N]. bins: >= 1.
     Returns: (confidence, accuracy, share of examples) of each bin that is not empty.
+    Raises: ValueError for other shapes.
     """
+    _check(logits, labels)
     logits = np.asarray(logits, np.float64)
     p = np.exp(logits - logits.max(1, keepdims=True))
     confidence = (p / p.sum(1, keepdims=True)).max(1)
@@ -33,3 +39,8 @@ def expected_calibration_error(logits: np.ndarray, labels: np.ndarray, bins: int
     bins as Grathwohl et al. 2020."""
     confidence, hit, share = reliability(logits, labels, bins)
     return float(np.sum(share * np.abs(hit - confidence)))
+
+
+def _check(logits, labels):
+    check_shape('logits', logits, (None, None), '[N, C]')
+    check_shape('labels', labels, (len(logits),), '[N], one for each row of the logits [N, C]')

@@ -14,6 +14,7 @@ from sklearn.metrics.pairwise import polynomial_kernel
 
 from ebm_jax import data
 from ebm_jax.data import Examples
+from ebm_jax.shapes import check_shape
 
 
 def frechet(a: np.ndarray, b: np.ndarray) -> float:
@@ -25,6 +26,7 @@ def frechet(a: np.ndarray, b: np.ndarray) -> float:
     apart for M >> N (2.2 for D = 64 and N = 500), so compare at equal N, and with the known cases.
     Source: Dowson & Landau 1982; Heusel et al. 2017.
     """
+    _check_features(a, b)
     return _frechet_to(b)(a)
 
 
@@ -55,6 +57,7 @@ def kernel(a: np.ndarray, b: np.ndarray) -> float:
     Args: a [N, D], b [M, D]; of more than 5,000 the first 5,000 are taken. Source: Binkowski et al.
       2018; scikit-learn's kernel.
     """
+    _check_features(a, b)
     return _kernel_to(b)(a)
 
 
@@ -121,6 +124,11 @@ def reference_points(
         'shifted': np.roll(other, max(1, other.shape[2] // 8), 2),
         'noise': data.uniform_noise(train._replace(x=other)).x,
     }
+
+
+def _check_features(a, b):
+    check_shape('b', b, (None, None), '[M, D], features')
+    check_shape('a', a, (None, b.shape[1]), '[N, D], features as those of b')
 
 
 def coverage(probabilities: np.ndarray, real: np.ndarray) -> float:

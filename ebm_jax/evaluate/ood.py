@@ -1,8 +1,11 @@
 """Out-of-distribution detection from one score per example: higher means more familiar."""
 
 import numpy as np
+from scipy.stats import bootstrap
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 from tqdm import tqdm
+
+from ebm_jax.shapes import check_shape
 
 
 def detection(inside: np.ndarray, outside: np.ndarray) -> dict[str, float]:
@@ -11,7 +14,10 @@ def detection(inside: np.ndarray, outside: np.ndarray) -> dict[str, float]:
     Args: inside [N], outside [M]: scores.
     Returns: {'auroc', 'aupr', 'fpr95'}: area under ROC; average precision; share of outside
       examples that pass at the threshold that lets 95 % of the inside pass.
+    Raises: ValueError for other shapes.
     """
+    check_shape('inside', inside, (None,), '[N], one score for each example')
+    check_shape('outside', outside, (None,), '[M], one score for each example')
     truth = np.r_[np.ones(len(inside)), np.zeros(len(outside))]
     scores = np.r_[inside, outside].astype(np.float64)
     fpr, tpr, _ = roc_curve(truth, scores, drop_intermediate=False)
@@ -30,15 +36,28 @@ def bootstrap_interval(
     level: float = 0.95,
     seed: int = 0,
 ) -> dict[str, list[float]]:
-    """Percentile interval of each figure of `detection`, both sets resampled: {name: [low,
-    high]}."""
-    rng = np.random.default_rng(seed)
-    draws = [
-        detection(rng.choice(inside, len(inside)), rng.choice(outside, len(outside)))
-        for _ in tqdm(range(resamples), desc='bootstrap', delay=2, leave=False)
-    ]
-    tails = [50 * (1 - level), 50 * (1 + level)]
-    return {
-        name: [float(v) for v in np.percentile([draw[name] for draw in draws], tails)]
-        for name in draws[0]
-    }
+    """Percentile interval of each metric of `detection`, both sets resampled (scipy's bootstrap).
+
+    Args: inside [N], outside [M]: scores. level: in (0, 1).
+    Returns: {name: [low, high]}.
+    """
+    names: list[str] = []
+    with tqdm(total=resamples, desc='bootstrap', delay=2, leave=False) as progress:
+
+        def metrics(inside, outside):
+            found = detection(inside, outside)
+            names[:] = found
+            progress.update()
+            return np.array(list(found.values()))
+
+        result = bootstrap(
+            (inside, outside),
+            metrics,
+            n_resamples=resamples,
+            vectorized=False,
+            method='percentile',
+            confidence_level=level,
+            rng=seed,
+        )
+    low, high = result.confidence_interval
+    return {name: [float(low[i]), float(high[i])] for i, name in enumerate(names)}

@@ -1,0 +1,44 @@
+"""Checks of shapes where users enter the library, by chex: a sentence, not a silent broadcast.
+
+They look at shapes only, so they cost nothing in a compiled function.
+"""
+
+from collections.abc import Sequence
+from types import EllipsisType
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from ebm_jax.types import ArrayLike, PyTree
+
+
+def check_shape(
+    name: str, array: ArrayLike, shape: Sequence[int | None | EllipsisType], layout: str
+) -> None:
+    """Refuse an array of another shape.
+
+    Args:
+      shape: sizes; None stands for any size, `...` for any number of axes.
+      layout: the shape in words, such as '[N, C]'.
+    Raises: ValueError that names the array and gives both shapes.
+    """
+    try:
+        chex.assert_shape(array, shape)
+    except AssertionError:
+        raise ValueError(f'{name} must have the shape {layout}, got {jnp.shape(array)}') from None
+
+
+def check_same_shape(names: str, *arrays: ArrayLike) -> None:
+    """Refuse arrays of different shapes. Raises: ValueError that gives the shapes."""
+    try:
+        chex.assert_equal_shape([jnp.asarray(array) for array in arrays])
+    except AssertionError:
+        found = ', '.join(str(jnp.shape(array)) for array in arrays)
+        raise ValueError(f'{names} must have the same shape, got {found}') from None
+
+
+def check_leading(name: str, tree: PyTree, n: int, layout: str) -> None:
+    """Refuse a pytree with a leaf whose leading axis is not n. Raises: ValueError that names it."""
+    for leaf in jax.tree.leaves(tree):
+        check_shape(name, leaf, (n, ...), layout)
