@@ -2,13 +2,8 @@
 
 Inside the train step the axis `AXIS` is bound and these functions work across devices; outside of
 it there is one device. Inside a `pmap` or `shard_map` without that axis they refuse to work, since
-the mean of one device's share would be taken for that of all; where the mapped copies are runs of
-their own, say so by `with independent():`.
+the mean of one device's share would be taken for that of all.
 """
-
-import contextlib
-import contextvars
-from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
@@ -17,33 +12,21 @@ from jax import lax
 from ebm_jax.types import Array, ArrayLike, Key, PyTree
 
 AXIS = 'devices'
-_INDEPENDENT = contextvars.ContextVar('independent', default=False)
-
-
-@contextlib.contextmanager
-def independent() -> Iterator[None]:
-    """While tracing inside: each mapped copy is a run of its own, with one device."""
-    token = _INDEPENDENT.set(True)
-    try:
-        yield
-    finally:
-        _INDEPENDENT.reset(token)
 
 
 def count() -> int:
     """Number of devices that share the batch.
 
-    Raises: RuntimeError inside a pmap or shard_map that does not bind AXIS (see `independent`).
+    Raises: RuntimeError inside a pmap or shard_map that does not bind AXIS.
     """
     try:
         return lax.axis_size(AXIS)
     except NameError:  # jax's way to say that no such axis is bound
         mapped = jax.sharding.get_abstract_mesh().manual_axes
-        if mapped and not _INDEPENDENT.get():
+        if mapped:
             raise RuntimeError(
                 f'this computation is mapped over the axes {mapped} without the axis {AXIS!r}: '
-                f'give axis_name={AXIS!r} to pmap or shard_map, or trace it within '
-                '`devices.independent()` if every copy is a run of its own'
+                f'name the axis so in pmap or shard_map, or the copies would not see each other'
             ) from None
         return 1
 

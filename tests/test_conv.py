@@ -2,6 +2,7 @@
 
 import re
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -43,10 +44,8 @@ def test_values_and_gradients_equal_xlas(size, channels, window, strides, paddin
     def scalar(f):
         return lambda x, k: jnp.sum(weight * jnp.tanh(f(x, k)))
 
-    for a, b in zip(
-        jax.grad(scalar(ours), (0, 1))(x, kernel), jax.grad(scalar(theirs), (0, 1))(x, kernel)
-    ):
-        np.testing.assert_allclose(a, b, atol=1e-4)
+    gradients = [jax.grad(scalar(f), (0, 1))(x, kernel) for f in (ours, theirs)]
+    chex.assert_trees_all_close(*gradients, rtol=1e-7, atol=1e-4)
 
 
 def test_second_order_equals_xlas():

@@ -3,6 +3,7 @@ known."""
 
 from functools import partial
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -73,7 +74,7 @@ def samples_of(method, params, batch=BATCH):
 
 
 def assert_gradients(found, expected, tolerance):
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=tolerance), found, expected)
+    chex.assert_trees_all_close(found, expected, rtol=1e-7, atol=tolerance)
 
 
 def posterior(x):
@@ -655,10 +656,7 @@ def test_between_goes_along_the_sphere():
         path, [[3, 0], [2 * np.sqrt(0.5), 2 * np.sqrt(0.5)], [0, 1]], atol=1e-6
     )
     np.testing.assert_allclose(latent.between(a, 2 * a, 3)[:, 0], [3, 4.5, 6], atol=1e-5)
-    assert (
-        np.isfinite(latent.between(a, -a, 5)).all()
-        and np.isfinite(latent.between(0 * a, a, 5)).all()
-    )
+    chex.assert_tree_all_finite([latent.between(a, -a, 5), latent.between(0 * a, a, 5)])
 
 
 def test_interpolation_ends_at_the_reconstructions():

@@ -4,12 +4,14 @@ left in the workdir."""
 import json
 import shutil
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 from PIL import Image
+from trees import as_data
 
 from ebm_jax import adapt, augment, cost, data, initial, replay
 from ebm_jax import objectives as obj
@@ -68,17 +70,6 @@ def train(workdir, steps, run=None, devices=None, **options):
     )
 
 
-def leaves(state):
-    def raw(leaf):
-        return (
-            jax.random.key_data(leaf)
-            if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-            else leaf
-        )
-
-    return [np.asarray(raw(leaf)) for leaf in jax.tree.leaves(state)]
-
-
 def metrics(workdir):
     rows = [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text().splitlines()]
     return [
@@ -105,8 +96,7 @@ def test_resume_equals_uninterrupted_bit_for_bit(uninterrupted, tmp_path):
     train(tmp_path, 3)
     resumed = train(tmp_path, 6)
     assert int(resumed.step) == 6
-    for a, b in zip(leaves(whole), leaves(resumed), strict=True):
-        np.testing.assert_array_equal(a, b)
+    chex.assert_trees_all_equal(as_data(whole), as_data(resumed))
     assert [row for row in metrics(whole_dir) if 'age' not in row] == metrics(tmp_path)
 
 
@@ -121,8 +111,7 @@ def test_resume_after_a_crash_takes_back_what_was_logged_past_the_checkpoint(
     with (tmp_path / 'metrics.jsonl').open('a') as file:
         file.write('{"step": 5, "lo')
     resumed = train(tmp_path, 6)
-    for a, b in zip(leaves(whole), leaves(resumed), strict=True):
-        np.testing.assert_array_equal(a, b)
+    chex.assert_trees_all_equal(as_data(whole), as_data(resumed))
     assert [row['step'] for row in metrics(tmp_path)] == [1, 2, 3, 4, 5, 6]
 
 
@@ -130,8 +119,7 @@ def test_resume_on_another_number_of_devices(uninterrupted, tmp_path):
     _, whole = uninterrupted
     train(tmp_path, 3)
     resumed = train(tmp_path, 6, devices=jax.devices()[:4])
-    for a, b in zip(leaves(whole), leaves(resumed), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
+    chex.assert_trees_all_close(as_data(whole), as_data(resumed), rtol=1e-3, atol=1e-4)
 
 
 def test_what_a_run_leaves(uninterrupted):
@@ -164,7 +152,7 @@ def test_a_finished_run_is_left_alone(uninterrupted):
     said = []
     again = train(workdir, 6, echo=said.append)
     assert 'nothing to do' in said[0] and (workdir / 'metrics.jsonl').read_text() == before
-    np.testing.assert_array_equal(leaves(again)[1], leaves(state)[1])
+    chex.assert_trees_all_equal(as_data(again), as_data(state))
 
 
 def test_the_forecast_counts_what_the_step_does(tmp_path):
@@ -258,8 +246,7 @@ def test_where_the_newest_checkpoint_is_damaged_the_one_before_is_used(uninterru
         and 'the one of step 3 is used' in said[0]
         and 'from step 3' in said[1]
     )
-    for a, b in zip(leaves(whole), leaves(resumed), strict=True):
-        np.testing.assert_array_equal(a, b)
+    chex.assert_trees_all_equal(as_data(whole), as_data(resumed))
     assert [row for row in metrics(whole_dir) if 'age' not in row] == metrics(tmp_path)
     assert (
         len(list((tmp_path / 'damaged_checkpoints').iterdir())) == 1

@@ -5,6 +5,7 @@ import json
 import signal
 from functools import partial
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -78,9 +79,8 @@ def test_the_loss_of_jem_is_that_of_the_valid_chains(put, options):
     compare(method, params, samples, valid_only(samples, keep))
     assert method.loss(params, None, BATCH, samples)[1]['quarantined'] == 16 - keep.sum()
     ages = np.asarray(after.buffer.age)
-    assert (ages == validity.QUARANTINED).sum() == 16 - keep.sum() and np.isfinite(
-        np.asarray(after.buffer.position)
-    ).all()
+    assert (ages == validity.QUARANTINED).sum() == 16 - keep.sum()
+    chex.assert_tree_all_finite(after.buffer.position)
 
 
 def compare(method, params, samples, honest, batch=BATCH, only=None):
@@ -97,11 +97,9 @@ def compare(method, params, samples, honest, batch=BATCH, only=None):
 
         return terms(params), jax.grad(lambda params: sum(terms(params).values()))(params)
 
-    for a, b in zip(
-        jax.tree.leaves(losses(samples, BATCH)), jax.tree.leaves(losses(honest, batch)), strict=True
-    ):
-        assert np.isfinite(a).all()
-        np.testing.assert_allclose(a, b, rtol=2e-4, atol=1e-5)
+    found = losses(samples, BATCH)
+    chex.assert_tree_all_finite(found)
+    chex.assert_trees_all_close(found, losses(honest, batch), rtol=2e-4, atol=1e-5)
 
 
 def test_the_loss_of_icd_is_that_of_the_valid_chains():
@@ -114,10 +112,8 @@ def test_the_loss_of_icd_is_that_of_the_valid_chains():
     assert 2 <= keep.sum() < 16 and samples.ready
     honest = samples.replace(negatives=valid_only(found, keep), tail=subset(samples.tail, keep))
     compare(method, params, samples, honest)
-    assert (
-        np.isfinite(np.asarray(after.buffer.position)).all()
-        and (np.asarray(after.buffer.age) == validity.QUARANTINED).sum() >= 16 - keep.sum()
-    )
+    chex.assert_tree_all_finite(after.buffer.position)
+    assert (np.asarray(after.buffer.age) == validity.QUARANTINED).sum() >= 16 - keep.sum()
 
 
 def test_the_loss_of_dual_mcmc_is_that_of_the_valid_chains():

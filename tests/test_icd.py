@@ -1,6 +1,7 @@
 """Improved contrastive divergence: the KL gradient against finite differences, special cases, the
 release's traps."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -218,7 +219,7 @@ def test_gradients_are_finite_before_there_is_any_past(name):
     params, _, samples, _ = prepared(method)
     assert not samples.ready and not samples.present.any()
     grads = jax.jit(jax.grad(term(method, 'kl', samples)))(params)
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(grads))
+    chex.assert_tree_all_finite(grads)
 
 
 # --- traps of the release ---
@@ -380,10 +381,11 @@ def test_a_scalar_energy_is_one_scale():
     one = make_icd(Network(SCALES.init, lambda p, x: jnp.sum(SCALES.apply(p, x))[None]))
     (params, _, a, _), (_, _, b, _) = fresh_run(scalar), fresh_run(one)
     np.testing.assert_array_equal(a.x, b.x)
-    jax.tree.map(
-        np.testing.assert_array_equal,
-        *(jax.jit(m.loss)(params, jax.random.key(0), BATCH, s) for m, s in ((scalar, a), (one, b))),
-    )
+    losses = [
+        jax.jit(method.loss)(params, jax.random.key(0), BATCH, samples)
+        for method, samples in ((scalar, a), (one, b))
+    ]
+    chex.assert_trees_all_equal(*losses)
 
 
 def test_a_metropolis_kernel_serves_without_the_kl_term_only():

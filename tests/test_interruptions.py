@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 
+import chex
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
@@ -74,8 +75,7 @@ def rows(workdir):
 
 
 def assert_same_end(whole, workdir, step=40):
-    for a, b in zip(numbers(whole, step), numbers(workdir, step), strict=True):
-        np.testing.assert_array_equal(a, b)
+    chex.assert_trees_all_equal(numbers(whole, step), numbers(workdir, step))
     assert rows(whole) == rows(workdir)
 
 
@@ -167,8 +167,7 @@ def start_two(workdir, *options):
 
 
 def assert_near_end(whole, workdir, step=40):
-    for a, b in zip(numbers(whole, step), numbers(workdir, step), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-5)
+    chex.assert_trees_all_close(numbers(whole, step), numbers(workdir, step), rtol=1e-5)
     for a, b in zip(rows(whole), rows(workdir), strict=True):
         assert a.keys() == b.keys()
         np.testing.assert_allclose(list(a.values()), list(b.values()), rtol=1e-5)

@@ -7,7 +7,18 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
 # room of ebm_jax -> what of ebm_jax it may import, besides the base and its own room
-BASE = {'types', 'errors', 'devices', 'conv', 'cost', 'images', 'validity', 'initial', 'batching', 'shapes'}
+BASE = {
+    'types',
+    'errors',
+    'devices',
+    'conv',
+    'cost',
+    'images',
+    'validity',
+    'initial',
+    'batching',
+    'shapes',
+}
 LIBRARY = {
     'types': set(),
     'errors': set(),

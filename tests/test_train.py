@@ -3,6 +3,7 @@ is not finite."""
 
 from functools import partial
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +11,7 @@ import optax
 import pytest
 from jax.sharding import AxisType, Mesh, PartitionSpec
 from methods_under_test import make_dual
+from trees import as_data
 
 from ebm_jax import adapt, augment, devices, initial, mcmc, replay
 from ebm_jax import objectives as obj
@@ -106,22 +108,8 @@ def on_one_device():
 def assert_equal_runs(run_a, run_b):
     (state_a, seen_a), (state_b, seen_b) = run_a, run_b
 
-    def as_data(leaf):
-        return (
-            np.asarray(jax.random.key_data(leaf))
-            if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-            else leaf
-        )
-
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(as_data(a), as_data(b), rtol=1e-4, atol=1e-5),
-        state_a,
-        state_b,
-    )
-    for a, b in zip(seen_a, seen_b):
-        assert a.keys() == b.keys()
-        for name in a:
-            np.testing.assert_allclose(a[name], b[name], rtol=2e-3, atol=1e-4, err_msg=name)
+    chex.assert_trees_all_close(as_data(state_a), as_data(state_b), rtol=1e-4, atol=1e-5)
+    chex.assert_trees_all_close(seen_a, seen_b, rtol=2e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize('n', [2, 8])
@@ -176,7 +164,7 @@ def test_networks_that_a_round_does_not_teach_stay_as_they_are():
     _, state = optimizer.update({'a': jnp.ones(2), 'b': jnp.ones(3)}, state, params)
     updates, after = optimizer.update({'b': jnp.full(3, 2.0)}, state, params)
     assert set(updates) == {'b'} and np.all(updates['b'] == -2)
-    jax.tree.map(np.testing.assert_array_equal, after['a'], state['a'])
+    chex.assert_trees_all_equal(after['a'], state['a'])
     with pytest.raises(ValueError, match='one optimiser for each network'):
         optimizer.init({'a': jnp.ones(2)})
 
