@@ -15,7 +15,7 @@ __all__ = ['__version__', 'load']
 def load(
     path: str | pathlib.Path, *, networks: 'Mapping[str, Network] | None' = None
 ) -> 'TrainedModel':
-    """Open a trained model, see `ebm_jax.trained.load`: a run's workdir or an exported folder."""
+    """Open a trained model, a run's workdir or an exported folder: see `ebm_jax.trained.load`."""
     from ebm_jax import trained  # not at import: everything imports this package
 
     return trained.load(path, networks=networks)

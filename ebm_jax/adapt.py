@@ -1,5 +1,4 @@
-"""Samplers: a Langevin kernel that is fixed, or that tunes its own settings while training goes
-on."""
+"""Samplers: Langevin kernels, fixed or tuning their own settings during training."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -47,17 +46,17 @@ def adaptive(
     calls: int = 33,
     **langevin_options: Any,
 ) -> Sampler:
-    """Tune one setting of a Langevin kernel at a time, by the mean s(x) = -E(x) of the samples that
-    it makes.
+    """Tune one setting of a Langevin kernel at a time, by the mean s(x) = -E(x) of its samples.
 
-    Call t of a trial multiplies the setting by m, 1 or 1/m in turn; after `calls` calls the value
+    Call t of a trial multiplies the setting by m, 1 or 1/m in turn. After `calls` calls the value
     with the highest mean score is kept, and the next of (step size, noise divisor, decay, momentum)
-    is tried. Decay and momentum are kept within (0, 1] and
-    [0, 0.999]. The noise is sqrt(2 a) / divisor, a temperature of 1 / divisor^2.
+    is tried. Decay and momentum are kept within (0, 1] and [0, 0.999]. The noise is
+    sqrt(2 a) / divisor, a temperature of 1 / divisor^2.
 
-    Args: step_size > 0, noise_divisor > 0, decay in (0, 1], momentum in [0, 1): the first values.
-      factors: m of each, in (0, 1). calls: >= 3. langevin_options: passed on to `mcmc.langevin`
-        (grad_clip, bounds, noise_first).
+    Args:
+      step_size, noise_divisor, decay, momentum: initial values; > 0, > 0, in (0, 1], in [0, 1).
+      factors: m of each setting, in (0, 1). calls: >= 3.
+      langevin_options: passed on to `mcmc.langevin` (grad_clip, bounds, noise_first).
     Raises: ValueError when out of range.
     Source: [code] of ST-JEM's first author (factors and the 33 calls; x += a/2 g + sqrt(a)/100 xi
       with a = 0.2 is step size 0.1 here); taking the three values in turn, and the bounds, are our
@@ -67,7 +66,7 @@ def adaptive(
         raise ValueError(
             f'adaptive needs calls >= 3 and four factors in (0, 1), got {calls} and {factors}'
         )
-    # checks them
+    # checks the settings
     langevin(
         step_size,
         temperature=1 / noise_divisor**2,

@@ -1,9 +1,9 @@
-"""Sound and its features: wav files, log-mel spectrograms and the way back, windows of frames,
+"""Sound and its features: wav files, log-mel spectrograms and their inversion, windows of frames,
 noise at a given level.
 
 Needs the extra `speech` (librosa, soundfile). Sound is float32 [n] in [-1, 1], features are float32
 [T, F] in decibels. Constants [code]: 80 bins, 25 ms every 10 ms, pre-emphasis .97, each bin
-normalised; what is not marked so is our reading.
+normalised; everything else is our reading.
 """
 
 import functools
@@ -19,16 +19,17 @@ import numpy as np
 
 from ebm_jax.errors import InputError
 
-# standard deviations from the mean that features may be away: they become [-1, 1], the range of
-# images
+# features this many standard deviations from the mean become -1 or 1, the range of images
 SPAN = 4.0
-# decibels below the loudest value of a recording at which its spectrogram ends (our reading)
+# dynamic range of a spectrogram, in decibels below the loudest value of a recording (our reading)
 RANGE = 80.0
 
 
 def package(name: str) -> ModuleType:
-    """A module of the extra `speech`, imported where it is needed. Raises: InputError where it is
-    not installed."""
+    """Import a module of the extra `speech` where it is needed.
+
+    Raises: InputError where it is not installed.
+    """
     try:
         return importlib.import_module(name)
     except ImportError as error:
@@ -61,7 +62,7 @@ class Analysis(NamedTuple):
         return _fft(self.rate, self.bins, self.window_length)
 
     def frames(self, samples: int) -> int:
-        """How many frames so many samples give: 1 + samples // hop. The centre of frame i is sample
+        """Number of frames of a sound: 1 + samples // hop_length. The centre of frame i is sample
         i hop_length."""
         return 1 + samples // self.hop_length
 
@@ -75,7 +76,7 @@ def _filters(rate, points, bins):
 def _fft(rate, bins, window_length):
     points = 2 ** math.ceil(math.log2(window_length))
     with warnings.catch_warnings():
-        # librosa's about the empty bins that are looked for here
+        # librosa warns of empty bins, which this loop looks for
         warnings.simplefilter('ignore')
         while points <= 16 * window_length and not _filters(rate, points, bins).any(1).all():
             points *= 2
@@ -87,7 +88,10 @@ def _fft(rate, bins, window_length):
 
 
 def check(analysis: Analysis) -> int:
-    """Refuse settings that give no features. Raises: InputError."""
+    """Refuse settings that give no features.
+
+    Raises: InputError.
+    """
     a = analysis
     if not (
         a.rate >= 1000
@@ -99,15 +103,17 @@ def check(analysis: Analysis) -> int:
         and a.window_length >= 2
     ):
         raise InputError(
-            'features need a rate of at least 1000, 2 bins, a hop of a sample or more, no longer'
-            f' than the window, and a pre-emphasis in [0, 1), got {a}'
+            'features need a rate of at least 1000, at least 2 bins, a hop of at least one sample'
+            f' and at most the window, and a pre-emphasis in [0, 1), got {a}'
         )
     return analysis.fft
 
 
 def read(path: str | pathlib.Path, rate: int | None = None) -> tuple[np.ndarray, int]:
-    """(sound, rate) of a wav or flac file. Raises: InputError for what is no sound of one channel,
-    or has another rate than asked for."""
+    """(sound, rate) of a wav or flac file.
+
+    Raises: InputError for a file that is not sound of one channel, or has another rate than asked.
+    """
     path, soundfile = pathlib.Path(path), package('soundfile')
     if not path.is_file():
         raise InputError(f'no sound file at {path}: check the path')
@@ -125,7 +131,10 @@ def read(path: str | pathlib.Path, rate: int | None = None) -> tuple[np.ndarray,
 def checked(
     sound: np.ndarray, found: int, name: str | pathlib.Path, rate: int | None = None
 ) -> np.ndarray:
-    """Sound as float32, if it is some. Raises: InputError."""
+    """Sound as float32, checked.
+
+    Raises: InputError where it is empty or not finite, or has another rate than asked.
+    """
     sound = np.asarray(sound, np.float32)
     if not len(sound):
         raise InputError(f'{name} holds no sound: remove it')
@@ -148,7 +157,7 @@ def gain(sound: np.ndarray, level: float = 0.1) -> np.float32:
 
 
 def levelled(sound: np.ndarray, level: float = 0.1) -> np.ndarray:
-    """Sound at a root mean square of `level`, so that how loud somebody spoke says nothing (our
+    """Sound at a root mean square of `level`, so that loudness carries no information (our
     reading)."""
     return gain(sound, level) * sound
 
@@ -164,10 +173,10 @@ def write(path: str | pathlib.Path, sound: np.ndarray, rate: int) -> None:
 def log_mel(sound: np.ndarray, analysis: Analysis) -> np.ndarray:
     """Sound [n] -> log-mel spectrogram [T, F] in decibels, T = 1 + n // hop_length.
 
-        10 log10 of the power in each mel band, at most RANGE below the loudest, after y[n] = x[n] -
-        preemphasis x[n - 1]
+        y[n] = x[n] - preemphasis x[n - 1]
+        10 log10 of the power of y in each mel band, at most RANGE below the loudest
 
-    Frame i is centred on sample i hop_length; beyond its ends sound counts as 0. By librosa.
+    Frame i is centred on sample i hop_length; beyond its ends the sound counts as 0. By librosa.
     """
     librosa = package('librosa')
     emphasised = librosa.effects.preemphasis(
@@ -184,12 +193,13 @@ def log_mel(sound: np.ndarray, analysis: Analysis) -> np.ndarray:
 
 
 def to_sound(features: np.ndarray, analysis: Analysis, iterations: int = 64) -> np.ndarray:
-    """Log-mel spectrogram [T, F] in decibels -> sound [(T - 1) hop_length]: non-negative least
-    squares to the linear spectrum, then Griffin-Lim for the phase (fast, momentum .99, from random
-    phases of seed 0), then the pre-emphasis undone. By librosa.
+    """Log-mel spectrogram [T, F] in decibels -> sound [(T - 1) hop_length].
 
-    What is lost: phase, fine structure within a mel band, all beyond RANGE. docs/results.md has the
-      error measured.
+    Non-negative least squares to the linear spectrum, then Griffin-Lim for the phase (fast,
+    momentum .99, from random phases of seed 0), then the inverse of the pre-emphasis. By librosa.
+
+    The phase, fine structure within a mel band and everything beyond RANGE are lost.
+    docs/results.md has the measured error.
     """
     librosa = package('librosa')
     power = librosa.db_to_power(np.asarray(features, np.float64).T)
@@ -208,19 +218,19 @@ def to_sound(features: np.ndarray, analysis: Analysis, iterations: int = 64) -> 
 
 
 class Scale(NamedTuple):
-    """Mean and standard deviation of each bin over the training frames: between decibels and the
-    network's units."""
+    """Mean and standard deviation of each bin over the training frames; converts between decibels
+    and the network's units."""
 
     mean: np.ndarray  # [F]
     std: np.ndarray  # [F]
 
     def to_units(self, features: np.ndarray) -> np.ndarray:
-        """[..., F] in decibels -> [-1, 1]: (x - mean) / (SPAN std), cut. One standard deviation is
-        1 / SPAN."""
+        """[..., F] in decibels -> [-1, 1]: (x - mean) / (SPAN std), clipped. One standard deviation
+        is 1 / SPAN."""
         return np.clip((features - self.mean) / (SPAN * self.std), -1, 1).astype(np.float32)
 
     def to_decibels(self, x: np.ndarray) -> np.ndarray:
-        """The inverse of `to_units`, but for the cut."""
+        """The inverse of `to_units`, except for the clipping."""
         return np.asarray(x) * (SPAN * self.std) + self.mean
 
 
@@ -239,15 +249,15 @@ def windows(features: np.ndarray, length: int) -> np.ndarray:
 
 
 def add_noise(sound: np.ndarray, noise: np.ndarray, decibels: float) -> np.ndarray:
-    """sound + g noise, g so that the power of the sound is `decibels` above that of the noise;
-    noise is repeated or cut to length."""
+    """sound + g noise, with g such that the sound's power is `decibels` above the noise's; the
+    noise is repeated or cut to the length of the sound."""
     noise = np.resize(noise, len(sound))
 
     def power(x):
         return np.mean(np.square(x, dtype=np.float64))
 
     if power(noise) == 0:
-        raise InputError('noise that is silent cannot be brought to a level: give other noise')
+        raise InputError('silent noise cannot be brought to a level: give other noise')
     gain = np.sqrt(power(sound) / power(noise) / 10 ** (decibels / 10))
     return (sound + gain * noise).astype(np.float32)
 
@@ -255,7 +265,8 @@ def add_noise(sound: np.ndarray, noise: np.ndarray, decibels: float) -> np.ndarr
 def levelled_in_noise(
     sound: np.ndarray, noise: np.ndarray, decibels: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(noisy, clean): `add_noise`, and both scaled by what brings the noisy one to its level."""
+    """(noisy, clean): the sound with `add_noise` and without, both scaled by the gain that levels
+    the noisy one."""
     noisy = add_noise(sound, noise, decibels)
     factor = gain(noisy)
     return factor * noisy, factor * sound
@@ -267,8 +278,8 @@ def white_noise(samples: int, seed: int) -> np.ndarray:
 
 
 def babble(sounds: Sequence[np.ndarray], samples: int, seed: int, voices: int = 6) -> np.ndarray:
-    """So many voices at once: random recordings, each at random places one after the other and at
-    the same power, added. [samples]"""
+    """`voices` voices at once, [samples]: each a random stretch of random recordings one after the
+    other, all at the same power, added."""
     rng, mixed = np.random.default_rng(seed), np.zeros(samples, np.float32)
     for _ in range(voices):
         voice = np.zeros(0, np.float32)

@@ -1,8 +1,8 @@
-"""What happens to one example on the device, before the network sees it or between two rounds of a
+"""Augmentations of one example on the device, before the network sees it or as transitions of a
 chain: pure functions (key, x) -> x.
 
 Images are [H, W, C] in [-1, 1]; everything below `random_flip` stays in that range. The pixel
-arithmetic is dm_pix's.
+arithmetic is that of dm_pix.
 """
 
 import dm_pix
@@ -19,16 +19,20 @@ def scale_pixels(key: Key, x: Array) -> Array:
 
 
 def gaussian_noise(sigma: float) -> Transition:
-    """x + N(0, sigma^2 I), sigma >= 0. Source: JEM adds sigma = 0.03 in training AND test
-    ([code])."""
+    """x + N(0, sigma^2 I), sigma >= 0.
+
+    Source: JEM adds sigma = 0.03 in training AND test ([code]).
+    """
     if not sigma >= 0:
         raise ValueError(f'sigma must be at least 0, got {sigma}')
     return lambda key, x: x + sigma * jax.random.normal(key, x.shape, x.dtype)
 
 
 def random_crop(pad: int) -> Transition:
-    """Reflect-pad an image [H, W, C] by `pad` pixels and cut a random window of the old size.
-    Source: JEM [code], pad 4."""
+    """Reflect-pad an image [H, W, C] by `pad` pixels and cut a random window of the original size.
+
+    Source: JEM [code], pad 4.
+    """
 
     def crop(key, x):
         padded = jnp.pad(x, ((pad, pad), (pad, pad), (0, 0)), mode='reflect')
@@ -44,7 +48,10 @@ def random_flip(key: Key, x: Array) -> Array:
 
 
 def sometimes(probability: float, step: Transition) -> Transition:
-    """`step` with that probability, else the image as it is. Raises: ValueError outside [0, 1]."""
+    """`step` with that probability, else the image as it is.
+
+    Raises: ValueError outside [0, 1].
+    """
     if not 0 <= probability <= 1:
         raise ValueError(f'a probability lies in [0, 1], got {probability}')
 
@@ -58,13 +65,14 @@ def sometimes(probability: float, step: Transition) -> Transition:
 def random_resized_crop(
     scale: tuple[float, float] = (0.08, 1.0), ratio: tuple[float, float] = (3 / 4, 4 / 3)
 ) -> Transition:
-    """Cut a window of a random share of the area and a random shape, and bring it to the old size
-    (linear, without antialiasing).
+    """Cut a window of a random share of the area and a random shape, and resize it to the original
+    size (linear, without antialiasing).
 
-    Args: scale: range of the share, in (0, 1], uniform. ratio: range of width / height,
-      log-uniform; sides are cut at the image's.
-    Raises: ValueError when out of range. Source: Szegedy et al. 2015; ranges of CIFAR-10 in Du et
-      al. 2021 [code].
+    Args:
+      scale: range of the share, in (0, 1], uniform.
+      ratio: range of width / height, log-uniform; sides are limited to the image's.
+    Raises: ValueError when out of range.
+    Source: Szegedy et al. 2015; ranges of CIFAR-10 in Du et al. 2021 [code].
     """
     if not 0 < scale[0] <= scale[1] <= 1 or not 0 < ratio[0] <= ratio[1]:
         raise ValueError(
@@ -91,7 +99,8 @@ def random_resized_crop(
 
 
 def _in_unit_range(step):
-    """A step on images in [0, 1], for images in [-1, 1]; what leaves the range is cut."""
+    """Apply a step on images in [0, 1] to images in [-1, 1]; values that leave the range are
+    clipped."""
     return lambda key, x: 2 * jnp.clip(step(key, (x + 1) / 2), 0, 1) - 1
 
 
@@ -108,11 +117,14 @@ def colour_jitter(
 ) -> Transition:
     """Brightness, contrast, saturation and hue of an RGB image, changed in a random order.
 
-        brightness: x <- f x;  contrast: x <- m + f (x - m), m the mean grey;  saturation: x <- grey
-        + f (x - grey);  hue: turned by d f ~ U(max(0, 1 - strength), 1 + strength),   d ~ U(-hue,
-        hue) of a full turn
+        brightness: x <- f x
+        contrast:   x <- m + f (x - m), m the mean grey
+        saturation: x <- grey + f (x - grey)
+        hue:        turned by d
+        f ~ U(max(0, 1 - strength), 1 + strength),   d ~ U(-hue, hue) of a full turn
 
-    Args: strengths >= 0; hue in [0, 0.5]. Raises: ValueError when out of range.
+    Args: strengths >= 0; hue in [0, 0.5].
+    Raises: ValueError when out of range.
     Source: the usual definition (torchvision's); strengths of CIFAR-10 in Du et al. 2021 [code].
     """
     if min(brightness, contrast, saturation) < 0 or not 0 <= hue <= 0.5:
@@ -143,7 +155,7 @@ def _blend(factor, x, other):
 
 
 def grayscale(key: Key, x: Array) -> Array:
-    """An RGB image in its own luma (Rec. 601), in all three channels."""
+    """The luma (Rec. 601) of an RGB image, in all three channels."""
     return _in_unit_range(lambda key, x: _grey(x))(key, x)
 
 
@@ -151,8 +163,8 @@ def gaussian_blur(sigma: tuple[float, float] = (0.1, 2.0), size: int = 5) -> Tra
     """Convolution with a Gaussian of sigma ~ U(low, high) pixels on a size x size window; the
     border is reflected.
 
-    Raises: ValueError for sigma <= 0 or an even size. Source: Chen et al. 2020 (SimCLR), as Du et
-      al. 2021 use it on faces and rooms.
+    Raises: ValueError for sigma <= 0 or an even size.
+    Source: Chen et al. 2020 (SimCLR), as Du et al. 2021 use it on faces and rooms.
     """
     if not 0 < sigma[0] <= sigma[1] or size % 2 != 1:
         raise ValueError(f'sigma must be (low, high) above 0 and size odd, got {sigma} and {size}')
@@ -174,15 +186,17 @@ def random_affine(
     shear: float = 10.0,
     fill: float = -1.0,
 ) -> Transition:
-    """Turn, shear, scale and shift an image about its centre, linearly interpolated; `fill` comes
-    in from outside.
+    """Turn, shear, scale and shift an image about its centre, linearly interpolated; pixels from
+    outside the image are `fill`.
 
         output pixel o shows the input at  c + R(angle) S(shear) (o - c - t) / s
 
-    Args: degrees, shear: >= 0, each uniform in plus-minus so many degrees. translate: share of each
-      side, in [0, 1]. scale: range > 0.
-    Raises: ValueError when out of range. Source: our reading, for grey digits; Du et al. 2021 use
-      none there.
+    Args:
+      degrees, shear: >= 0, largest angles in degrees; each angle is uniform between minus and plus
+        the largest.
+      translate: share of each side, in [0, 1]. scale: range > 0.
+    Raises: ValueError when out of range.
+    Source: our reading, for grey digits; Du et al. 2021 use none there.
     """
     if degrees < 0 or shear < 0 or not 0 <= translate <= 1 or not 0 < scale[0] <= scale[1]:
         raise ValueError(
@@ -216,7 +230,8 @@ def elastic(alpha: float = 8.0, sigma: float = 2.0) -> Transition:
     """Move each pixel along a smooth random field: uniform in [-alpha, alpha] before a Gaussian of
     `sigma` pixels smooths it.
 
-    Args: alpha >= 0, sigma > 0. Raises: ValueError when out of range.
+    Args: alpha >= 0, sigma > 0.
+    Raises: ValueError when out of range.
     Source: Simard et al. 2003; as a transition for grey digits our reading.
     """
     if alpha < 0 or not sigma > 0:
@@ -225,7 +240,7 @@ def elastic(alpha: float = 8.0, sigma: float = 2.0) -> Transition:
 
 
 def chain(*steps: Transition) -> Transition:
-    """Steps one after another, each under its own key."""
+    """Apply steps one after another, each with its own key."""
 
     def run(key, x):
         for i, step in enumerate(steps):
@@ -236,13 +251,14 @@ def chain(*steps: Transition) -> Transition:
 
 
 def mask(axis: int, widest: int) -> Transition:
-    """Hide a stretch of a spectrogram [T, F, 1] behind 0, the mean: along axis 0 (time) or 1
-    (frequency), of 0 to `widest` frames or bins, uniform, anywhere it fits.
+    """Set a stretch of a spectrogram [T, F, 1] to 0, the mean: along axis 0 (time) or 1
+    (frequency), 0 to `widest` frames or bins wide, uniform, anywhere it fits.
 
-    Raises: ValueError for widest < 0. Source: Park et al. 2019 (SpecAugment), without time warping.
+    Raises: ValueError for widest < 0.
+    Source: Park et al. 2019 (SpecAugment), without time warping.
     """
     if widest < 0:
-        raise ValueError(f'a mask is at least 0 wide, got {widest}')
+        raise ValueError(f'widest must be at least 0, got {widest}')
 
     def hide(key, x):
         width_key, place_key = jax.random.split(key)

@@ -12,6 +12,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from tqdm import tqdm
 
+from ebm_jax.shapes import check_leading
 from ebm_jax.types import Key, Params, PyTree
 
 
@@ -24,12 +25,12 @@ def for_each(
     batch_size: int = 256,
     description: str,
 ) -> Any:
-    """(params, key, *inputs of one example) -> anything, compiled and mapped over a data set.
+    """Compile one(params, key, *inputs of one example) -> anything, and map it over a data set.
 
     Args:
       inputs: arrays [N, ...]. batch_size: as in `in_batches`. description: on the progress bar.
     Returns: numpy arrays [N, ...]. The keys depend on `batch_size`, not on the number of devices
-      that divide it.
+      where that divides it.
     """
 
     @jax.jit
@@ -52,15 +53,20 @@ def in_batches(
 
     Args:
       fn: gets `batch_size` rows of each input (the last ones filled up by repeating) and `begin`,
-        where they stand. inputs: arrays [N, ...].
+        the index of the first of them.
+      inputs: arrays [N, ...].
       batch_size: rounded up to a multiple of the number of devices, and no larger than needed.
     Returns: what fn returns, a pytree of arrays [batch_size, ...], as numpy arrays [N, ...].
+    Raises: ValueError for no examples, or inputs of different lengths.
     """
     local = jax.local_devices()
     mesh = Mesh(local, ('batch',), axis_types=(AxisType.Auto,))
     split = NamedSharding(mesh, PartitionSpec('batch'))
     params = jax.device_put(params, NamedSharding(mesh, PartitionSpec()))
     total, parts = len(inputs[0]), []
+    if total < 1:
+        raise ValueError(f'{description}: there must be at least 1 example')
+    check_leading('inputs', list(inputs), total, '[N, ...], with the same N')
     batch_size = min(batch_size, total)
     batch_size += -batch_size % len(local)
     begins = range(0, total, batch_size)

@@ -17,12 +17,12 @@ from ebm_jax.types import Params
 
 
 class Checkpoints:
-    """The checkpoints of one run, in a folder of their own; written in the background, each
-    complete or not there at all.
+    """The checkpoints of one run, in their own folder; written in the background, each complete or
+    absent.
 
-    Those at multiples of `every` make the ring of states that a guarded run goes back to: the
+    Those at multiples of `every` form the ring of states that a guarded run goes back to: the
     newest `keep` of them stay, whatever was saved between them, so that an interrupted run goes
-    back to the same states. Of the others only the newest of all stays.
+    back to the same states. Besides these only the newest checkpoint of all stays.
     """
 
     def __init__(
@@ -33,8 +33,8 @@ class Checkpoints:
         read_only: bool = False,
         echo: Callable[[str], None] = print,
     ) -> None:
-        """read_only: for looking on while a run may be writing; touches nothing. echo: where lines
-        for people go."""
+        """read_only: for reading while a run may be writing; changes nothing. echo: takes messages
+        for the user."""
         self.folder = pathlib.Path(folder).absolute()
         self.every, self.keep, self.read_only, self.echo = every, keep, read_only, echo
         if read_only and not self.folder.is_dir():
@@ -77,8 +77,8 @@ class Checkpoints:
             self._try(lambda: self._manager.save(step, args=ocp.args.StandardSave(state)))
 
     def drop_after(self, step: int) -> None:
-        """Remove the checkpoints past a step, newest first: a run that went back to it will make
-        others."""
+        """Remove the checkpoints after a step, newest first: a run that went back to it will write
+        new ones."""
         self.wait()
         for later in sorted(self._manager.all_steps(), reverse=True):
             if later > step:
@@ -90,8 +90,9 @@ class Checkpoints:
 
         The number and kind of devices that it was saved from do not matter.
 
-        Args: step: default the newest. Where that one is damaged and an older one is not, the older
-          one is taken and the damaged one set aside, in damaged_checkpoints beside the folder.
+        Args:
+          step: default the newest. If that one is damaged and an older one is not, the older one is
+            used and the damaged one is moved to damaged_checkpoints beside the folder.
         Raises: InputError when there is none, when it is damaged, or when it belongs to another
           network, method or optimiser.
         """
@@ -101,7 +102,9 @@ class Checkpoints:
     def restore_eval_params(self) -> tuple[int, Params]:
         """(step, the parameters to evaluate) of the newest checkpoint, without a template.
 
-        Damaged ones as in `restore`. Raises: InputError when there is none that can be read.
+        Damaged ones are handled as in `restore`.
+
+        Raises: InputError when there is none that can be read.
         """
         return self._first_readable(self._restore_eval_params)
 
@@ -188,21 +191,24 @@ class Checkpoints:
         (self.folder / str(step)).rename(aside / f'{step}_{len(list(aside.iterdir()))}')
 
     def wait(self) -> None:
-        """Until everything begun is on disk. Raises: NotSaved."""
+        """Wait until everything begun is on disk.
+
+        Raises: NotSaved.
+        """
         self._try(self._manager.wait_until_finished)
 
     def _try(self, write):
         try:
             write()
-        except jax.errors.JaxRuntimeError:  # of another process that is gone, not of the disk
+        except jax.errors.JaxRuntimeError:  # another process is gone; not a problem of the disk
             raise
-        except Exception as error:  # of many types, like those of restore
+        except Exception as error:  # of many types, as in `_reading`
             first = (str(error).strip() or type(error).__name__).splitlines()[0]
-            why = first.rpartition(': ')[2][:200]  # the system's words come last
+            why = first.rpartition(': ')[2][:200]  # the system's message comes last
             raise NotSaved(f'a checkpoint cannot be written to {self.folder} ({why})') from error
 
     def close(self) -> None:
-        """Wait until everything begun is on disk, and let go."""
+        """Wait until everything begun is on disk, and close the manager."""
         try:
             self.wait()
         finally:
@@ -210,7 +216,7 @@ class Checkpoints:
 
 
 def _on_this_device(leaf):
-    """What to restore an array of that shape to: the first local device."""
+    """The target for restoring an array of that shape: on the first local device."""
     sharding = SingleDeviceSharding(jax.local_devices()[0])
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 

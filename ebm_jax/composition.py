@@ -3,8 +3,8 @@
 A term is an energy function x -> scalar of any origin (another run, another method, a formula) in
 the same units of x. A composition is an energy function too, so compositions nest; it knows how
 many factors it was made of, by which `divided` divides the step.
-Energies are known up to a constant only: AND and NOT do not feel it, OR does, and weighs its terms
-by it (equal constants assumed).
+Energies are known only up to a constant. AND and NOT do not depend on it; OR does, since the
+constants weight its terms (equal constants are assumed).
 Source: Du, Li & Mordatch 2020, "Compositional visual generation with energy based models"; Hinton
   2002 for products of experts.
 """
@@ -23,7 +23,7 @@ class Composition(NamedTuple):
     """An energy function of several factors."""
 
     energy_fn: Callable[..., Array]
-    # by how much a step must be divided so that it is no longer than one factor's
+    # the number that a step must be divided by to be no longer than one factor's
     factors: int
 
     def __call__(self, *args: Any) -> Array:
@@ -48,8 +48,9 @@ def _weights(terms, weights):
 def all_of(*terms: EnergyFn, weights: Sequence[float] | None = None) -> Composition:
     """AND, the product of densities: E(x) = sum_i w_i E_i(x).
 
-    Args: weights: one > 0 for each term, default 1. Returns: Composition. Raises: ValueError
-      otherwise.
+    Args: weights: one > 0 for each term, default 1.
+    Returns: Composition.
+    Raises: ValueError otherwise.
     """
     weights = _weights(terms, weights)
     return Composition(
@@ -62,21 +63,23 @@ def any_of(
 ) -> Composition:
     """OR, the mixture of densities: E(x) = -(1 / s) log sum_i w_i exp(-s E_i(x)).
 
-    With s = 1 and terms of equal normalising constant it is exactly the mixture with shares w_i /
-    sum w; s -> infinity is the smallest energy. The gradient is a mean of the terms' gradients, so
-    the factors are those of the largest term (our reading; the paper divides by the number of
-    terms).
+    With s = 1 and terms of equal normalising constant it is exactly the mixture with shares
+    w_i / sum w; s -> infinity is the smallest energy. The gradient is a mean of the terms'
+    gradients, so the factors are those of the largest term (our reading; the paper divides by the
+    number of terms).
 
-    Args: weights: as `all_of`. sharpness: s > 0; the release multiplies by 100 without dividing
-      again.
-    Returns: Composition. Raises: ValueError otherwise.
+    Args:
+      weights: as in `all_of`.
+      sharpness: s > 0; the release multiplies by 100 without dividing again.
+    Returns: Composition.
+    Raises: ValueError otherwise.
     """
-    factors_of_terms = jnp.array(_weights(terms, weights))
+    term_weights = jnp.array(_weights(terms, weights))
     if not sharpness > 0:
         raise ValueError(f'sharpness must be above 0, got {sharpness}')
     return Composition(
         lambda x: (
-            -logsumexp(jnp.stack([-sharpness * term(x) for term in terms]), b=factors_of_terms)
+            -logsumexp(jnp.stack([-sharpness * term(x) for term in terms]), b=term_weights)
             / sharpness
         ),
         max(map(factors, terms)),
@@ -84,21 +87,23 @@ def any_of(
 
 
 def without(term: EnergyFn, unwanted: EnergyFn, weight: float = 0.01) -> Composition:
-    """NOT: E(x) = E_term(x) - a E_unwanted(x), what `term` likes and `unwanted` does not.
+    """NOT: E(x) = E_term(x) - a E_unwanted(x), low where `term` is low and `unwanted` is high.
 
-    Args: weight: a >= 0 (paper: 0.001 to 0.01); where a E_unwanted grows faster than E_term,
-      nothing is normalisable.
-    Returns: Composition. Raises: ValueError for a negative weight.
+    Args:
+      weight: a >= 0 (paper: 0.001 to 0.01); where a E_unwanted grows faster than E_term, the
+        density cannot be normalised.
+    Returns: Composition.
+    Raises: ValueError for a negative weight.
     """
     if not weight >= 0:
-        raise ValueError(f'the weight of what is not wanted must be at least 0, got {weight}')
+        raise ValueError(f'the weight of the unwanted energy must be at least 0, got {weight}')
     return Composition(lambda x: term(x) - weight * unwanted(x), factors(term) + factors(unwanted))
 
 
 def over_models(combine: Callable[..., Composition], *energy_fns: ParamEnergyFn) -> Composition:
     """The composition of trained energies, for `apply.sampling.sample`.
 
-    Args: combine: terms x -> scalar, one for each model, to a Composition, such as `all_of`.
+    Args: combine: (terms x -> scalar, one for each model) -> Composition, such as `all_of`.
     Returns: Composition whose energy_fn is (params of each, x, a label for each [T]) -> scalar.
     """
 
@@ -122,8 +127,9 @@ def _zero(x):
 
 def divided(energy_fn: EnergyFn, kernel_at: Callable[[float], Kernel], step_size: float) -> Kernel:
     """The kernel for a composition: kernel_at(step_size / number of factors), whatever their
-    weights. Source: [code] of Du et al. 2020.
+    weights.
 
     Args: kernel_at: step size -> Kernel, such as `partial(mcmc.langevin, noise_scale=0.01)`.
+    Source: [code] of Du et al. 2020.
     """
     return kernel_at(step_size / factors(energy_fn))

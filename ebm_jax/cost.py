@@ -1,5 +1,5 @@
-"""What a function costs: floating-point operations counted from its program, the machine's matrix
-rate, bytes of a pytree."""
+"""What a function costs: floating-point operations counted from its program, the measured rate of
+matrix products, bytes of a pytree."""
 
 import math
 import statistics
@@ -17,18 +17,20 @@ EFFICIENCY = 0.4
 
 
 def count_flops(fn: Callable[..., Any], *args: Any, loop_length: int = 1) -> int:
-    """Multiplications and additions in matrix products and convolutions of fn(*args), loops counted
-    at their length.
+    """Multiplications and additions in matrix products and convolutions of fn(*args), with loops
+    counted at their length.
 
-    XLA's own `cost_analysis` counts the body of a scan once. A `while` of unknown
-    length counts `loop_length` times, a `cond` its costliest branch.
-    Args: arrays or shapes (`jax.ShapeDtypeStruct`). Returns: int.
+    XLA's own `cost_analysis` counts the body of a scan once. A `while` of unknown length counts
+    `loop_length` times, a `cond` as its costliest branch.
+
+    Args: args: arrays or shapes (`jax.ShapeDtypeStruct`).
+    Returns: int.
     """
     return flops_of(jax.make_jaxpr(fn)(*args), loop_length)
 
 
 def flops_of(program: Any, loop_length: int = 1) -> int:
-    """As `count_flops`, of a program that is traced already (`jax.make_jaxpr`)."""
+    """As `count_flops`, for a program that is already traced (`jax.make_jaxpr`)."""
     return _count(program.jaxpr, loop_length)
 
 
@@ -86,7 +88,7 @@ def matmul_rate(
 
 
 def num_parameters(params: Params) -> int:
-    """Number of numbers in a pytree."""
+    """Number of entries of all arrays in a pytree."""
     return sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
@@ -98,7 +100,7 @@ def num_bytes(tree: PyTree) -> int:
 def forecast(
     method: Method, flops: float, state: Any, devices: Sequence[jax.Device], steps: int
 ) -> str:
-    """What the run will cost, in a few lines, before the first long step. flops: of a whole
+    """The expected cost of the run, in a few lines, before the first long step. flops: of a whole
     step."""
     here = jax.local_devices()[0]
     # one CPU product uses all cores
@@ -109,7 +111,7 @@ def forecast(
         f' {method.gradients_per_step:,} energy gradients along the chains and {flops / 1e9:.3g}'
         f' GFLOP in all; state {num_bytes(state) / 2**20:.1f} MiB\nabout {_duration(seconds)} for'
         f' {steps:,} steps, at {EFFICIENCY:.0%} of the {rate / 1e9:,.0f} GFLOP/s that a matrix'
-        ' product reaches here now (the bar below will know better)'
+        ' product reaches here now (the progress bar below is more accurate)'
     )
 
 

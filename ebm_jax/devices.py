@@ -1,8 +1,9 @@
-"""What makes one device equal N: sums over, and random numbers by, ALL devices of the train step.
+"""Results that do not depend on the number of devices: sums and random numbers over ALL devices of
+the train step.
 
-Inside the train step the axis `AXIS` is bound and these functions work across devices; outside of
-it there is one device. Inside a `pmap` or `shard_map` without that axis they refuse to work, since
-the mean of one device's share would be taken for that of all.
+Inside the train step the axis `AXIS` is bound and these functions work across devices; outside it
+there is one device. Inside a `pmap` or `shard_map` without that axis they raise an error, since the
+mean of one device's share would be taken for that of all.
 """
 
 import jax
@@ -32,7 +33,7 @@ def count() -> int:
 
 
 def index() -> ArrayLike:
-    """Which of the devices this is, in [0, count())."""
+    """Index of this device, in [0, count())."""
     return lax.axis_index(AXIS) if count() > 1 else 0
 
 
@@ -55,12 +56,12 @@ def total(x: PyTree) -> PyTree:
 
 
 def maximum(x: PyTree) -> PyTree:
-    """Largest over devices."""
+    """Maximum over devices."""
     return lax.pmax(x, AXIS) if count() > 1 else x
 
 
 def positions(n: int) -> Array:
-    """Where this device's n examples stand among all of them: int32 [n]."""
+    """Indices of this device's n examples among those of all devices: int32 [n]."""
     return jnp.asarray(index()) * n + jnp.arange(n, dtype=jnp.int32)
 
 

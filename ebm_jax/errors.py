@@ -1,5 +1,5 @@
-"""The ways a run ends early: what the user gave cannot be used, it diverged, it was asked to stop,
-the disk takes no more."""
+"""The ways a run ends early: unusable input, divergence, a signal, or a file that cannot be
+written."""
 
 from signal import Signals
 
@@ -10,8 +10,8 @@ class InputError(ValueError):
 
 
 class Diverged(RuntimeError):
-    """A step that is not healthy. `account` says when, `why` which figures, `then` what is kept and
-    what to do."""
+    """A step that is not healthy. `account` is the full message, `why` the metrics that failed,
+    `then` what is kept and what to do."""
 
     def __init__(self, step: int, why: str, then: str = '') -> None:
         self.step, self.why, self.account = (

@@ -1,5 +1,4 @@
-"""The one training loop: data, step, guard, checkpoints, log, progress. It knows no method and is
-never forked."""
+"""The training loop, one for all methods: data, step, guard, checkpoints, log, progress."""
 
 import contextlib
 import errno
@@ -48,26 +47,26 @@ def fit(
 ) -> TrainState:
     """Train until `steps`, from the newest checkpoint of `workdir` where there is one.
 
-    A run that is stopped at any moment, by whatever, and continued ends with the same bits as one
-    that is not. SIGTERM and Ctrl-C save before they end it.
+    A run that is stopped at any moment, for any reason, and continued ends with the same bits as
+    an uninterrupted one. SIGTERM and Ctrl-C save a checkpoint before they end the run.
 
     Args:
       recipe: what is trained, and what it shows.
       workdir: gets config.json, metrics.jsonl, summary.json, samples/*.png, checkpoints/,
         recoveries/, tensorboard/.
       steps: int >= 1. seed: of everything random, >= 0.
-      settings: what made the recipe; written to config.json once everything fits.
+      settings: what made the recipe; written to config.json once all parts fit together.
       devices: default all, of all processes; the batch and the shards of chains must divide over
         them.
       log_every, checkpoint_every, picture_every: in steps, at least 1. evaluate_every: 0 for never.
       watch_every: of the gradient norms of loss terms (default log_every).
-      recovery_actions: one for each time that a run which diverged may go back to a checkpoint and
-        try again; see guard.py.
-      echo: where lines for people go.
+      recovery_actions: one for each time that a diverged run may go back to a checkpoint and
+        continue; see guard.py.
+      echo: takes messages for the user.
     Returns: the final state, chains as [shards, ...].
     Raises: InputError for what cannot be run; Diverged at a step that is not healthy (see
-      `train.make_local_step`) with no attempt left, whose checkpoint is never written, the ones
-      before stay; Stopped after a signal; NotSaved where the disk takes no more.
+      `train.make_local_step`) with no attempt left (that state is never saved, earlier checkpoints
+      stay); Stopped after a signal; NotSaved where a file cannot be written.
     """
     if steps < 1 or min(log_every, checkpoint_every, picture_every) < 1:
         raise InputError(
@@ -79,7 +78,7 @@ def fit(
         raise InputError(
             f'ema must lie in [0, 1) and seed be at least 0, got {recipe.ema} and {seed}'
         )
-    # each process's next to each other
+    # the devices of a process next to each other
     devices = sorted(devices or jax.devices(), key=lambda device: device.process_index)
     workdir = pathlib.Path(workdir)
     flops = check(recipe, devices)
@@ -87,7 +86,7 @@ def fit(
         workdir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(
-            f'workdir {workdir} cannot be made ({error.strerror}): choose a folder of yours'
+            f'workdir {workdir} cannot be made ({error.strerror}): choose a folder you can write to'
         ) from error
     content = dict(settings or {})
     if recipe.description is not None:
@@ -95,7 +94,7 @@ def fit(
     echo = process.primary_only(echo)
     every = Intervals(
         log=log_every,
-        watch=watch_every or log_every,
+        watch=log_every if watch_every is None else watch_every,
         checkpoint=checkpoint_every,
         picture=picture_every,
         evaluate=evaluate_every,
@@ -134,15 +133,15 @@ def fit(
         problem = f'{workdir} cannot be written ({error.strerror})'
         raise NotSaved(
             f'{error if isinstance(error, NotSaved) else problem}: when that is fixed (room on the '
-            'disk, rights), the same command continues from the newest complete checkpoint'
+            'disk, permissions), the same command continues from the newest complete checkpoint'
         ) from error
 
 
 def check(recipe: Recipe, devices: Sequence[jax.Device]) -> int:
-    """Refuse, before anything long begins, what does not split over the devices or does not fit
-    together.
+    """Check, before any long work, that the parts fit together and split over the devices.
 
-    Returns: the FLOPs of a step. Raises: InputError.
+    Returns: the FLOPs of a step.
+    Raises: InputError where they do not fit.
     """
     n, batch = len(devices), recipe.batch_at(0)
     try:
@@ -196,7 +195,7 @@ class _Loop:
     echo: Callable[[str], None]
 
     def run(self, recipe: Recipe, flops: int | None) -> TrainState:
-        """Train from where the present attempt stands to the end; the final state.
+        """Train from where the current attempt is to the end; the final state.
 
         flops: of a step, for a forecast; None for no forecast.
         """
@@ -234,7 +233,7 @@ class _Loop:
             )
             tasks = self.tasks(recipe, recorder)
             for step in monitor.bar(start):
-                if self.stop.asked(step + self.guard.skipped):  # a number that only grows
+                if self.stop.asked(step + self.guard.skipped):  # grows even where a run goes back
                     self.save_and_stop(step - 1, monitor, state, start)
                 batch = sharding.shard_batch(batch_at(step), devices)
                 state, metrics = train_step(state, batch)
@@ -266,8 +265,8 @@ class _Loop:
         return process.gathered(sharding.unshard_state(state, devices))
 
     def tasks(self, recipe, recorder):
-        """[(every so many steps, task(step, whole state))]; a checkpoint comes last, so that what
-        it covers is complete."""
+        """[(interval in steps, task(step, whole state))]; saving comes last, so that everything up
+        to a checkpoint is complete."""
 
         def draw_pictures(step, state):
             state = process.gathered(state)
@@ -292,7 +291,7 @@ class _Loop:
         process.primary_only(update_summary)(self.workdir, summary | self.guard.summary())
 
     def begin(self, recipe: Recipe) -> TrainState:
-        """The state that the present attempt goes on from."""
+        """The state from which the current attempt continues."""
         if self.checkpoints.latest() is None:
             state = init_state(jax.random.key(self.seed), recipe)
         else:
@@ -306,7 +305,7 @@ class _Loop:
         return state
 
     def save_and_stop(self, step, monitor, state, start):
-        """The end that a signal asked for. A state that no step was made from is not saved
+        """End the run as a signal asked. A state from which no step was made is not saved
         again."""
         monitor.pause()
         if step > start:
@@ -314,7 +313,10 @@ class _Loop:
         raise Stopped(self.stop.signal, step)
 
     def recover(self, error: Diverged) -> None:
-        """Begin the next attempt after a divergence. Raises: Diverged where none is left."""
+        """Begin the next attempt after a divergence.
+
+        Raises: Diverged where none is left.
+        """
         if self.guard.attempts_left:
             self.guard.go_back(error.step, error.why, self.checkpoints, self.echo)
             self.summarise({'diverged': False, 'account': None})

@@ -1,9 +1,9 @@
-"""What happens when a run diverges: back to a healthy state, a change for the next attempt, a log,
-and an end when no attempt is left.
+"""Recovery of a diverged run: back to a healthy state, a change for the next attempt, a log, and an
+end when no attempt is left.
 
-The healthy states are the checkpoints at multiples of `checkpoint_every`: everything of a run is in
-them, and since they are on disk, a run that is killed while it recovers continues the same attempt
-where it was. What follows is a function of the log and those checkpoints only.
+The healthy states are the checkpoints at multiples of `checkpoint_every`. They hold the whole state
+of a run and are on disk, so a run that is killed while it recovers continues the same attempt where
+it was. What follows is a function of the log and those checkpoints only.
 """
 
 import json
@@ -17,13 +17,13 @@ from ebm_jax.errors import InputError
 from ebm_jax.record import atomic_write, write_json
 from ebm_jax.train import Recipe
 
-SOON = 4  # checkpoints: the reach of the ring, and one
+SOON = 4  # in intervals of checkpoints: the length of the ring, plus one
 
 
 class RecoveryAction(NamedTuple):
     """What changes for one attempt.
 
-    Every attempt has other random numbers, and goes on with the batches behind those already seen.
+    Every attempt has new random numbers and continues with the batches after those already seen.
     """
 
     name: str  # for people: 'learning rate x 0.5'
@@ -32,7 +32,7 @@ class RecoveryAction(NamedTuple):
 
 
 class Guard:
-    """The attempts of one run: which one it is in, and where the next would go. Kept in
+    """The attempts of one run: the current one, and where the next one would go back to. Kept in
     WORKDIR/recoveries, which nothing else writes."""
 
     def __init__(self, workdir: pathlib.Path, actions: Sequence[RecoveryAction]) -> None:
@@ -46,7 +46,7 @@ class Guard:
             raise InputError(
                 f'{workdir} has already gone back {len(done)} times, with {", ".join(done)}: keep '
                 f'these as the first recovery actions (given: {", ".join(given) or "none"}), and '
-                'add or leave out behind them'
+                'add or remove actions only after them'
             )
 
     @property
@@ -61,19 +61,19 @@ class Guard:
 
     @property
     def skipped(self) -> int:
-        """How many batches the data are ahead of the steps: those of abandoned steps are not seen
+        """How many batches the data are ahead of the steps: those of abandoned steps are not used
         again."""
         return sum(entry['diverged_at'] - entry['back_to'] for entry in self.log)
 
     def recipe(self, original: Recipe) -> Recipe:
-        """The recipe of the present attempt."""
+        """The recipe of the current attempt."""
         if not self.log:
             return original
         changed = self.actions[self.attempt - 1].recipe
         return original if changed is None else changed()
 
     def settle(self, checkpoints: Checkpoints) -> None:
-        """Drop the states past the beginning of the present attempt, also where the run was killed
+        """Drop the states after the beginning of the current attempt, also where the run was killed
         before it could."""
         if self.log and not self.log[-1]['settled']:
             checkpoints.drop_after(self.log[-1]['back_to'])
@@ -81,13 +81,13 @@ class Guard:
             process.primary_only(write_json)(self.folder / 'log.json', self.log)
 
     def target(self, step: int, ring: Sequence[int], margin: int) -> int:
-        """Where to go back to from a divergence at `step`.
+        """The step to go back to from a divergence at `step`.
 
-        The newest state that is at least `margin` steps old, since one saved shortly before is
-        likely on its way there; where the run got no further than ever before, the next one further
-        back than last time; 0, the very beginning, where there is none. The last attempt begins
-        anew, too, where the one before it ended soon: its states may all be on their way to where
-        it ended.
+        This is the newest state that is at least `margin` steps old, since a state saved shortly
+        before is likely on its way there. Where the run got no further than ever before, it is the
+        next state further back than last time; where there is none, 0, the very beginning. The last
+        attempt also restarts at 0 where the one before it ended soon: its states may all be on
+        their way to where it ended.
 
         Args: ring: steps of healthy states, newest first.
         """
@@ -102,7 +102,7 @@ class Guard:
     def go_back(
         self, step: int, why: str, checkpoints: Checkpoints, echo: Callable[[str], None]
     ) -> None:
-        """Begin the next attempt: keep the abandoned metrics, write the log, drop the states past
+        """Begin the next attempt: keep the abandoned metrics, write the log, drop the states after
         its beginning."""
         back_to = self.target(step, checkpoints.ring(), checkpoints.every)
         number, action = self.attempt + 1, self.actions[self.attempt]
@@ -136,5 +136,5 @@ class Guard:
         write_json(self.folder / 'log.json', self.log)
 
     def summary(self) -> dict[str, int]:
-        """What goes into summary.json."""
+        """The entries for summary.json."""
         return {'recoveries': self.attempt, 'tries_left': self.attempts_left}

@@ -40,8 +40,8 @@ def as_unit(images: ArrayLike) -> np.ndarray:
 
 
 def stacked(rows: Sequence[np.ndarray], columns: int = 10) -> tuple[np.ndarray, int]:
-    """(images, columns) for `image_grid`: of several equally long series, what belongs together
-    below each other; filled up with grey."""
+    """(images, columns) for `image_grid`: corresponding images of several series of equal length
+    below each other, filled up with grey."""
     columns = min(columns, len(rows[0]))
     missing = -len(rows[0]) % columns
     filled = [np.concatenate([row, np.zeros((missing, *row.shape[1:]), row.dtype)]) for row in rows]
@@ -65,8 +65,8 @@ def image_grid(images: ArrayLike, columns: int | None = None, gap: int = 1) -> n
 
 
 def save_grid(path: str | pathlib.Path, grid: np.ndarray, side: int = 640) -> None:
-    """Save a picture as PNG, enlarged by a whole factor towards `side` pixels so that small images
-    can be seen."""
+    """Save a picture as PNG, enlarged by an integer factor to about `side` pixels so that small
+    images can be seen."""
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     image = Image.fromarray(grid[..., 0] if grid.shape[-1] == 1 else grid)
@@ -76,7 +76,7 @@ def save_grid(path: str | pathlib.Path, grid: np.ndarray, side: int = 640) -> No
 
 def spectrogram_images(x: ArrayLike, height: int = 48) -> np.ndarray:
     """Windows of features [N, T, F, 1] in network units -> images for grids: time to the right,
-    frequency upwards; single frames as silhouettes."""
+    frequency upwards; single frames as filled curves."""
     x = np.asarray(x)
     if x.shape[1] > 1:
         return x.swapaxes(1, 2)[:, ::-1]

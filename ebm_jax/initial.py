@@ -9,7 +9,10 @@ from ebm_jax.types import UNCONDITIONAL, ArrayLike, InitialSampler
 
 
 def uniform(shape: Sequence[int], low: float = -1.0, high: float = 1.0) -> InitialSampler:
-    """x ~ U(low, high), whatever the label. Source: Grathwohl et al. 2020."""
+    """x ~ U(low, high), whatever the label.
+
+    Source: Grathwohl et al. 2020.
+    """
     return lambda key, label: jax.random.uniform(key, tuple(shape), minval=low, maxval=high)
 
 
@@ -19,7 +22,7 @@ def normal(shape: Sequence[int], scale: float = 1.0) -> InitialSampler:
 
 
 def class_gaussian(means: ArrayLike, factors: ArrayLike) -> InitialSampler:
-    """x ~ N(mean_c, F_c F_c^T) of the wanted class c; of a uniform class for UNCONDITIONAL.
+    """x ~ N(mean_c, F_c F_c^T) for the wanted class c; for UNCONDITIONAL c is uniform.
 
     Args: means: [C, ...]. factors: [C, D, R] with D the size of one example.
     Source: our reading of the informative initialisation of later JEM work; named so wherever

@@ -38,7 +38,7 @@ class HamiltonianState(NamedTuple):
 
 
 def _check(name, value, low, high=math.inf, open_low=False):
-    """Refuse a number outside its range; a traced value (a tuned setting) is let through."""
+    """Refuse a number outside its range; a traced value (a tuned setting) is not checked."""
     if isinstance(value, jax.core.Tracer) or value is None:
         return
     if (
@@ -62,12 +62,12 @@ def langevin(
     decay: ArrayLike = 1.0,
     noise_first: bool = False,
 ) -> Kernel:
-    """Unadjusted Langevin dynamics, with the noise of a temperature or of its own scale.
+    """Unadjusted Langevin dynamics, with noise set by a temperature or by its own scale.
 
         g <- momentum g + (1 - momentum) clip(grad E(x))
         x <- clip(x - a g + n xi),   xi ~ N(0, I),   n = sqrt(2 a temperature)  or  n = noise_scale
 
-    Two conventions for the noise, exactly one to be given:
+    Two conventions for the noise, of which exactly one must be given:
       temperature: n follows the step; the chain then targets exp(-E / temperature), up to O(a).
       noise_scale: n is independent of the step, as in JEM (a = 1, n = 0.01); the effective
         temperature is n^2 / (2 a).
@@ -150,11 +150,12 @@ def _metropolis(key, state, proposal, log_ratio):
 def langevin_log_ratio(
     here: Point, there: Point, step_size: ArrayLike, temperature: ArrayLike
 ) -> Array:
-    """Log of what a Metropolis test of a Langevin proposal compares with 1: exp(-E(x')/T) q(x|x') /
-    (exp(-E(x)/T) q(x'|x)).
+    """Log of the ratio that a Metropolis test of a Langevin proposal compares with 1.
 
-    Args: here, there: (position [D], energy, gradient [D]) of x and x'. Source: Roberts & Tweedie
-      1996.
+        exp(-E(x')/T) q(x|x') / (exp(-E(x)/T) q(x'|x))
+
+    Args: here, there: (position [D], energy, gradient [D]) of x and x'.
+    Source: Roberts & Tweedie 1996.
     """
     (x, energy, grad), (x_there, energy_there, grad_there) = here, there
     forth = jnp.sum((x_there - x + step_size * grad) ** 2)
@@ -165,8 +166,8 @@ def langevin_log_ratio(
 def mala(step_size: ArrayLike, *, temperature: float = 1.0) -> Kernel:
     """Metropolis-adjusted Langevin: unbiased for exp(-E / temperature).
 
-        x' = x - a grad E(x) + sqrt(2 a T) xi,   accepted with min(1, exp(-E(x')/T) q(x|x') /
-        (exp(-E(x)/T) q(x'|x)))
+        x' = x - a grad E(x) + sqrt(2 a T) xi
+        accepted with min(1, exp(-E(x')/T) q(x|x') / (exp(-E(x)/T) q(x'|x)))
 
     Args: step_size: a > 0; temperature: T > 0.
     Raises: ValueError when out of range.
@@ -203,8 +204,9 @@ def mala(step_size: ArrayLike, *, temperature: float = 1.0) -> Kernel:
 def hmc(step_size: ArrayLike, num_leapfrog: int, *, temperature: float = 1.0) -> Kernel:
     """Hamiltonian Monte Carlo with unit mass: unbiased for exp(-E / temperature).
 
-        v ~ N(0, T I);  num_leapfrog leapfrog steps of size e on H = E(x) + |v|^2 / 2;  accepted
-        with min(1, exp(-dH / T))
+        v ~ N(0, T I)
+        num_leapfrog leapfrog steps of size e on H = E(x) + |v|^2 / 2
+        accepted with min(1, exp(-dH / T))
 
     Args: step_size: e > 0; num_leapfrog: int >= 1; temperature: T > 0.
     Raises: ValueError when out of range.
@@ -247,11 +249,11 @@ def run_chain(
     """Run one chain: x_0 = x, x_{t+1} ~ kernel(x_t).
 
     Args:
-      x: the start, any pytree. num_steps: int >= 0, or a traced integer (then nothing can be
-        recorded).
+      x: the initial position, any pytree.
+      num_steps: int >= 0, or a traced integer (then nothing can be recorded).
       record: None, or (state, info) -> pytree, kept for every step: `lambda state, info: info` for
         the reports, `lambda state, info: state.position` for the trajectory. What is not recorded
-          is not computed.
+        is not computed.
     Returns: (last position, records with leading axis num_steps; None without `record`).
     Raises: ValueError for a negative or traced num_steps with `record`.
     """
@@ -271,12 +273,13 @@ def advance(
     first: ArrayLike = 0,
     record: Record | None = None,
 ) -> tuple[Any, PyTree]:
-    """Steps first, ..., first + num_steps - 1 of a chain that stands at `state`: a chain may be run
-    in pieces, under one key.
+    """Steps first, ..., first + num_steps - 1 of a chain that is at `state`: a chain may be run in
+    pieces, with one key.
 
-    Args: state: of the kernel (its `init`, or the end of an earlier piece). The rest as in
-      `run_chain`.
-    Returns: (last state, records). Raises: ValueError as `run_chain`.
+    Args:
+      state: of the kernel (its `init`, or the end of an earlier piece). The rest as in `run_chain`.
+    Returns: (last state, records).
+    Raises: ValueError as in `run_chain`.
     """
     fixed = not isinstance(num_steps, jax.Array)
     if fixed and num_steps < 0 or not fixed and record is not None:
@@ -306,8 +309,9 @@ def run_chains(
     """Run many chains at once: `run_chain` over the leading axis of keys, x and each of
     `conditions`.
 
-    Args: keys: [n] keys, one per chain. x: [n, ...]. conditions: [n, ...] each, passed on as
-      energy_fn(x, *conditions).
+    Args:
+      keys: [n] keys, one per chain. x: [n, ...].
+      conditions: [n, ...] each, passed on as energy_fn(x, *conditions).
     Returns: as `run_chain`, with a leading axis of chains.
     Raises: ValueError where the leading axes differ, or as `run_chain`.
     """

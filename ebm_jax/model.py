@@ -1,9 +1,9 @@
-"""A model without its parameters: what it is, as plain data, and what can be asked of it, as pure
+"""A model without its parameters: its description as plain data, and its capabilities as pure
 functions of parameters.
 
-A `ModelSpec` says by name which networks of `ebm_jax.networks`, kernel, initial distribution and
-transition a model is made of. It is JSON, stands in the config.json of a run, and is all that is
-needed to build the `Model` again, without the experiment and without its data.
+A `ModelSpec` names the networks of `ebm_jax.networks`, the kernel, initial distribution and
+transition that a model is made of. It is stored as JSON in the config.json of a run, and is all
+that is needed to rebuild the `Model`, without the experiment and without its data.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -65,7 +65,7 @@ class Part(NamedTuple):
 
 
 class TransitionPart(NamedTuple):
-    """A transition that happens with a probability."""
+    """A transition that is applied with a probability."""
 
     name: str
     arguments: Mapping[str, Any] = {}
@@ -80,8 +80,8 @@ class Sampling:
       kernel: of KERNELS, arguments without the step size. step_size: > 0.
       num_steps: of each chain, >= 0.
       initial: of INITIAL, arguments without the shape; not used where chains begin at a generator.
-      transition: of TRANSITIONS, one after another, before each block of `every` steps but in the
-        last `plain` steps or more.
+      transition: of TRANSITIONS, one after another, before each block of `every` steps except in
+        the last `plain` steps or more.
     """
 
     kernel: Part = Part('langevin', {'noise_scale': 0.01})
@@ -101,7 +101,8 @@ class LatentSpec:
       latent_dim: D. sigma: of p(x|z) = N(g(z), sigma^2 I).
       from_generator: samples begin at g(z), else at the initial distribution.
       from_inference: z-chains begin at the mean of q(z|x), else at p(z).
-      kernel, step_size, num_steps: of the chain in z at test time. inpaint_steps: when it fills in.
+      kernel, step_size, num_steps: of the chain in z at test time. inpaint_steps: its number of
+        steps for in-painting.
     """
 
     latent_dim: int
@@ -125,7 +126,7 @@ class ModelSpec:
         name is 'network' for kinds with one.
       shape: of one example. num_classes: of the data it was trained on.
       conditional: energies or generators take a class (a CLASSIFIER has both kinds of energy).
-      sampling, latent: see there; latent for LATENT only.
+      sampling, latent: see `Sampling` and `LatentSpec`; latent for LATENT only.
       units: IMAGES in [-1, 1], or FEATURES of speech.
       speech: None, or `Frontend.to_json` of a model of recordings.
       class_names: of the labels 0, 1, ..., or empty.
@@ -148,7 +149,10 @@ class ModelSpec:
 
     @staticmethod
     def from_json(content: Mapping[str, Any]) -> 'ModelSpec':
-        """The inverse of `to_json`. Raises: InputError for what is none."""
+        """The inverse of `to_json`.
+
+        Raises: InputError where the content is not a description of a model.
+        """
         try:
             found = dict(content)
             networks = {
@@ -175,7 +179,7 @@ class ModelSpec:
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InputError(
-                f'this is no description of a model ({type(error).__name__}: {error}): it may be '
+                f'this is not a model description ({type(error).__name__}: {error}): it may be '
                 'damaged, or of another version of ebm_jax'
             ) from error
 
@@ -191,18 +195,18 @@ def _to_json(value):
 
 
 class Classifier(NamedTuple):
-    """What a model knows that is a classifier."""
+    """The additional functions of a model that is a classifier."""
 
     logits: Callable[[Params, Array], Array]  # (params, x) -> [C]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Model:
-    """What can be asked of a model, as pure functions of parameters and ONE example.
+    """The capabilities of a model, as pure functions of parameters and ONE example.
 
     Attributes:
       spec: what it is. networks: its networks, by the names in the spec.
-      classifier, latent, speech: what only some models can do, else None.
+      classifier, latent, speech: capabilities of some models only, else None.
     """
 
     spec: ModelSpec
@@ -226,7 +230,7 @@ class Model:
         return not self.spec.conditional
 
     def conditions(self, label: ArrayLike) -> list[ArrayLike]:
-        """What its networks take besides their input: the label, where they are conditional."""
+        """What the networks take besides their input: the label, where they are conditional."""
         return [label] if self.spec.conditional else []
 
     def energy_fn(self, params: Params, x: Array, label: ArrayLike = UNCONDITIONAL) -> Array:
@@ -239,8 +243,8 @@ class Model:
         return self.networks[name].apply(own, x, *self.conditions(label)).sum()
 
     def marginal_energy_fn(self, params: Params, x: Array) -> Array:
-        """E(x): where only energies of classes are known, -log sum_c exp(-E(x, c)), classes alike
-        in weight and constant (our reading: ICD's OR)."""
+        """E(x); where only energies of classes are known, -log sum_c exp(-E(x, c)), with equal
+        weights and constants for all classes (our reading: ICD's OR)."""
         if self.unconditional:
             return self.energy_fn(params, x)
         labels = range(self.spec.num_classes)
@@ -256,23 +260,23 @@ class Model:
         return INITIAL[part.name](self.spec.shape, **part.arguments)(key, label)
 
     def kernel(self, step_size: float | None = None) -> Kernel:
-        """Of new chains; step_size: default the spec's."""
+        """The kernel of new chains; step_size: default the spec's."""
         part = self.spec.sampling.kernel
         return KERNELS[part.name](step_size or self.spec.sampling.step_size, **part.arguments)
 
     @property
     def transition(self) -> Transition | None:
-        """Of new chains, see `Sampling`."""
+        """The transition of new chains, see `Sampling`."""
         return transition_of(self.spec.sampling.transition)
 
     def num_steps(self, wanted: int | None = None) -> int:
-        """How many steps new chains take: as wanted or by the spec; none without an energy."""
+        """The number of steps of new chains: `wanted`, else the spec's; 0 without an energy."""
         if not self.has_energy:
             return 0
         return self.spec.sampling.num_steps if wanted is None else wanted
 
     def labels(self, n: int) -> np.ndarray:
-        """Of n new chains that may be of any class: UNCONDITIONAL, else the classes in turn."""
+        """Labels of n new chains of any class: UNCONDITIONAL where possible, else all in turn."""
         if self.unconditional:
             return np.full(n, UNCONDITIONAL)
         return np.arange(n) % self.spec.num_classes
@@ -303,7 +307,7 @@ class Model:
         )
 
     def transition_plan(self) -> dict[str, Any]:
-        """When new chains pass the transition: arguments of `apply.sampling.sample`."""
+        """When the transition is applied to new chains: arguments of `apply.sampling.sample`."""
         if not self.spec.sampling.transition:
             return {}
         settings = self.spec.sampling

@@ -60,17 +60,20 @@ class Monitor:
         return self.progress
 
     def after_step(self, step: int, metrics: Metrics) -> None:
-        """Check what is due, and take the time. Raises: Diverged."""
+        """Check the steps that are due, and record the time.
+
+        Raises: Diverged.
+        """
         self.pending.append((step, metrics))
         while len(self.pending) > self.lag:
             self._check()
         now = time.perf_counter()
-        if self.last_end is not None:  # the first step, and one after a pause, compile or wait
+        if self.last_end is not None:  # the first step, or one after a pause, may compile or wait
             self.seconds.append(now - self.last_end)
         self.last_end = now
 
     def pause(self) -> None:
-        """Before other work: only healthy states get through, and its time is no training time."""
+        """Call before other work: lets only healthy states through, and stops the clock."""
         while self.pending:
             self._check()
         self.last_end = None

@@ -1,10 +1,10 @@
-"""The negative phase of a training step, once for all methods with persistent chains.
+"""The negative phase of a training step, shared by all methods with persistent chains.
 
     draw chains from the replay buffer -> run them -> set invalid ones aside -> write them back
 
-What comes out are `Negatives`: samples with label, age and validity. A method brings its own way to
-run the chains. All random numbers are drawn per shard, so that they do not depend on the number of
-devices.
+The result is `Negatives`: samples with label, age and validity. Each method supplies the function
+that runs the chains. All random numbers are drawn per shard, so that they do not depend on the
+number of devices.
 """
 
 from collections.abc import Callable

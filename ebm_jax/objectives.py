@@ -1,10 +1,12 @@
 """Energies, weights and losses as functions of a batch's energies or logits.
 
-Logits f(x) in R^C make all of JEM's energies (Grathwohl et al. 2020):
+Logits f(x) in R^C give all of JEM's energies (Grathwohl et al. 2020):
+
     E(x, y) = -f(x)[y],   E(x) = -logsumexp_c f(x)[c],   p(y|x) = softmax f(x).
-What couples the batch is computed over ALL devices: a function here returns one device's share,
-such that the MEAN over devices of the shares (and of their gradients) is the value over the whole
-batch. On one device that is the value itself.
+
+Quantities that couple the batch are computed over ALL devices: a function here returns one device's
+share, such that the MEAN over devices of the shares (and of their gradients) is the value over the
+whole batch. On one device that is the value itself.
 """
 
 import jax
@@ -55,16 +57,18 @@ def uniform(e_pos: Array, e_neg: Array) -> Weights:
 def balanced(
     e_pos: Array, e_neg: Array, *, beta: float = 1.0, include_positives: bool = True
 ) -> Weights:
-    """Softmax over the batch: w_k = exp(-beta E_k) / sum_{j in S} exp(-beta E_j), along the leading
-    axis.
+    """Softmax over the batch, along the leading axis.
 
-    S is the negatives, together with the positives by default. The coefficients of the contrast
-    then sum to zero, and negatives that are far above the positives in energy teach nothing. beta =
-    0 is `uniform` when positives are excluded, and `uniform`'s gradient times M / (N + M) when they
-    are included. A negative whose energy is EXCLUDED is not in S.
+        w_k = exp(-beta E_k) / sum_{j in S} exp(-beta E_j)
+
+    S contains the negatives and, by default, the positives. The coefficients of the contrast then
+    sum to zero, and negatives that are far above the positives in energy teach nothing. beta = 0 is
+    `uniform` when positives are excluded, and `uniform`'s gradient times M / (N + M) when they are
+    included. A negative whose energy is EXCLUDED is not in S.
 
     Args: e_pos: [N, ...] and e_neg: [M, ...] energies; beta: inverse temperature, >= 0.
-    Returns: Weights. Raises: ValueError for beta < 0.
+    Returns: Weights.
+    Raises: ValueError for beta < 0.
     Source: our reading of ST-JEM (arXiv 2303.04187), consistent with its author's public code.
     """
     if beta < 0:
@@ -86,8 +90,9 @@ def contrast(e_pos: Array, e_neg: Array, weights: Weights) -> tuple[Array, Array
     """The two terms of mean E(x+) - sum_{k in S} w_k E(x_k): (positives, negatives), to be
     summed.
 
-    Args: e_pos [N], e_neg [M]: energies, with gradient. weights: Weights of the same shapes, taken
-      without gradient.
+    Args:
+      e_pos, e_neg: energies [N] and [M], with gradient.
+      weights: Weights of the same shapes, taken without gradient.
     Returns: (mean E(x+), -sum w E), scalars. With `uniform`: Grathwohl et al. 2020, eq. 7; with
       `balanced`: the gradient of L_x = -(1/N) sum_i [s(x_i) - logsumexp_S s], s = -E (our reading
       of ST-JEM).
@@ -115,14 +120,16 @@ def class_contrast(
 
         mean_i E(x_i, y_i) - sum_c (n_c / N) sum_{k in S} w_kc E(x_k, c)
 
-    with n_c the number of examples of class c in the batch.
+    with n_c the number of examples of class c in the batch. With weights from `balanced` its
+    gradient is that of
 
-    With weights from `balanced` its gradient is that of L_xy = (1/N) [sum_c n_c logsumexp_S f[c] -
-    sum_i f(x_i)[y_i]].
+        L_xy = (1/N) [sum_c n_c logsumexp_S f[c] - sum_i f(x_i)[y_i]]
 
-    Args: logits_pos [N, C], labels [N], logits_neg [M, C]; weights: rule(-logits_pos, -logits_neg),
-      taken without gradient.
-    Returns: (positives, negatives), scalars. Source: our reading of ST-JEM.
+    Args:
+      logits_pos, labels, logits_neg: [N, C], [N], [M, C].
+      weights: rule(-logits_pos, -logits_neg), taken without gradient.
+    Returns: (positives, negatives), scalars.
+    Source: our reading of ST-JEM.
     """
     _check_logits(logits_pos, labels, logits_neg)
     check_same_shape('weights.positives and logits_pos', weights.positives, logits_pos)
@@ -139,16 +146,16 @@ def class_shares(labels: Array, num_classes: int) -> Array:
 
 
 def batch_information(logits_pos: Array, labels: Array, logits_neg: Array) -> Array:
-    """Mutual information of the batch, I = (1/N) sum_i log[q(x_i, y_i) / (q(x_i) q(y_i))].
+    """Mutual information of the batch.
 
-        I = L_x - L_xy
+        I = (1/N) sum_i log[q(x_i, y_i) / (q(x_i) q(y_i))] = L_x - L_xy
+        q(x, y) = exp f(x)[y] / sum_{x' in S, c} exp f(x')[c],   S = positives and negatives
 
-    q(x, y) = exp f(x)[y] / sum_{x' in S, c} exp f(x')[c], S = positives and negatives. A value to
-    be logged, without gradient; the gradient that ST-JEM takes of it is `contrast` minus
+    A value to be logged, without gradient; the gradient that ST-JEM takes of it is `contrast` minus
     `class_contrast`.
 
-    Args: logits_pos [N, C], labels [N], logits_neg [M, C]. Returns: scalar in nats, the same on
-      every device.
+    Args: logits_pos [N, C], labels [N], logits_neg [M, C].
+    Returns: scalar in nats, the same on every device.
     Source: our reading of ST-JEM.
     """
     _check_logits(logits_pos, labels, logits_neg)
@@ -162,11 +169,12 @@ def batch_information(logits_pos: Array, labels: Array, logits_neg: Array) -> Ar
 
 
 def entropy_information(logits: Array) -> Array:
-    """Mutual information in entropy form: I = H(mean_i p(y|x_i)) - mean_i H(p(y|x_i)), with
-    gradient.
+    """Mutual information in entropy form, with gradient.
 
-    Args: logits [N, C] of this device. Returns: scalar; its mean over devices is I in nats, in [0,
-      log C].
+        I = H(mean_i p(y|x_i)) - mean_i H(p(y|x_i))
+
+    Args: logits [N, C] of this device.
+    Returns: scalar; its mean over devices is I in nats, in [0, log C].
     Source: Bridle et al. 1991; as another reading of ST-JEM's regulariser, ours.
     """
     check_shape('logits', logits, (None, None), '[N, C]')
@@ -180,8 +188,10 @@ def entropy_information(logits: Array) -> Array:
 
 
 def effective_sample_size(weights: Weights) -> Array:
-    """1 / sum_k w_k^2 over all devices: 1 (one example takes all) to N + M (uniform). Weights [N,
-    ...], [M, ...] -> [...]."""
+    """1 / sum_k w_k^2 over all devices: 1 (one example takes all) to N + M (uniform).
+
+    Weights [N, ...], [M, ...] -> [...].
+    """
     own = sum(jnp.sum(jnp.square(w / devices.count()), 0) for w in weights)
     return 1 / devices.total(own)
 
@@ -207,8 +217,12 @@ def reparametrised(noise: Array, mean: Array, log_variance: Array) -> Array:
 
 
 def reconstruction_nll(x: Array, mean: Array, sigma: ArrayLike, mask: ArrayLike = 1.0) -> Array:
-    """-log N(x; mean, sigma^2 I) up to a constant: |mask (x - mean)|^2 / (2 sigma^2), over the
-    pixels where mask is 1. [...] -> scalar."""
+    """-log N(x; mean, sigma^2 I) up to a constant, over the pixels where mask is 1.
+
+        |mask (x - mean)|^2 / (2 sigma^2)
+
+    [...] -> scalar.
+    """
     check_same_shape('x and mean', x, mean)
     return jnp.sum(mask * jnp.square(x - mean)) / (2 * sigma**2)
 
@@ -216,11 +230,13 @@ def reconstruction_nll(x: Array, mean: Array, sigma: ArrayLike, mask: ArrayLike 
 def latent_energy(
     z: Array, x: Array, mean: Array, sigma: ArrayLike, mask: ArrayLike = 1.0
 ) -> Array:
-    """-log p(z|x) up to a constant, for p(z) = N(0, I) and p(x|z) = N(mean, sigma^2 I): |z|^2 / 2 +
-    reconstruction_nll.
+    """-log p(z|x) up to a constant, for p(z) = N(0, I) and p(x|z) = N(mean, sigma^2 I).
 
-    Args: z [D]; x and mean, a generator's g(z), of one shape; sigma > 0; mask: of that shape, 1
-      where x is known and 0 where not.
+        |z|^2 / 2 + reconstruction_nll
+
+    Args:
+      z: [D]. x, mean: of one shape; mean is a generator's g(z). sigma: > 0.
+      mask: of that shape, 1 where x is known and 0 elsewhere.
     Source: Han et al. 2017; Cui & Han 2023, section 3.2.
     """
     check_shape('z', z, (None,), '[D]')
@@ -238,45 +254,48 @@ def energy_square(e_pos: Array, e_neg: Array, keep: Array) -> Array:
 
 
 def nearest_neighbour_entropy(x: Array, population: Array, present: Array) -> Array:
-    """Entropy of x by nearest neighbours, up to scale and constant: the mean over i of log min_b
-    |x_i - b|_2, gradient in x.
+    """Entropy of x by nearest neighbours, up to scale and constant: the mean over i of
+    log min_b |x_i - b|_2, gradient in x.
 
-        H(q) = D mean_i log r_i + log P + log V_D + gamma,   V_D = pi^(D/2) / Gamma(D/2 + 1),  gamma
-        = .5772...
+        H(q) = D mean_i log r_i + log P + log V_D + gamma
+        V_D = pi^(D/2) / Gamma(D/2 + 1),   gamma = .5772...
 
     is the estimate for P past samples of the same distribution (Kozachenko & Leonenko 1987); only
     mean log r has a gradient, and D goes into its weight. A distance of zero counts as the smallest
     float.
 
-    Args: x: [n, ...]. population: [P, ...], without gradient. present: bool [P], which entries
-      count; at least one.
-    Returns: [n], the terms of that mean. Source: Du et al. 2021, eq. 12.
+    Args:
+      x: [n, ...]. population: [P, ...], without gradient.
+      present: bool [P], which entries count; at least one.
+    Returns: [n], the terms of that mean.
+    Source: Du et al. 2021, eq. 12.
     """
     _check_population(x, population, present)
     x, population = x.reshape(len(x), -1), stop_gradient(population.reshape(len(population), -1))
     nearest = population[
         jnp.argmin(jnp.where(present, _squared_distances(stop_gradient(x), population), jnp.inf), 1)
     ]
-    # again and exactly: the products above cancel where two points are close
+    # recomputed exactly: the products above cancel where two points are close
     squared = jnp.sum(jnp.square(x - nearest), 1)
     return 0.5 * jnp.log(jnp.maximum(squared, jnp.finfo(squared.dtype).tiny))
 
 
 def kernel_entropy(x: Array, population: Array, present: Array) -> Array:
-    """Entropy of x by a Gaussian kernel, up to a constant: the mean over i of -log mean_b exp(-|x_i
-    - b|^2 / (2 h^2)), gradient in x.
+    """Entropy of x by a Gaussian kernel, up to a constant: the mean over i of
 
-    Pairwise repulsion in place of `nearest_neighbour_entropy`: every past sample pushes, near ones
-    more. h^2 is the mean squared distance of x (on all devices) to the population over 2 D, without
-    gradient. Adding (D / 2) log(2 pi h^2) makes it an entropy.
+        -log mean_b exp(-|x_i - b|^2 / (2 h^2))
 
-    Args and returns: as `nearest_neighbour_entropy`. Source: our reading; the paper names the
-      nearest neighbour only.
+    with gradient in x. Pairwise repulsion in place of `nearest_neighbour_entropy`: every past
+    sample pushes, near ones more. h^2 is the mean squared distance of x (on all devices) to the
+    population over 2 D, without gradient. Adding (D / 2) log(2 pi h^2) makes it an entropy.
+
+    Args and returns: as in `nearest_neighbour_entropy`.
+    Source: our reading; the paper names the nearest neighbour only.
     """
     _check_population(x, population, present)
     x, population = x.reshape(len(x), -1), stop_gradient(population.reshape(len(population), -1))
     squared = _squared_distances(x, population)
-    # finite where nothing is present, too
+    # finite even where nothing is present
     share = jnp.where(jnp.any(present), present, True) / jnp.maximum(jnp.sum(present), 1)
     width = stop_gradient(devices.mean(jnp.mean(squared @ share)) / (2 * x.shape[1]))
     return -logsumexp(

@@ -1,8 +1,8 @@
-"""A run as processes: one writer for each folder, an end in order when asked to stop, and which of
-several processes does what.
+"""The processes of a run: one writer per folder, an orderly end on a signal, and which of several
+processes does what.
 
-In a run of several processes (`jax.distributed`) all do the same; the first one leads: it alone
-writes and shows what people look at.
+In a run of several processes (`jax.distributed`) all do the same work; only the first, the primary
+one, writes files and shows progress.
 """
 
 import contextlib
@@ -28,18 +28,18 @@ def is_primary() -> bool:
 
 
 def primary_only(fn: Callable[..., Any]) -> Callable[..., Any]:
-    """fn on the process that leads, nothing on the others."""
+    """fn on the primary process, a function that does nothing on the others."""
     return fn if is_primary() else lambda *args, **kwargs: None
 
 
 def barrier(name: str) -> None:
-    """Wait until all processes are here."""
+    """Wait until all processes have reached this point."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)
 
 
 def gathered(state: Any) -> Any:
-    """A state from `train.unshard_state`, whole on each process, which all have to ask for it."""
+    """A state from `sharding.unshard_state`, whole on each process; all processes must call it."""
     if jax.process_count() == 1:
         return state
 
@@ -58,7 +58,7 @@ def gathered(state: Any) -> Any:
 
 @contextlib.contextmanager
 def exclusive_lock(folder: str | pathlib.Path) -> Iterator[None]:
-    """Hold a folder for this run; the system lets go of it however the process ends.
+    """Lock a folder for this run; the system releases the lock however the process ends.
 
     Raises: InputError where another run holds it.
     """
@@ -88,12 +88,12 @@ def exclusive_lock(folder: str | pathlib.Path) -> Iterator[None]:
 
 
 class Stop:
-    """Whether SIGTERM or SIGINT (Ctrl-C) has come: `signal` is it, or None. A second Ctrl-C
-    interrupts at once.
+    """Whether SIGTERM or SIGINT (Ctrl-C) has arrived: `signal` is the signal, or None. A second
+    Ctrl-C interrupts at once.
 
-    A context manager; signals reach the main thread only, elsewhere it does nothing. With several
-    processes JAX itself listens to SIGTERM and finds a step at which all of them stop; Ctrl-C then
-    interrupts as it always does.
+    A context manager. Signals reach the main thread only; elsewhere it does nothing. With several
+    processes JAX itself listens for SIGTERM and finds a step at which all of them stop; Ctrl-C then
+    interrupts as usual.
     """
 
     SIGNALS = signal.SIGTERM, signal.SIGINT
@@ -113,7 +113,7 @@ class Stop:
         self.signal = signal.Signals(number)
 
     def asked(self, step: int) -> bool:
-        """Whether to stop before this step; all processes get the same answer, and have to ask at
+        """Whether to stop before this step; all processes get the same answer, and must ask at
         every step."""
         if jax.process_count() > 1 and multihost_utils.reached_preemption_sync_point(step):
             self.signal = signal.SIGTERM

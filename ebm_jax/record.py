@@ -1,5 +1,5 @@
-"""What a run leaves in its workdir for people to look at: metrics.jsonl, TensorBoard events,
-summary.json."""
+"""What a run writes to its workdir for users to look at: metrics.jsonl, TensorBoard events,
+summary.json, pictures."""
 
 import json
 import math
@@ -15,7 +15,7 @@ from ebm_jax.images import image_grid, save_grid
 
 
 def atomic_write(path: str | pathlib.Path, text: str) -> None:
-    """Write a file whole or not at all: into one beside it, then renamed."""
+    """Write a file completely or not at all: to a file beside it, which is then renamed."""
     path = pathlib.Path(path)
     beside = path.with_name(path.name + '.part')
     beside.write_text(text)
@@ -23,8 +23,8 @@ def atomic_write(path: str | pathlib.Path, text: str) -> None:
 
 
 def write_json(path: str | pathlib.Path, content: Any) -> None:
-    """Write JSON whole or not at all; a number that is not finite as a string, since JSON has
-    none."""
+    """Write JSON completely or not at all; a number that is not finite is written as a string,
+    since JSON has none."""
     atomic_write(path, json.dumps(_finite(content), indent=2) + '\n')
 
 
@@ -37,8 +37,10 @@ def _finite(content):
 
 
 def update_summary(workdir: str | pathlib.Path, content: Mapping[str, Any]) -> dict[str, Any]:
-    """Merge figures into WORKDIR/summary.json; nested dicts are merged too. Returns the whole
-    summary."""
+    """Merge values into WORKDIR/summary.json; nested dicts are merged too.
+
+    Returns: the whole summary.
+    """
     path = pathlib.Path(workdir) / 'summary.json'
     summary = json.loads(path.read_text()) if path.exists() else {}
 
@@ -55,8 +57,8 @@ def update_summary(workdir: str | pathlib.Path, content: Mapping[str, Any]) -> d
 
 
 class Recorder:
-    """metrics.jsonl and TensorBoard events of one run; lines past the step that a run continues
-    from are taken back."""
+    """metrics.jsonl and TensorBoard events of one run; lines after the step from which a run
+    continues are removed."""
 
     def __init__(self, workdir: str | pathlib.Path, start_step: int = 0) -> None:
         self.workdir = pathlib.Path(workdir)
@@ -96,7 +98,7 @@ class Recorder:
 
 
 class NullRecorder:
-    """A Recorder that leaves nothing: of the processes of a run that are not the primary one."""
+    """A Recorder that writes nothing, for the processes that are not the primary one."""
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         pass

@@ -59,15 +59,15 @@ def _filled(key, initial_sampler, labels):
 
 
 def _take(key, state, initial_sampler, restart, index, labels):
-    """The chains at `index` under their new labels, started anew with probability `restart` or
-    where the entry is empty."""
-    restart_key, start_key = jax.random.split(key)
-    # an index past the end stands for no entry
+    """The chains at `index` under their new labels, restarted with probability `restart` or where
+    the entry is empty."""
+    restart_key, initial_key = jax.random.split(key)
+    # an index past the end means no entry
     age = state.age.at[index].get(mode='fill', fill_value=EMPTY)
-    anew = jax.random.bernoulli(restart_key, restart, index.shape) | (age < 0)
-    fresh = jax.vmap(initial_sampler)(jax.random.split(start_key, len(index)), labels)
+    restarted = jax.random.bernoulli(restart_key, restart, index.shape) | (age < 0)
+    fresh = jax.vmap(initial_sampler)(jax.random.split(initial_key, len(index)), labels)
     old = jax.tree.map(lambda leaf: leaf[index], state.position)
-    return Draw(select(anew, fresh, old), labels, jnp.where(anew, 0, age), index)
+    return Draw(select(restarted, fresh, old), labels, jnp.where(restarted, 0, age), index)
 
 
 def _put(state, slots, draw, positions):
@@ -120,11 +120,12 @@ def persistent(
 ) -> ReplayBuffer:
     """Chains that are advanced in place: a uniform draw, written back where it came from.
 
-    A chain is continued under whatever label is wanted of it at the draw (so are those of
-    `first_in_first_out` and `reservoir`).
+    A chain continues under whatever label the draw asks for (as do those of `first_in_first_out`
+    and `reservoir`).
 
-    Args: initial_sampler: (key, label) -> x. capacity: >= 1 entries, filled by starts. restart:
-      probability in [0, 1] of a restart.
+    Args:
+      initial_sampler: (key, label) -> x. capacity: >= 1 entries, filled by the initial sampler.
+      restart: probability in [0, 1] of a restart.
     Raises: ValueError when out of range, or when more chains are drawn than there are entries.
     Source: Grathwohl et al. 2020 (10,000 entries, restart 0.05). They draw with replacement; we
       draw without.
@@ -152,7 +153,7 @@ def class_conditional(
 
     The first `ceil(unconditional capacity)` entries belong to p(x), the rest is divided evenly over
     the classes (the last few entries, where it does not divide, stay empty). With unconditional = 0
-    a chain on p(x) is a restart every time.
+    every draw of a chain on p(x) is a restart.
 
     Args: as `persistent`; num_classes: C >= 1; unconditional: share of the p(x) block, in [0, 1).
     Raises: ValueError when out of range, or when one block could be asked for more chains than it
@@ -165,6 +166,8 @@ def class_conditional(
         raise ValueError(
             f'unconditional is the share of the p(x) block, in [0, 1), got {unconditional}'
         )
+    if num_classes < 1:
+        raise ValueError(f'num_classes must be at least 1, got {num_classes}')
     first = math.ceil(unconditional * capacity)
     block = (capacity - first) // num_classes
     if block < 1:
@@ -206,9 +209,9 @@ def first_in_first_out(
 ) -> ReplayBuffer:
     """The newest `capacity` samples: a uniform draw, written over the oldest entries.
 
-    Args and errors as `persistent`; the buffer begins empty, and a draw on an empty entry is a
-    initial_sampler.
-    Source: Du & Mordatch 2019; the buffer behind the figures of Du et al. 2021.
+    Args and errors as in `persistent`; the buffer begins empty, and a draw of an empty entry comes
+    from the initial sampler.
+    Source: Du & Mordatch 2019; the buffer behind the results of Du et al. 2021.
     """
     _check_buffer(capacity, restart)
 
@@ -229,7 +232,7 @@ def reservoir(
     """A uniform sample of ALL samples ever made (algorithm R): the t-th is kept with probability
     capacity / t.
 
-    Args and errors as `first_in_first_out`.
+    Args and errors as in `first_in_first_out`.
     Source: Vitter 1985; the default of the release of Du et al. 2021.
     """
     _check_buffer(capacity, restart)
@@ -258,8 +261,10 @@ def reservoir(
 
 
 def fresh(initial_sampler: InitialSampler) -> ReplayBuffer:
-    """No memory: every chain is a new one (short-run, non-persistent sampling). Source: Nijkamp et
-    al. 2019."""
+    """No memory: every chain is a new one (short-run, non-persistent sampling).
+
+    Source: Nijkamp et al. 2019.
+    """
 
     def init(key):
         return _empty(1, initial_sampler)
@@ -296,7 +301,9 @@ class ShardedBuffer(NamedTuple):
 def sharded(buffer: ReplayBuffer) -> ShardedBuffer:
     """The buffer in every shard.
 
-    Drawing n / s from each of s equal shards is uniform over the whole. Source: ours.
+    Drawing n / s from each of s equal shards is uniform over the whole.
+
+    Source: ours.
     """
 
     def flat(tree):

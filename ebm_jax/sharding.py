@@ -17,8 +17,9 @@ from ebm_jax.types import Batch
 def shard_state(state: TrainState, devices: Sequence[jax.Device]) -> TrainState:
     """Place a whole state for the train step: chains split over devices, the rest on each.
 
-    devices: of all processes; each process places what its own devices hold, from the same whole
-      state.
+    Args:
+      devices: of all processes; each process places what its own devices hold, from the same whole
+        state.
     Raises: ValueError when the shards cannot be split evenly.
     """
     n, shards = len(devices), num_shards(state)
@@ -43,7 +44,7 @@ def shard_state(state: TrainState, devices: Sequence[jax.Device]) -> TrainState:
 
 
 def num_shards(state: TrainState) -> int | None:
-    """The shards of a state's chains, None where it has no chains."""
+    """The number of shards of a state's chains, None where it has no chains."""
     leaves = jax.tree.leaves(state.chains)
     return leaves[0].shape[0] if leaves else None
 
@@ -75,8 +76,10 @@ def unshard_state(state: TrainState, devices: Sequence[jax.Device]) -> TrainStat
 
 
 def shard_batch(batch: Batch, devices: Sequence[jax.Device]) -> Batch:
-    """[N, ...] of all processes -> [devices of this process, N / devices, ...]. Raises: ValueError
-    when N does not divide."""
+    """[N, ...] of all processes -> [devices of this process, N / devices, ...].
+
+    Raises: ValueError when N does not divide.
+    """
     n = len(devices)
     size = len(batch['x'])
     if size % n:
@@ -90,11 +93,11 @@ def shard_batch(batch: Batch, devices: Sequence[jax.Device]) -> Batch:
 
 
 def _here(devices):
-    """Those of this process."""
+    """The devices of this process."""
     return [device for device in devices if device.process_index == jax.process_index()]
 
 
 def _of_here(leaf, devices):
-    """The rows [devices, ...] of this process's devices; they stand next to each other."""
+    """The rows [devices, ...] of this process's devices, which are next to each other."""
     first = devices.index(_here(devices)[0])
     return leaf[first : first + len(_here(devices))]

@@ -1,8 +1,8 @@
 """What a run is (`Recipe`), and its train step: one compiled, donated, sharded function from state
 and batch to state and metrics.
 
-The only file that says pmap. Whatever couples the batch goes through `ebm_jax.devices`, so that one
-device equals N.
+The only file that uses pmap. Whatever couples the batch goes through `ebm_jax.devices`, so that the
+result does not depend on the number of devices.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -238,8 +238,8 @@ def per_network(
     """An optimiser for params = {name: parameters of one network}: each network has its own.
 
     Networks that get no gradient (those that a Round does not teach) keep their parameters and
-    their optimiser's state. optax.partition, otherwise the same, takes a gradient for every network
-    only.
+    their optimiser's state. optax.partition is otherwise the same, but needs a gradient for every
+    network.
 
     Args: optimizers: {name: optax optimiser}.
     Raises: ValueError for a network without an optimiser.
@@ -287,10 +287,11 @@ def trace_step(
     batch: Batch,
     n: int,
 ) -> Any:
-    """The program of a local step as n devices run it, traced and not compiled: finds early what
-    does not fit, and counts.
+    """The program of a local step as n devices run it, traced and not compiled: to find early what
+    does not fit, and to count operations.
 
-    Args: state: shapes, as of one device. Returns: as `jax.make_jaxpr`, of all n devices.
+    Args: state: shapes, as of one device.
+    Returns: as `jax.make_jaxpr`, of all n devices.
     """
 
     def split(leaf):

@@ -1,10 +1,10 @@
-"""A trained model: opened from a run or from an exported folder, asked, sampled, and exported.
+"""A trained model: opened from a run or an exported folder, queried, sampled and exported.
 
     model = ebm_jax.load('runs/demo')
     model.class_probs(x)
 
-An exported folder stands alone: model.safetensors (the evaluation parameters), config.json (the
-model's spec, the settings that trained it, its metrics, and the SHA-256 of the weights) and
+An exported folder is self-contained: model.safetensors (the evaluation parameters), config.json
+(the model's spec, the settings that trained it, its metrics, and the SHA-256 of the weights) and
 README.md (the model card). Nothing in it is executable.
 """
 
@@ -39,8 +39,8 @@ FORMAT = 'ebm_jax model 1'
 class TrainedModel:
     """A model and its evaluation parameters.
 
-    Examples are raw (uint8 images in [0, 255]) or in network units (float images in [-1, 1]; of
-    speech features one is four standard deviations). Energies are known up to a constant.
+    Examples are raw (uint8 images in [0, 255]) or in network units (float images in [-1, 1]; for
+    speech features 1 is four standard deviations). Energies are known up to a constant.
 
     Attributes:
       model: its pure functions of parameters. params: a pytree. step: of training.
@@ -65,8 +65,7 @@ class TrainedModel:
     def log_prob(self, x: ArrayLike, label: int | None = None) -> np.ndarray:
         """log p(x) + log Z, or log p(x|y) + log Z_y: examples [N, ...] -> [N].
 
-        Raises: InputError for another shape, a label that it does not know, or a model without
-          energy.
+        Raises: InputError for another shape, an unknown label, or a model without an energy.
         """
         self._check_energy()
         self.check_label(label)
@@ -79,10 +78,13 @@ class TrainedModel:
         return self._for_each(one, [self.model.to_units(x)], 'log p(x)')
 
     def class_probs(self, x: ArrayLike) -> np.ndarray:
-        """p(y|x): examples [N, ...] -> [N, C]. Raises: InputError where it is no classifier."""
+        """p(y|x): examples [N, ...] -> [N, C].
+
+        Raises: InputError where the model is not a classifier.
+        """
         classifier = self.model.classifier
         if classifier is None:
-            raise InputError('this model is no classifier: it has log_prob and sample')
+            raise InputError('this model is not a classifier: it has log_prob and sample')
 
         def one(params, key, x):
             return jax.nn.softmax(classifier.logits(params, x))
@@ -99,9 +101,11 @@ class TrainedModel:
     ) -> np.ndarray:
         """New samples, by chains from the initial distribution: [num, ...] in network units.
 
-        Args: label: of all samples; default p(x), or, of a model of classes alone, these in turn.
-          num_steps: of each chain, default as it was configured.
-        Raises: InputError for a label that it does not know.
+        Args:
+          label: of all samples; default p(x), or the classes in turn where the model has only
+            energies of classes.
+          num_steps: of each chain, default as configured.
+        Raises: InputError for an unknown label.
         """
         self.check_label(label)
         labels = self.model.labels(num) if label is None else np.full(num, label)
@@ -113,7 +117,8 @@ class TrainedModel:
         """g(z) with z inferred from x, by q and then `num_steps` of the chain in z: [N, ...] ->
         [N, ...], in network units.
 
-        Args: labels: int [N], for conditional networks. Raises: InputError without a generator.
+        Args: labels: int [N], for conditional networks.
+        Raises: InputError without a generator.
         """
         model, spec = self._generator()
         steps = spec.num_steps if num_steps is None else num_steps
@@ -155,11 +160,11 @@ class TrainedModel:
         """p(y|x) of a recording, float [n] in [-1, 1] at the model's rate: of each frame [T, C], or
         of the whole [C]; classes as in `model.spec.class_names`.
 
-        Raises: InputError where it is no model of recordings.
+        Raises: InputError where the model is not one of recordings, or not a classifier.
         """
         frontend = self._frontend()
         if self.model.classifier is None:
-            raise InputError('this model is no classifier: it has log_prob and sample')
+            raise InputError('this model is not a classifier: it has log_prob and sample')
         (logits,) = sequences.recording_logits(
             self.model.classifier.logits, self.params, frontend, [frontend.sequence(sound)]
         )
@@ -171,7 +176,7 @@ class TrainedModel:
         """Sound of `frames` frames, float [n], by a chain on the sum of its windows' energies.
 
         Args: labels: of each frame, int [frames], or one for all.
-        Raises: InputError where it is no model of recordings.
+        Raises: InputError where the model is not one of recordings.
         """
         frontend = self._frontend()
         features = sequences.generate_features(
@@ -186,9 +191,10 @@ class TrainedModel:
         return frontend.sound(features)
 
     def export(self, folder: str | pathlib.Path, commands: str = '') -> str:
-        """Write the model to a folder that stands alone.
+        """Write the model to a self-contained folder.
 
-        Args: commands: that made it, for the card. Returns: the SHA-256 of the weights.
+        Args: commands: that made it, for the card.
+        Returns: the SHA-256 of the weights.
         Raises: InputError for a folder that holds something else, or cannot be written.
         """
         folder = pathlib.Path(folder)
@@ -214,12 +220,15 @@ class TrainedModel:
             atomic_write(folder / CARD, card(self, digest, commands))
         except OSError as error:
             raise InputError(
-                f'{folder} cannot be written ({error.strerror}): choose a folder of yours'
+                f'{folder} cannot be written ({error.strerror}): choose a folder you can write to'
             ) from error
         return digest
 
     def check_label(self, label: int | None) -> None:
-        """Raises: InputError for a label that the energy does not know."""
+        """Refuse a label that the energy does not know.
+
+        Raises: InputError.
+        """
         if label is None or self.model.class_conditional and 0 <= label < self.num_classes:
             return
         if self.model.class_conditional:
@@ -262,7 +271,7 @@ def load(
 ) -> TrainedModel:
     """Open a trained model: a run (its newest complete checkpoint) or an exported folder.
 
-    Args: networks: those that are not of ebm_jax, by their names, such as {'network': mine}.
+    Args: networks: those from outside ebm_jax, by their names, such as {'network': mine}.
     Raises: InputError for a folder that is neither, is damaged, or needs such a network.
     """
     path = pathlib.Path(path)
@@ -288,8 +297,10 @@ def load(
 
 
 def read_config(path: pathlib.Path) -> dict[str, Any]:
-    """The config.json of a run or an export. Raises: InputError where there is none that can be
-    read."""
+    """The config.json of a run or an export.
+
+    Raises: InputError where there is none that can be read.
+    """
     file = pathlib.Path(path) / CONFIG
     if not file.is_file():
         raise InputError(
@@ -377,7 +388,7 @@ def card(model: TrainedModel, digest: str, commands: str = '') -> str:
     """The model card, Markdown."""
     spec = model.model.spec
     rows = flatten_dict(dict(model.metrics), sep='.')
-    figures = {
+    metrics = {
         name: f'{value:.4g}' if isinstance(value, float) else str(value)
         for name, value in sorted(rows.items())
         if isinstance(value, int | float) and not isinstance(value, bool)
@@ -405,7 +416,7 @@ def card(model: TrainedModel, digest: str, commands: str = '') -> str:
         '',
         '| metric | value |',
         '|---|---|',
-        *(f'| {name} | {value} |' for name, value in figures.items()),
+        *(f'| {name} | {value} |' for name, value in metrics.items()),
         '',
         '## Made by',
         '',

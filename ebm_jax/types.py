@@ -1,4 +1,4 @@
-"""The nouns of ebm_jax: protocols of pure functions, and the bundles that are made of them.
+"""The types of ebm_jax: protocols of pure functions, and the tuples that are made of them.
 
 Everywhere p(x) ~ exp(-E(x)): low energy means likely. Functions take ONE example and one chain;
 batches come from `jax.vmap` outside. Keys are always the first argument.
@@ -17,7 +17,7 @@ Params = PyTree
 Batch = Mapping[str, Any]  # 'x': [N, ...], 'y': int [N]; the leading axis is that of examples
 Metrics = dict[str, Array]
 
-UNCONDITIONAL = -1  # the label of a chain that follows p(x) and no p(x|y)
+UNCONDITIONAL = -1  # the label of a chain that follows p(x) instead of p(x|y)
 
 
 class EnergyFn(Protocol):
@@ -45,7 +45,7 @@ class InitialSampler(Protocol):
 
 
 class ParamInitialSampler(Protocol):
-    """As `InitialSampler`, for chains that begin where a trained generator says."""
+    """As `InitialSampler`, for chains that may begin at samples of a trained generator."""
 
     def __call__(self, params: Params, key: Key, label: Array, /) -> PyTree: ...
 
@@ -65,7 +65,7 @@ class Network(NamedTuple):
 
 
 class Info(NamedTuple):
-    """What one step of a kernel saw; all scalars, and free where nothing reads them."""
+    """Statistics of one step of a kernel; all scalars, and free where nothing reads them."""
 
     energy: Array  # E where the gradient was taken: before the step, or after its noise
     grad_norm: Array  # Euclidean norm of grad E there, before any clipping

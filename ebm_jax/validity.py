@@ -1,7 +1,8 @@
 """Valid chains: what counts as diverged, how such a chain leaves the loss, and how it restarts.
 
 A chain is valid while all its numbers are finite and at most LIMIT in size. One that is not
-  - stands at its initial position in the batch, so that energies there are finite (`quarantine`),
+  - is put back at its initial position in the batch, so that energies there are finite
+    (`quarantine`),
   - has weight 0 in every loss term: weight rules see its energy as EXCLUDED, means leave it out
     (`masked_mean`),
   - restarts at its next draw: its entry of the replay buffer has the age QUARANTINED.
@@ -17,7 +18,7 @@ from ebm_jax.types import Array, Draw, Metrics, PyTree
 LIMIT = 1e3  # images lie in [-1, 1], latents and features within some standard deviations
 EXCLUDED = jnp.inf  # the energy, as weight rules see it, of a negative that does not count
 EMPTY = -1  # the age of a buffer's entry that was never filled
-QUARANTINED = -2  # the age of an entry whose chain diverged: the next draw of it restarts
+QUARANTINED = -2  # the age of an entry whose chain diverged: the next draw restarts it
 
 
 def is_valid(x: PyTree, limit: float = LIMIT) -> Array:
@@ -29,7 +30,7 @@ def is_valid(x: PyTree, limit: float = LIMIT) -> Array:
 
 
 def select(mask: Array, a: PyTree, b: PyTree) -> PyTree:
-    """Chains of a where the mask says so, else of b. mask: bool [n], a and b: [n, ...]."""
+    """Chains of a where the mask is True, else of b. mask: bool [n], a and b: [n, ...]."""
     return jax.tree.map(
         lambda x, y: jnp.where(mask.reshape(mask.shape + (1,) * (x.ndim - 1)), x, y), a, b
     )
@@ -57,8 +58,8 @@ def exclude(energies: Array, valid: Array) -> Array:
 def masked_mean(values: Array, keep: Array) -> Array:
     """This device's share of the mean over the examples of all devices that are kept.
 
-    values [n, ...], keep bool [n] -> scalar. With nothing kept it is not a number: a loss of
-    nothing is not 0.
+    values [n, ...], keep bool [n] -> scalar. With nothing kept it is NaN: a loss over nothing is
+    not 0.
     """
     values = values.reshape(len(values), -1).mean(1)
     kept = devices.mean(jnp.sum(keep).astype(values.dtype))
@@ -66,7 +67,7 @@ def masked_mean(values: Array, keep: Array) -> Array:
 
 
 def stuck_fraction(initial: PyTree, x: PyTree) -> Array:
-    """Share of chains that stand exactly where they began. Both [n, ...] -> scalar."""
+    """Share of chains that are exactly where they began. Both [n, ...] -> scalar."""
     stuck = [
         jnp.all((a == b).reshape(len(a), -1), 1)
         for a, b in zip(jax.tree.leaves(initial), jax.tree.leaves(x))

@@ -353,7 +353,7 @@ def test_the_spectral_energy_is_as_smooth_as_its_blocks_allow():
         (Generator((10, 8, 1), (4, 4, 4)), (np.zeros(3),), 'multiples of 4'),
         (InferenceNet(3, (4,), (1, 2)), (np.zeros((8, 8, 1)),), 'equally many'),
         (SpectralEnergy((4,), (True, False)), (np.zeros((8, 8, 1)),), 'equally many'),
-        (SpectralEnergy((4, 4), (True, True)), (np.zeros((6, 6, 1)),), 'cannot be avg_pool_2x'),
+        (SpectralEnergy((4, 4), (True, True)), (np.zeros((6, 6, 1)),), 'cannot be halved'),
         (SpectralEnergy((4,), (True,), 3), (np.zeros((8, 8, 1)),), 'call it with a label'),
         (Generator((8, 8, 1), (4, 4), 3), (np.zeros(3),), 'call it with a label'),
     ],

@@ -253,6 +253,6 @@ def test_pools_are_their_shards_one_by_one():
     x = jnp.arange(24.0).reshape(12, 2)
     state = pool.write(keys, state, draw, x)
     np.testing.assert_array_equal(np.sort(state.position[1, :, 0])[-4:], x[4:8, 0])
-    assert pool.count(state) == 12
+    assert pool.num_past(state) == 12
     positions, present = pool.sample_past(keys, state, 5)
     assert positions.shape == (15, 2) and present.sum() == 12

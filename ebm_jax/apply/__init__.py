@@ -1,2 +1,1 @@
-"""What a trained model is good for: sampling now, refining, in-painting, de-noising and composing
-as methods come in."""
+"""Applications of trained models: sampling, refining, in-painting, interpolating, de-noising."""

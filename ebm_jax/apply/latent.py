@@ -1,5 +1,5 @@
-"""What a generator is good for beside its samples: reconstruct, interpolate, in-paint, score. All
-of ONE example."""
+"""Applications of a generator besides sampling: reconstruct, interpolate, in-paint, score. All
+functions take ONE example."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -14,8 +14,10 @@ from ebm_jax.types import Array, ArrayLike, Kernel, Key, Network, Params
 
 
 class LatentModel(NamedTuple):
-    """A generator, what else its run has, and the chain in z at test time; params = {'generator':
-    ..., 'inference': ...}."""
+    """A generator, the other networks of its run, and the chain in z at test time.
+
+    params = {'generator': ..., 'inference': ...}.
+    """
 
     generator: Network  # (z, *label) -> x
     inference: Network | None  # (x, *label) -> (mean, log variance)
@@ -23,7 +25,7 @@ class LatentModel(NamedTuple):
     z_kernel: Kernel
     sigma: float  # of p(x|z) = N(g(z), sigma^2 I)
     latent_dim: int  # D
-    # where there is an inference model, z-chains begin at its mean; else at p(z)
+    # z-chains begin at the mean of the inference model where there is one, else at p(z)
     from_inference: bool = True
     from_generator: bool = True  # samples begin at g(z), else at the initial distribution
 
@@ -46,8 +48,10 @@ def infer(
 
         U(z) = |z|^2 / 2 + |known (x - g(z))|^2 / (2 sigma^2)
 
-    Args: known: bool, broadcast to x; the likelihood leaves out what is not, but q sees it, so put
-      a filling there. Returns: z [D].
+    Args:
+      known: bool, broadcast to x. The likelihood leaves unknown entries out, but q sees them: put
+        some filling there.
+    Returns: z [D].
     """
     start_key, chain_key = jax.random.split(key)
     if model.inference is None or not model.from_inference:
@@ -65,15 +69,15 @@ def infer(
 def reconstruct(
     model: LatentModel, params: Params, key: Key, x: Array, *label: ArrayLike, steps: int
 ) -> Array:
-    """g(z), z by `infer`; steps = 0 is the inference model alone."""
+    """g(z) with z from `infer`; steps = 0 uses the inference model alone."""
     return decode(model, params, infer(model, params, key, x, *label, steps=steps), *label)
 
 
 def between(z_a: Array, z_b: Array, num: int) -> Array:
-    """num points from z_a to z_b at equal angles, their length going evenly from |z_a| to |z_b|:
+    """`num` points from z_a to z_b at equal angles, with lengths evenly spaced from |z_a| to |z_b|:
     [D], [D] -> [num, D].
 
-    Spherical, since nearly all of N(0, I) lies near a sphere; straight where the two are
+    Spherical, since nearly all the mass of N(0, I) lies near a sphere; straight where the two are
     (anti-)parallel.
     """
     length_a, length_b = jnp.linalg.norm(z_a), jnp.linalg.norm(z_b)
@@ -91,8 +95,11 @@ def between(z_a: Array, z_b: Array, num: int) -> Array:
 def path(
     model: LatentModel, params: Params, z_a: Array, z_b: Array, *labels: ArrayLike, num: int
 ) -> Array:
-    """g of `num` points from z_a to z_b (`between`); labels: none, or one of each end, for its
-    half. Returns: [num, ...]."""
+    """g of `num` points from z_a to z_b (`between`).
+
+    Args: labels: none, or one for each end, used for its half of the path.
+    Returns: [num, ...].
+    """
     nearer = [jnp.where(jnp.linspace(0, 1, num) < 0.5, *labels)] if labels else []
     return jax.vmap(lambda z, *label: decode(model, params, z, *label))(
         between(z_a, z_b, num), *nearer
@@ -109,12 +116,15 @@ def interpolate(
     num: int,
     steps: int,
 ) -> Array:
-    """Images from x_a to x_b: the `path` between their latents (`infer`). labels: none, or those of
-    x_a and x_b. Returns: [num, ...]."""
-    of = [labels[:1], labels[1:]]
+    """Images from x_a to x_b: the `path` between their latents (`infer`).
+
+    Args: labels: none, or those of x_a and x_b.
+    Returns: [num, ...].
+    """
+    end_labels = [labels[:1], labels[1:]]
     ends = [
         infer(model, params, key, x, *label, steps=steps)
-        for key, x, label in zip(jax.random.split(key), (x_a, x_b), of)
+        for key, x, label in zip(jax.random.split(key), (x_a, x_b), end_labels)
     ]
     return path(model, params, *ends, *labels, num=num)
 
@@ -131,18 +141,19 @@ def inpaint(
     x_steps: int,
     fill: ArrayLike = 0.0,
 ) -> Array:
-    """Fill in what is not known: g(z) with z from what is (`infer`), then a chain of the energy on
-    the hidden entries (`refine`).
+    """Fill in the unknown entries: g(z) with z inferred from the known ones (`infer`), then a chain
+    of the energy on the unknown ones (`refine`).
 
-    Args: known: bool of x's shape. x_steps: 0 leaves the energy out. fill: what q sees in place of
-      hidden entries, broadcast to x.
-    Returns: an array like x, its known entries the same to the last bit; it does not depend on what
-      x holds elsewhere.
-    Raises: ValueError for x_steps > 0 without an energy. Source: [paper] names the mask in the
-      z-likelihood; the chain in x is our reading.
+    Args:
+      known: bool, of x's shape. x_steps: 0 leaves the energy out.
+      fill: what q sees in place of unknown entries, broadcast to x.
+    Returns: an array like x. Its known entries are the same to the last bit; it does not depend on
+      what x holds elsewhere.
+    Raises: ValueError for x_steps > 0 without an energy.
+    Source: [paper] names the mask in the z-likelihood; the chain in x is our reading.
     """
     if x_steps and model.energy_fn is None:
-        raise ValueError('this model has no energy: take x_steps=0')
+        raise ValueError('this model has no energy: use x_steps=0')
     z_key, x_key = jax.random.split(key)
     x = jnp.where(known, x, fill)
     filled = jnp.where(

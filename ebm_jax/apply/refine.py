@@ -14,11 +14,11 @@ def refine(
     num_steps: int,
     known: ArrayLike | None = None,
 ) -> Array:
-    """Run a chain of one example from x: x_0 = x, x_{t+1} ~ kernel(x_t), where `known` is True x
-    stays what it is.
+    """Run a chain of one example, x_0 = x, x_{t+1} ~ kernel(x_t); entries where `known` is True
+    stay as they are.
 
     The chain moves the hidden entries u on E(known x + (1 - known) u), the conditional energy of
-    what is hidden given what is known.
+    the hidden entries given the known ones.
 
     Args: energy_fn: x -> scalar. x: an array. known: None, or bool, broadcast to x.
     Returns: an array like x, its known entries the same to the last bit.

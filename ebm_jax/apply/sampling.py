@@ -42,11 +42,11 @@ def sample(
     Args:
       energy_fn: (params, x, label) -> scalar. num_steps: int >= 0.
       labels: int [N], UNCONDITIONAL for p(x); or [N, ...], whatever energy_fn takes.
-      transition: None, or (key, x) -> x before each block of `every` steps, except in the last
-        `plain` steps or more, which have none (Du et al. 2021 [code]: augmentation every 20 steps,
-        none in the last rounds).
-      trajectory: 0, or into how many parts to cut the steps without transition; then the initial
-        position and the end of each block and part are kept.
+      transition: None, or (key, x) -> x, applied before each block of `every` steps; the last
+        `plain` steps or more have none (Du et al. 2021 [code]: augmentation every 20 steps, none in
+        the last rounds).
+      trajectory: 0, or the number of parts into which the steps without transition are cut; then
+        the initial position and the end of each block and part are kept.
       batch_size: chains at once. description: on the progress bar.
     Returns: numpy [N, ...], in the network's units; with a trajectory (that, [N, frames, ...]).
     Raises: ValueError for every < 1, plain < 0 or trajectory < 0.
@@ -56,6 +56,9 @@ def sample(
             f'every must be at least 1, plain and trajectory at least 0, got {every}, {plain} and '
             f'{trajectory}'
         )
+    labels = np.asarray(labels)
+    if np.issubdtype(labels.dtype, np.integer):
+        labels = labels.astype(np.int32)
     blocks = max(num_steps - plain, 0) // every if transition else 0
     chain = _Chain(
         energy_fn=energy_fn,
@@ -72,7 +75,7 @@ def sample(
         chain.run,
         params,
         key,
-        [np.asarray(labels, np.int32)],
+        [labels],
         batch_size=batch_size,
         description=description,
     )
@@ -80,8 +83,8 @@ def sample(
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Chain:
-    """A chain of `blocks` blocks of `every` steps, each after the transition, and then `last_steps`
-    steps, cut into `parts`; `keep`: the position after each."""
+    """A chain: `blocks` blocks of `every` steps, each after the transition, then `last_steps` steps
+    in `parts` parts. `keep`: return the position after each block and part, too."""
 
     energy_fn: Callable[..., Array]
     kernel: Kernel
@@ -111,8 +114,8 @@ class _Chain:
         if self.blocks:
             x, after = jax.lax.scan(block, x, jnp.arange(self.blocks))
             frames.append(after)
-            chain_key = jax.random.fold_in(chain_key, self.blocks)  # beyond those of the blocks
-        each = self.last_steps // self.parts  # steps of a part; the last one has the rest, too
+            chain_key = jax.random.fold_in(chain_key, self.blocks)  # distinct from the blocks' keys
+        each = self.last_steps // self.parts  # steps of a part; the last one takes the rest, too
 
         def part(state, i):
             state, _ = advance(chain_key, kernel, energy, state, each, first=i * each)

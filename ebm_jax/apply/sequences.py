@@ -1,8 +1,8 @@
-"""What an energy of windows is good for: long sequences, whole recordings, cleaner speech. All our
-reading, of ONE example.
+"""Applications of an energy of windows: long sequences, whole recordings, cleaner speech. All our
+reading; functions take ONE example.
 
-A window is [L, F, 1], a long sequence [T, F, 1] with T >= L; window t of it begins at frame t
-every.
+A window is [L, F, 1], a long sequence [T, F, 1] with T >= L; its window t begins at frame
+t * every.
 """
 
 from collections.abc import Callable, Sequence
@@ -32,11 +32,12 @@ from ebm_jax.types import (
 def begins(
     frames: int, length: int, every: int, within: ArrayLike | None = None
 ) -> tuple[Array, Array]:
-    """Where the windows over so many frames begin: every so many frames, and a last one that ends
-    with the sequence.
+    """Where the windows over `frames` frames begin: one every `every` frames, and a last one that
+    ends with the sequence.
 
-    Args: within: None, or how many of the frames are the sequence (may be traced); what is beyond
-      is filling.
+    Args:
+      within: None, or the number of frames that belong to the sequence (may be traced); the rest is
+        filling.
     Returns: (int [n], bool [n]: False for windows that are left over where the sequence is shorter
       than `frames`).
     Raises: ValueError when none fits.
@@ -70,13 +71,13 @@ def sequence_energy(
         E(x) = sum_t E_window(x[t, ..., t + L - 1], y_t)
 
     Args:
-      window_energy: (window, label) -> scalar. labels: int [n], one for each window of `begins`, or
-        one for all.
-      shared: the gradient that x gets is that of the sum with each frame's row divided by the
-        number of windows that cover it; the value stays the sum. A frame then moves as far as a
-        frame of a single window does, wherever it stands.
-      within: None, or how many of the frames are the sequence, at least L; the others have no part
-        in it.
+      window_energy: (window, label) -> scalar.
+      labels: int [n], one for each window of `begins`, or one for all.
+      shared: divide each frame's row of the gradient by the number of windows that cover it; the
+        value stays the sum. A frame then moves as far as a frame of a single window does, wherever
+        it is.
+      within: None, or the number of frames that belong to the sequence, at least L; the others are
+        left out.
     """
 
     def energy(x):
@@ -113,22 +114,24 @@ def generate(
     length: int,
     labels: ArrayLike = UNCONDITIONAL,
 ) -> Array:
-    """A long sequence, by a chain from x [T, F, 1] on the sum of its windows' energies, one at each
-    frame. labels: as `sequence_energy`."""
+    """A long sequence, by a chain from x [T, F, 1] on the sum of its windows' energies, one window
+    at each frame. labels: as in `sequence_energy`."""
     return run_chain(key, kernel, sequence_energy(window_energy, length, 1, labels), x, num_steps)[
         0
     ]
 
 
 def pooled_logits(logits: Array) -> Array:
-    """Logits of a whole recording from those of its windows: logsumexp_w f(x_w)[c] - log n. [n, C]
-    -> [C]."""
+    """Logits of a whole recording from those of its windows: logsumexp_w f(x_w)[c] - log n.
+
+    [n, C] -> [C].
+    """
     return jax.nn.logsumexp(logits, 0) - jnp.log(len(logits))
 
 
 def labels_along(phones: ArrayLike, frames: int, length: int, every: int) -> Array:
-    """The label of each window of a sequence that says these phones: that of the frame in its
-    middle. phones: int [T] -> int [n]."""
+    """The label of each window of a sequence of phones: that of its middle frame. int [T] ->
+    [n]."""
     return jnp.asarray(phones)[begins(frames, length, every)[0] + length // 2]
 
 
@@ -143,9 +146,10 @@ def denoise(
 ) -> Array:
     """A few Langevin steps from noisy features: x_0 = x, on E(u) + anchor |observe(u) - x|^2.
 
-    Args: energy_fn: x -> scalar, of one sequence (`sequence_energy`). anchor: lambda >= 0. observe:
-      clean features -> what noise makes of them (`in_noise`); as they are, the plain anchor |u -
-      x|^2.
+    Args:
+      energy_fn: x -> scalar, of one sequence (`sequence_energy`). anchor: lambda >= 0.
+      observe: clean features -> noisy features (`in_noise`); the default is the identity, for the
+        plain anchor |u - x|^2.
     Returns: an array like x.
     Source: the abstract of Sustek et al. 2023 names de-noising by a few SGLD steps; the anchors are
       our reading.
@@ -156,15 +160,15 @@ def denoise(
 
 
 def in_noise(noise: Array, mean: ArrayLike, std: ArrayLike) -> Callable[[Array], Array]:
-    """What features become in stationary noise whose power adds to theirs: a function of [T, F, 1]
-    in units of (dB - mean) / std.
+    """The effect of stationary noise whose power adds to that of the features: a function of
+    [T, F, 1] in units of (dB - mean) / std.
 
         dB(observed) = 10 log10(10^(dB(u) / 10) + 10^(noise / 10))
 
-    Bins that the noise drowns are then free to be anything below it, which is for the energy to
-    say.
-    Args: noise [F] in dB; mean, std [F] of the units. Source: our reading; powers add, phases are
-      left out.
+    A bin that the noise drowns may take any value below it; the energy decides which.
+
+    Args: noise: [F] in dB. mean, std: [F], of the units.
+    Source: our reading; powers add, phases are left out.
     """
 
     def observe(u):
@@ -208,8 +212,8 @@ def generate_features(
     frame_labels: ArrayLike,
     num_steps: int,
 ) -> np.ndarray:
-    """A sequence [T, F, 1] that says the labels of its frames, int [T], at least one window long;
-    its chain begins at N(0, I / SPAN^2), see `generate`."""
+    """A sequence [T, F, 1] with the given frame labels, int [T], at least one window long; its
+    chain begins at N(0, I / SPAN^2), see `generate`."""
     said = np.asarray(frame_labels)
     said = np.pad(said, (0, max(0, frontend.length - len(said))), mode='edge')
     labels = labels_along(said, len(said), frontend.length, 1)

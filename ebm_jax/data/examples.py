@@ -1,6 +1,7 @@
-"""Data sources: the built-in digits, .npz files, image folders, TFDS. Images are uint8 [N, H, W,
-C], labels int32 [N]; features of speech (see `speech`) take the place of images as float32 [N, T,
-F, 1] in [-1, 1].
+"""Data sources: the built-in digits, .npz files, image folders, TFDS.
+
+Images are uint8 [N, H, W, C], labels int32 [N]; features of speech (see `recordings`) take the
+place of images as float32 [N, T, F, 1] in [-1, 1].
 
 A batch is a function of the step (`batch_at`), so a resumed run sees what an uninterrupted one
 would have seen. Scaling and augmentation happen on the device, in `augment`.
@@ -73,8 +74,10 @@ def digits(split: str) -> Examples:
 
 @contextlib.contextmanager
 def open_npz(path: str | pathlib.Path) -> Iterator[Any]:
-    """The arrays of a .npz file, for a with-statement that reads them. Raises: InputError where
-    there is no such file or it is damaged."""
+    """The arrays of a .npz file, as a context manager.
+
+    Raises: InputError where the file is missing or damaged.
+    """
     if not pathlib.Path(path).is_file():
         raise InputError(f'no data file at {path}: check the path')
     try:
@@ -168,11 +171,11 @@ def tfds(
     decoded once, into memory.
 
     Args:
-      data_dir: where the set lies prepared as array_record (default: TFDS's own folder); see the
-        README for how to prepare one.
-      size: None, or the side to which the largest square in the middle of each image is brought
-        (our reading of "64x64" for CelebA).
-      label: where the label stands in an example, dots between levels: 'label', 'attributes.Male'.
+      data_dir: folder that holds the set, prepared as array_record (default: TFDS's own folder);
+        see the README for how to prepare one.
+      size: None, or the side length of the images: the largest central square of each is resized to
+        it (our reading of "64x64" for CelebA).
+      label: name of the label in an example, dots between levels: 'label', 'attributes.Male'.
     """
     import tensorflow_datasets
 
@@ -181,12 +184,10 @@ def tfds(
         source = tensorflow_datasets.data_source(
             name, split=split, data_dir=data_dir, download=False
         )
-    except (
-        Exception
-    ) as error:  # tfds raises many types here, all meaning that the set is not to be had as asked
+    except Exception as error:  # tfds raises many types where the set is not available as asked
         message = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(
-            f'TFDS set {name!r} ({split}) cannot be open_npz in {data_dir or "the default folder"}'
+            f'TFDS set {name!r} ({split}) cannot be opened in {data_dir or "the default folder"}'
             f' ({message}): prepare it first with file_format="array_record", see the README'
         ) from error
     try:
@@ -203,18 +204,18 @@ def tfds(
             )
             for row in rows
         ]
-        x, y = np.stack([image for image, _ in pairs]), np.array([of for _, of in pairs])
+        x, y = np.stack([image for image, _ in pairs]), np.array([value for _, value in pairs])
     except (KeyError, TypeError, IndexError, ValueError) as error:
         raise InputError(
             f"TFDS set {name!r} does not hold an 'image' of one size and a {label!r} per example"
-            f' ({error}): choose another, a size or a label, or bring it to one size as .npz'
+            f' ({error}): choose another set, size or label, or convert it to one size as .npz'
         ) from error
     return _examples(name, x, y.astype(np.int32) if y.dtype == bool else y)
 
 
 def middle(image: np.ndarray, size: int) -> np.ndarray:
-    """The largest square in the middle of an image, brought to size x size (Pillow's cubic filter,
-    which averages). uint8 [H, W, C]."""
+    """The largest central square of an image, resized to size x size (Pillow's cubic filter, which
+    averages). uint8 [H, W, C]."""
     from PIL import Image
 
     height, width = image.shape[:2]
@@ -236,7 +237,7 @@ def _order(n, seed, epoch):
 def batch_at(
     examples: Examples, step: int, batch_size: int, seed: int = 0
 ) -> dict[str, np.ndarray]:
-    """The batch of a step: epochs are independent permutations, the rest of an epoch that fills no
+    """The batch of a step: epochs are independent permutations; the rest of an epoch that fills no
     batch is left out.
 
     Args: step: int >= 0. batch_size: in [1, N].
@@ -262,7 +263,7 @@ def rotated(examples: Examples) -> Examples:
 
 
 def inverted(examples: Examples) -> Examples:
-    """255 - x; of features -x."""
+    """255 - x; for features, -x."""
     return examples._replace(
         name=f'{examples.name} inverted',
         x=255 - examples.x if examples.x.dtype == np.uint8 else -examples.x,
@@ -270,7 +271,7 @@ def inverted(examples: Examples) -> Examples:
 
 
 def uniform_noise(examples: Examples, seed: int = 0) -> Examples:
-    """As many images of independent uniform pixels; of features uniform in [-1, 1]."""
+    """The same number of images of independent uniform pixels; for features, uniform in [-1, 1]."""
     rng, shape = np.random.default_rng(seed), examples.x.shape
     x = (
         rng.integers(0, 256, shape, dtype=np.uint8)
@@ -281,7 +282,8 @@ def uniform_noise(examples: Examples, seed: int = 0) -> Examples:
 
 
 def mixed(examples: Examples, seed: int = 0) -> Examples:
-    """Each image averaged with another one, the field's 'interpolation' set: (x_i + x_j) / 2."""
+    """Each image averaged with another one, (x_i + x_j) / 2: the 'interpolation' set of the
+    literature."""
     order = np.random.default_rng(seed).permutation(len(examples.x))
     other = np.roll(order, 1)
     pair = examples.x[order], examples.x[other]
@@ -294,8 +296,10 @@ def mixed(examples: Examples, seed: int = 0) -> Examples:
 
 
 def select_classes(examples: Examples, classes: Sequence[int], keep: bool = True) -> Examples:
-    """The examples of these classes, or with keep=False of all others. Raises: InputError when none
-    is left."""
+    """The examples of these classes, or with keep=False of all others.
+
+    Raises: InputError when none is left.
+    """
     pick = np.isin(examples.y, classes) == keep
     if not pick.any():
         raise InputError(
@@ -307,7 +311,7 @@ def select_classes(examples: Examples, classes: Sequence[int], keep: bool = True
 
 
 def subsample(examples: Examples, n: int, seed: int = 0) -> Examples:
-    """At most n examples, drawn without replacement: the first n of a source sorted by class would
-    be one class."""
+    """At most n examples, drawn without replacement: the first n of a source that is sorted by
+    class would be of one class."""
     pick = np.sort(np.random.default_rng(seed).permutation(len(examples.x))[:n])
     return examples._replace(x=examples.x[pick], y=examples.y[pick])

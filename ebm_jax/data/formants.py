@@ -1,8 +1,8 @@
-"""Synthetic speech with known labels: vowels by a source and formant filters, fricatives by
-filtered noise. No person ever said this.
+"""Synthetic speech with known labels: vowels from a source and formant filters, fricatives from
+filtered noise.
 
-For tests and for a first look without any download. Formants: averages of men in Peterson & Barney
-  1952; the rest is ours.
+For tests and for a first look without any download.
+Source: formants are the averages of men in Peterson & Barney 1952; the rest is ours.
 """
 
 from collections.abc import Sequence
@@ -11,6 +11,7 @@ import numpy as np
 from scipy.signal import butter, lfilter, sosfilt
 
 from ebm_jax.data.recordings import Recording, Segment
+from ebm_jax.errors import InputError
 
 RATE = 16000
 # F1 to F3, Hz
@@ -32,10 +33,10 @@ PER_SPLIT = {'train': 160, 'test': 40}
 def phone(
     name: str, samples: int, rng: np.random.Generator, pitch: float, tract: float
 ) -> np.ndarray:
-    """One phone, float [samples] with a root mean square of LOUDNESS: a vowel of that pitch in Hz,
+    """One phone, float [samples] with a root mean square of LOUDNESS: a vowel at that pitch in Hz,
     or a fricative.
 
-    tract: factor on all formants and bands, as that of a shorter vocal tract.
+    Args: tract: factor on all formants and bands, as of a shorter vocal tract.
     """
     if name in VOWELS:
         cycles = np.cumsum(
@@ -87,5 +88,7 @@ def _edges(sound, seconds=0.008):
 def vowels(split: str) -> list[Recording]:
     """The built-in set: 160 synthetic utterances for training, 40 of other voices for testing; the
     same at every call."""
+    if split not in PER_SPLIT:
+        raise InputError(f'vowels have the splits {", ".join(PER_SPLIT)}, not {split!r}')
     begin = 0 if split == 'train' else PER_SPLIT['train']
     return [utterance(seed) for seed in range(begin, begin + PER_SPLIT[split])]

@@ -1,8 +1,8 @@
-"""Speech data: recordings with labels, from folders, the FSDD layout, TFDS, or made on the spot;
+"""Speech data: recordings with labels, from folders, the FSDD layout or TFDS, or synthesised;
 frames with labels; windows of frames.
 
-A source gives the Recordings of one split; what learns sees Examples of windows, float32 [N, T, F,
-1] in [-1, 1].
+A source gives the Recordings of one split; networks see Examples of windows, float32 [N, T, F, 1]
+in [-1, 1].
 """
 
 import csv
@@ -46,10 +46,11 @@ def folder(path: str | pathlib.Path, split: str) -> list[Recording]:
     """Sound files with a label file of the same name beside each: FOLDER/SPLIT/**/NAME.wav and
     NAME.TextGrid, .lab (HTK) or .csv.
 
-    TextGrid: the interval tier called phones, phonemes or segments, else the only one. .lab: start,
-      end in units of 100 ns, phone.
-    CSV: start, end in seconds, phone. Intervals without a name are not labelled. The folder that a
-      file lies in names the speaker.
+    TextGrid: the interval tier called phones, phonemes or segments, else the only one.
+    .lab: start, end in units of 100 ns, phone.
+    .csv: start, end in seconds, phone.
+    Intervals without a name are not labelled. The folder that holds a file names the speaker.
+
     Raises: InputError for a folder, sound or label file that cannot be used.
     """
     root = pathlib.Path(path) / _checked(split)
@@ -87,7 +88,7 @@ def _annotated(file, root):
     except (ValueError, KeyError, IndexError, UnicodeDecodeError, csv.Error) as error:
         why = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(
-            f'{labels[0]} cannot be read as labels ({why}): mend it, or remove it with its sound'
+            f'{labels[0]} cannot be read as labels ({why}): fix it, or remove it with its sound'
         ) from error
     speaker = '' if file.parent == root else file.parent.name
     return Recording(
@@ -136,8 +137,10 @@ READERS = {'.TextGrid': _textgrid, '.lab': _lab, '.csv': _csv}
 def checked_segments(
     rows: Iterable[tuple[float, float, str]], rate: int, samples: int, name: str | pathlib.Path
 ) -> tuple[Segment, ...]:
-    """(start, end, phone) in seconds -> Segments; those without a name are left out. Raises:
-    InputError where they make no sense."""
+    """(start, end, phone) in seconds -> Segments; those without a name are left out.
+
+    Raises: InputError where segments overlap, are empty, or lie beyond the recording.
+    """
     segments = tuple(
         Segment(round(start * rate), round(end * rate), phone.strip())
         for start, end, phone in rows
@@ -145,7 +148,7 @@ def checked_segments(
     )
     last = 0
     for segment in segments:
-        # label files round
+        # label files round their times
         if not last <= segment.start < segment.end <= samples + rate // 100:
             raise InputError(
                 f'{name}: {segment.phone!r} from {segment.start / rate:.3f} to'
@@ -165,8 +168,10 @@ def fsdd(path: str | pathlib.Path, split: str) -> list[Recording]:
     """Spoken digits in the layout of the Free Spoken Digit Dataset: FOLDER/WORD_SPEAKER_INDEX.wav,
     index 0 to 4 for testing.
 
-    path: such a folder (or the one above `recordings`), or a .npz of audio int16 [n], offsets [N +
-      1], y, speaker, index, speaker_names, sample_rate. Source: the split is the set's own.
+    Args:
+      path: such a folder (or the one above `recordings`), or a .npz of audio int16 [n], offsets
+        [N + 1], y, speaker, index, speaker_names, sample_rate.
+    Source: the split is the set's own.
     """
     _checked(split)
     path = pathlib.Path(path)
@@ -194,7 +199,7 @@ def _fsdd_pack(path, wanted):
     ends, rate, recordings = pack['offsets'], int(pack['sample_rate']), []
     if len(ends) != len(pack['y']) + 1 or ends[-1] > len(pack['audio']):
         raise InputError(
-            f'{path}: offsets must be one more than the recordings and end within the audio'
+            f'{path}: offsets must have one more entry than y and end within the audio'
         )
     known = set(range(len(pack['speaker_names'])))
     if (
@@ -202,7 +207,7 @@ def _fsdd_pack(path, wanted):
         or not set(pack['speaker']) <= known
     ):
         raise InputError(
-            f'{path}: speaker and index must be as many as y, speakers numbers of speaker_names'
+            f'{path}: speaker and index must be as long as y, and speakers index speaker_names'
         )
     for i in np.flatnonzero([wanted(index) for index in pack['index']]):
         word, speaker = str(pack['y'][i]), str(pack['speaker_names'][pack['speaker'][i]])
@@ -233,12 +238,15 @@ def tfds(
     name: str, split: str, data_dir: str | None = None, *, label: str = 'label', rate: int = 16000
 ) -> list[Recording]:
     """A prepared TFDS set of recordings (speech_commands, librispeech): 'audio' or 'speech' as
-    whole numbers, and a label for each.
+    integers, and a label for each.
 
-    split: as TFDS has it ('train', 'test_clean', 'train_clean100[:90%]'). label: where the label
-    stands in an example ('label', 'speaker_id'). rate: of the set, which its examples do not hold.
-    A set with TFDS's own Audio feature needs TensorFlow to be open_npz, even where nothing is
+    A set with TFDS's own Audio feature cannot be opened without TensorFlow, even where nothing is
     decoded.
+
+    Args:
+      split: as TFDS has it ('train', 'test_clean', 'train_clean100[:90%]').
+      label: name of the label in an example ('label', 'speaker_id').
+      rate: of the set, which its examples do not hold.
     """
     import tensorflow_datasets
 
@@ -272,9 +280,7 @@ def tfds(
         raise InputError(
             f"TFDS set {name!r} holds no 'audio' or 'speech', but {sorted(rows[0])}"
         ) from error
-    except (
-        Exception
-    ) as error:  # tfds raises many types here, all meaning that the set is not to be had as asked
+    except Exception as error:  # tfds raises many types where the set is not available as asked
         message = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(
             f'TFDS set {name!r} ({split}) cannot be read as recordings from'
@@ -307,7 +313,7 @@ def frames(path: str | pathlib.Path) -> tuple[Examples, Examples, tuple[str, ...
         or not 0 <= y.min() <= y.max() < classes
     ):
         raise InputError(
-            f'{path}: y must be {len(x)} integers from 0 to {classes - 1} and part as many strings'
+            f'{path}: y must be {len(x)} integers from 0 to {classes - 1}, part {len(x)} strings'
         )
     if set(y[part == 'train']) != set(range(classes)) or not (part == 'test').any():
         raise InputError(
@@ -316,12 +322,12 @@ def frames(path: str | pathlib.Path) -> tuple[Examples, Examples, tuple[str, ...
     scale = audio.scale_of([x[part == 'train']])
     units = scale.to_units(x)[:, None, :, None]
 
-    def of(name):
+    def select(name):
         return Examples(
             pathlib.Path(path).stem, units[part == name], y[part == name].astype(np.int32)
         )
 
-    return of('train'), of('test'), tuple(map(str, pack['label_names']))
+    return select('train'), select('test'), tuple(map(str, pack['label_names']))
 
 
 # Windows
@@ -348,11 +354,12 @@ def phone_windows(
     name: str = 'phones',
     avoid: Sequence[str] = (),
 ) -> Examples:
-    """Examples of windows around labelled frames, under the label of the frame in the middle.
+    """Examples of windows around labelled frames, under the label of the middle frame.
 
-    Args: features: [T, F] in decibels, of each recording. names: the phones that are labels 0, 1,
-      ...; windows of others are left out. every: takes each n-th labelled frame. avoid:
-      phones that no window may hold, anywhere.
+    Args:
+      features: [T, F] in decibels, of each recording.
+      names: the phones that are labels 0, 1, ...; windows of others are left out.
+      every: takes every n-th labelled frame. avoid: phones that no window may contain.
     """
     number, x, y = {phone: i for i, phone in enumerate(names)}, [], []
     for recording, spectrum in zip(recordings, features):
@@ -368,10 +375,10 @@ def phone_windows(
 
 
 def cover(spectrum: np.ndarray, length: int, every: int) -> np.ndarray:
-    """Windows that cover a whole recording, at even distances of at most `every` frames: [T, F] ->
-    [n, length, F].
+    """Windows that cover a whole recording, at even distances of at most `every` frames:
+    [T, F] -> [n, length, F].
 
-    A recording that is shorter than a window stands in its middle, its edges repeated.
+    A recording shorter than a window is placed in the middle of one, with its edges repeated.
     """
     missing = max(length - len(spectrum), 0)
     padded = np.pad(spectrum, ((missing // 2, missing - missing // 2), (0, 0)), mode='edge')
@@ -408,7 +415,7 @@ class Frontend(NamedTuple):
     names: tuple  # of the labels 0, 1, ...
     by_frame: bool  # labels are the phones of frames; else the words of recordings
     length: int  # of a window, in frames
-    # takes each n-th labelled frame; of words: at most so many frames between windows
+    # takes every n-th labelled frame; for words: the largest distance of windows, in frames
     every: int
 
     def to_json(self) -> dict[str, Any]:
@@ -445,8 +452,10 @@ class Frontend(NamedTuple):
         return self.scale.to_units(self.spectrum(sound))[..., None]
 
     def sound(self, x: np.ndarray) -> np.ndarray:
-        """[T, F, 1], cut to [-1, 1] -> [(T - 1) hop_length], see `audio.to_sound`. Raises:
-        InputError where x is not finite."""
+        """[T, F, 1], clipped to [-1, 1] -> [(T - 1) hop_length], see `audio.to_sound`.
+
+        Raises: InputError where x is not finite.
+        """
         if not np.isfinite(x).all():
             raise InputError(
                 'the chain diverged, its features are not finite: take fewer or smaller steps,'
@@ -464,8 +473,11 @@ class Frontend(NamedTuple):
         name: str = 'recordings',
         avoid: Sequence[str] = (),
     ) -> Examples:
-        """Examples of recordings. spectra: theirs, where they are known. names: of other labels
-        than the Frontend's. avoid: phones that no window may hold.
+        """Examples of recordings.
+
+        Args:
+          spectra: of the recordings, where already computed. names: labels, default the Frontend's.
+          avoid: phones that no window may contain.
         """
         spectra = [self.spectrum(r.sound) for r in recordings] if spectra is None else spectra
         if self.by_frame:
@@ -485,8 +497,8 @@ class Frontend(NamedTuple):
         )
 
     def views(self, x: np.ndarray) -> np.ndarray:
-        """The windows that a sequence [T, F, 1] is classified by: around each frame, or such that
-        `cover` it. [n, L, F, 1]"""
+        """The windows by which a sequence [T, F, 1] is classified, around each frame or those of
+        `cover`: [n, L, F, 1]."""
         return (
             audio.windows(x[..., 0], self.length)
             if self.by_frame
@@ -494,7 +506,7 @@ class Frontend(NamedTuple):
         )[..., None]
 
     def labels(self, recording: Recording) -> np.ndarray:
-        """int: of each frame (-1 where none is known), or [1] of the word."""
+        """Labels, int: of each frame (-1 where unknown), or [1] of the word."""
         number = {name: i for i, name in enumerate(self.names)}
         said = frame_phones(recording, self.analysis) if self.by_frame else [recording.word]
         return np.array([number.get(name, -1) for name in said])

@@ -1,1 +1,1 @@
-"""What a trained model knows, and how that is measured: every figure comes with its protocol."""
+"""Evaluation of trained models: every metric comes with its protocol."""

@@ -1,5 +1,5 @@
-"""Attributes of grey digits that are computed from the image, so that what a sample was asked for
-can be measured."""
+"""Attributes of grey digits that are computed from the image, to measure whether samples have the
+attributes they were asked for."""
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -35,7 +35,7 @@ LEVELS = {'stroke': ('thin', 'medium', 'bold'), 'slant': ('left', 'upright', 'ri
 
 
 def thirds(values: np.ndarray) -> np.ndarray:
-    """The two edges that cut values into three equal parts."""
+    """The two quantiles that divide values into three equal parts."""
     return np.quantile(values, [1 / 3, 2 / 3])
 
 
@@ -45,7 +45,7 @@ def level(values: np.ndarray, edges: np.ndarray) -> np.ndarray:
 
 
 def relabelled(examples: Examples, attribute: str, edges: np.ndarray) -> Examples:
-    """The same images under their level of an attribute ('stroke' or 'slant')."""
+    """The same images, labelled by their level of an attribute ('stroke' or 'slant')."""
     return Examples(
         f'{examples.name} by {attribute}',
         examples.x,

@@ -35,8 +35,10 @@ def reliability(
 
 
 def expected_calibration_error(logits: np.ndarray, labels: np.ndarray, bins: int = 20) -> float:
-    """ECE = sum_b (n_b / N) |accuracy_b - confidence_b|, equal bins. Source: Guo et al. 2017; 20
-    bins as Grathwohl et al. 2020."""
+    """ECE = sum_b (n_b / N) |accuracy_b - confidence_b|, equal bins.
+
+    Source: Guo et al. 2017; 20 bins as in Grathwohl et al. 2020.
+    """
     confidence, hit, share = reliability(logits, labels, bins)
     return float(np.sum(share * np.abs(hit - confidence)))
 

@@ -1,8 +1,8 @@
 """Distances between two sets of images in the features of an extractor (see `extractor`).
 
-Only with the FID Inception network are they what the field calls FID and KID; in the features of a
-classifier trained on the data set they are named Frechet and kernel distance, and compare only
-under the same extractor and numbers of images.
+They are FID and KID only in the features of the FID Inception network. In those of a classifier
+trained on the data set they are called Frechet and kernel distance, and are comparable only under
+the same extractor and numbers of images.
 """
 
 from collections.abc import Callable
@@ -18,12 +18,16 @@ from ebm_jax.shapes import check_shape
 
 
 def frechet(a: np.ndarray, b: np.ndarray) -> float:
-    """Frechet distance of the Gaussians that fit two sets of features: |m_a - m_b|^2 + tr(S_a + S_b
-    - 2 (S_a S_b)^(1/2)).
+    """Frechet distance of the Gaussians that fit two sets of features.
 
-    Args: a [N, D], b [M, D], N, M >= 2. Returns: float >= 0.
-    Biased upwards: two sets of one standard Gaussian distribution are about (D + D (D + 1) / 4) / N
-    apart for M >> N (2.2 for D = 64 and N = 500), so compare at equal N, and with the known cases.
+        |m_a - m_b|^2 + tr(S_a + S_b - 2 (S_a S_b)^(1/2))
+
+    Biased upwards: two sets of one standard Gaussian distribution are about
+    (D + D (D + 1) / 4) / N apart for M >> N (2.2 for D = 64 and N = 500), so compare at equal N,
+    and with the reference points.
+
+    Args: a: [N, D]. b: [M, D]. N, M >= 2.
+    Returns: float >= 0.
     Source: Dowson & Landau 1982; Heusel et al. 2017.
     """
     _check_features(a, b)
@@ -54,8 +58,8 @@ def kernel(a: np.ndarray, b: np.ndarray) -> float:
     """Squared maximum mean discrepancy with the kernel (x.y / D + 1)^3, unbiased: 0 in expectation
     for sets of one distribution.
 
-    Args: a [N, D], b [M, D]; of more than 5,000 the first 5,000 are taken. Source: Binkowski et al.
-      2018; scikit-learn's kernel.
+    Args: a [N, D], b [M, D]; of more than 5,000 the first 5,000 are taken.
+    Source: Binkowski et al. 2018; scikit-learn's kernel.
     """
     _check_features(a, b)
     return _kernel_to(b)(a)
@@ -86,10 +90,11 @@ def distances_to(
     """A function a -> both distances of features a [N, D] from features b [M, D], each with a 95 %
     interval for the choice of a.
 
-    The interval is value +- 1.96 s, s the standard deviation over random halves of a: drawn without
-    replacement, since repeated images would count as agreement; a half scatters about
-    the whole as the whole does about the mean for sets of N. It does not hold the bias that the
-    value has at this N.
+    The interval is value +- 1.96 s, s the standard deviation over random halves of a. These are
+    drawn without replacement, since repeated images would count as agreement; a half scatters about
+    the whole as the whole does about the mean for sets of N. The interval does not include the bias
+    that the value has at this N.
+
     Returns: a -> {'frechet': {'value', 'interval'}, 'kernel': ...}.
     """
     b = np.asarray(b, np.float64)
@@ -109,7 +114,7 @@ def distances_to(
 def reference_points(
     train: Examples, test: Examples, n: int, seed: int = 0
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """The images to measure against, and sets whose distance to them says what a figure means.
+    """The images to measure against, and sets whose distance to them shows what a value means.
 
     Returns: (a random half of the training images, at most 10,000; {name: at most n images}).
       train: of the other half. test: the test split. shifted: those of `train` rolled sideways by
@@ -132,10 +137,12 @@ def _check_features(a, b):
 
 
 def coverage(probabilities: np.ndarray, real: np.ndarray) -> float:
-    """How evenly samples cover the classes: exp H(shares of the classes that they are given) / exp
-    H(shares of real), 1 as the data.
+    """How evenly samples cover the classes, relative to the data; 1 is as evenly.
 
-    Args: probabilities: [N, C] of an independent classifier for the samples. real: labels [M].
+        exp H(shares of the classes that the samples are given) / exp H(shares of real)
+
+    Args:
+      probabilities: [N, C] for the samples, by an independent classifier. real: labels [M].
     """
 
     def entropy(p):

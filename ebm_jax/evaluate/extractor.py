@@ -1,8 +1,8 @@
 """Features of images for distances between sets of them: of a classifier trained on the data set in
 question, or of Inception.
 
-An Extractor is a name, a hash of its weights, and functions of images. Distances in different
-extractors do not compare.
+An Extractor is a name, a hash of its weights, and functions of images. Distances under different
+extractors are not comparable.
 """
 
 import hashlib
@@ -34,14 +34,15 @@ class Extractor(NamedTuple):
     name: str  # for people
     hash: str  # of the weights, 12 hexadecimal digits
     features: Callable  # images, uint8 or float in [-1, 1], [N, H, W, C] -> numpy [N, D]
-    # the same -> p(y|x) [N, classes]; None where it is no classifier of this data
+    # the same -> p(y|x) [N, classes]; None where it does not classify this data
     confidence: Callable | None
 
 
 class Classifier(nn.Module):
-    """Three 3x3 convolutions with swish, then a layer of 64 whose activations, each over its
-    standard deviation on the training images,
-    are the features: [N, H, W, C] -> (logits, features).
+    """Three 3x3 convolutions with swish, then a layer of 64: [N, H, W, C] -> (logits, features).
+
+    The features are the activations of that layer, each over its standard deviation on the training
+    images.
     """
 
     num_classes: int
@@ -63,19 +64,20 @@ def _hash(weights):
 
 
 def classifier_extractor(examples: Examples, file: str | pathlib.Path) -> Extractor:
-    """The extractor of a data set: read from `file` where it lies there, else trained on `examples`
+    """The extractor of a data set: read from `file` where that exists, else trained on `examples`
     and written to it.
 
-    Training is a function of the examples alone (Adam 2e-3 with a cosine, 1,500 batches of 128,
-    seed 0), but rounding differs between
-    machines: copy the file where distances must compare to the last digit.
+    Training is a function of the examples alone (Adam 2e-3 with a cosine schedule, 1,500 batches of
+    128, seed 0), but rounding differs between machines: copy the file where distances must agree to
+    the last digit.
+
     Raises: InputError when the file cannot be written, is damaged, or belongs to other examples.
     """
-    file, of = pathlib.Path(file), _hash({'x': examples.x, 'y': examples.y})
+    file, fingerprint = pathlib.Path(file), _hash({'x': examples.x, 'y': examples.y})
     module = Classifier(examples.num_classes)
     if file.exists():
         weights = _read(file)
-        if str(weights.pop('examples', '')) != of:
+        if str(weights.pop('examples', '')) != fingerprint:
             raise InputError(
                 f'{file} is no extractor of {examples.name} (trained on other images or labels):'
                 ' delete it or name another'
@@ -89,7 +91,7 @@ def classifier_extractor(examples: Examples, file: str | pathlib.Path) -> Extrac
                     name: np.asarray(leaf)
                     for name, leaf in flatten_dict(_train(module, examples), sep='/').items()
                 }
-                np.savez(out, examples=of, **weights)
+                np.savez(out, examples=fingerprint, **weights)
             beside.replace(file)
         except OSError as error:
             raise InputError(
@@ -157,7 +159,8 @@ def inception_extractor(file: str | pathlib.Path) -> Extractor:
     """The 2,048 pool features of the FID Inception network, with weights from the user's disk (see
     `inception`): true FID.
 
-    Images are rounded to 256 grey levels first, as the images of a file are.
+    Images are rounded to 256 grey levels first, like images in files.
+
     Raises: InputError when the file is missing, damaged, or lacks an array.
     """
     from ebm_jax.evaluate import inception

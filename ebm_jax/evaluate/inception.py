@@ -1,5 +1,5 @@
 """The Inception-v3 network of the Frechet Inception distance, as a function of weights that the
-user brings.
+user supplies.
 
 Format of the .npz: the state dict of the PyTorch port of the 2015-12-05 TensorFlow graph
 (pytorch-fid's `pt_inception-2015-12-05`), array by array under its own names, for example
@@ -46,11 +46,12 @@ def check(weights: Mapping[str, Any], file: str | pathlib.Path) -> None:
 
 
 def features(weights: Mapping[str, Any], x: Array) -> Array:
-    """Images [N, H, W, C] in [-1, 1] -> the pool features [N, 2048]. Source: Szegedy et al. 2016;
-    Heusel et al. 2017 for the distance.
+    """Images [N, H, W, C] in [-1, 1] -> the pool features [N, 2048].
 
-    As in the graph that FID is defined by, average pools leave padding out of their mean, and the
-    last block pools by maximum.
+    As in the graph that defines FID, average pools leave padding out of their mean, and the last
+    block pools by maximum.
+
+    Source: Szegedy et al. 2016; Heusel et al. 2017 for the distance.
     """
 
     def conv(x, name, stride=1, padding='VALID'):

@@ -1,4 +1,4 @@
-"""How healthy chains are: what moves them, whether they would be accepted, whether they mix."""
+"""Diagnosis of chains: what moves them, whether they would be accepted, whether they mix."""
 
 from collections.abc import Callable, Mapping
 
@@ -38,8 +38,8 @@ def observe(
 
     Args:
       energy_fn: (params, x, label) -> scalar. num_steps: int >= 1.
-      step_size: a > 0. noise: n > 0, or None for kernels with a test of their own, whose acceptance
-        is then reported. Both may be traced.
+      step_size: a > 0. noise: n > 0, or None for kernels with their own test, whose acceptance is
+        then reported. Both may be traced.
     Traces: STATISTICS after each step; 'drift_to_noise', a |grad E| / (n sqrt(D)) before it (with
       noise only); 'acceptance'; 'clipped' and 'saturated', shares of entries, see types.Info.
     Source: Roberts & Tweedie 1996 for the test.
@@ -96,10 +96,10 @@ def walk(
     step_size: float,
     noise: float | None,
 ) -> dict[str, np.ndarray]:
-    """Run long chains, one from each start, and `observe` them.
+    """Run long chains, one from each initial position, and `observe` them.
 
-    Args: starts: [N, ...]. labels: int [N]. The rest as in `observe`. Returns: {name: [N,
-      num_steps]}.
+    Args: starts: initial positions [N, ...]. labels: int [N]. The rest as in `observe`.
+    Returns: {name: [N, num_steps]}.
     """
     one = observe(energy_fn, kernel, num_steps, step_size=step_size, noise=noise)
 
@@ -117,10 +117,12 @@ def walk(
 
 def mixing(traces: Mapping[str, np.ndarray]) -> dict[str, dict[str, float]]:
     """Whether chains forget where they began: bulk effective sample size and split R-hat of each
-    statistic, over the later half.
+    statistic, over the second half.
 
-    Args: traces: {name: [N chains, steps]}, at least 4 chains and 8 steps. Returns: {name: {'ess',
-    'r_hat'}}. R-hat well above 1 (1.01 is the usual bar) means that the chains have not mixed.
+    R-hat well above 1 (1.01 is the usual threshold) means that the chains have not mixed.
+
+    Args: traces: {name: [N chains, steps]}, at least 4 chains and 8 steps.
+    Returns: {name: {'ess', 'r_hat'}}.
     Source: Vehtari et al. 2021, by arviz.
     """
     later = {

@@ -1,5 +1,5 @@
-"""What a model says of examples, over whole data sets: logits, and scores by which familiar ones
-are told from others."""
+"""Predictions of a model over whole data sets: logits, and scores that tell familiar examples from
+others."""
 
 from collections.abc import Callable, Iterable
 
@@ -66,7 +66,7 @@ def joint_view(model: latent.LatentModel, labels: Iterable[int] | None) -> View:
 
 
 def merged(views: Iterable[View]) -> View:
-    """One view of all that the views say."""
+    """One view with the values of all views."""
     views = tuple(views)
 
     def view(params, x):
@@ -78,8 +78,9 @@ def merged(views: Iterable[View]) -> View:
 def predictor(view: View, prepare: Transition) -> Predictor:
     """A compiled function (params, key, raw examples [n, ...]) -> {name: [n, ...]}.
 
-    Args: view: (params, x) -> {name: value} of one example. prepare: (key, raw x) -> x, draws its
-      noise from the key.
+    Args:
+      view: (params, x) -> {name: value} of one example.
+      prepare: (key, raw x) -> x, draws its noise from the key.
     """
 
     def one(params, key, x):

@@ -1,4 +1,4 @@
-"""Figures for people: the reliability plot, histograms of the scores, curves of a run."""
+"""Figures: the reliability plot, histograms of the scores, curves of a run."""
 
 import json
 import pathlib
@@ -54,7 +54,7 @@ def curves(
     path: str | pathlib.Path, metrics_file: str | pathlib.Path, panels: Sequence[Sequence[str]]
 ) -> None:
     """Curves of metrics.jsonl over steps. panels: a list of lists of metric names, one panel each;
-    absent ones are left out."""
+    absent ones are left out, and nothing is written where all are absent."""
     rows = [json.loads(line) for line in pathlib.Path(metrics_file).read_text().splitlines()]
     points = {
         name: [(row['step'], row[name]) for row in rows if isinstance(row.get(name), (int, float))]
@@ -66,6 +66,8 @@ def curves(
         for names in panels
         if any(points[name] for name in names)
     ]
+    if not panels:
+        return
     figure = Figure(figsize=(4.5 * len(panels), 3.5), layout='tight')
     axes = figure.subplots(1, len(panels), squeeze=False)
     for axis, names in zip(axes[0], panels):

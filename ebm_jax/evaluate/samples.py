@@ -1,5 +1,5 @@
-"""How good conditional samples are: an independent classifier's verdict, and how much they differ
-among themselves."""
+"""Quality of conditional samples: their accuracy under a reference classifier, and their
+diversity."""
 
 import numpy as np
 from scipy.spatial.distance import pdist
@@ -14,7 +14,7 @@ from ebm_jax.images import as_pixels
 def fit_reference_classifier(
     examples: Examples, *, limit: int = 20000, components: int = 50, seed: int = 0
 ) -> Pipeline:
-    """A support vector machine fitted on real training images, which never saw the model:
+    """A support vector machine fitted to real training images, independent of the model:
     scikit-learn's SVC (RBF, C = 10).
 
     Images of more than 256 numbers are first brought to `components` principal components; at most
@@ -23,17 +23,17 @@ def fit_reference_classifier(
     pick = np.random.default_rng(seed).permutation(len(examples.x))[:limit]
     x, y = as_pixels(examples.x[pick]), examples.y[pick]
     svm = SVC(C=10)
-    judge = (
+    classifier = (
         make_pipeline(PCA(components, whiten=True, random_state=seed), svm)
         if x.shape[1] > 256
         else make_pipeline(svm)
     )
-    return judge.fit(x, y)
+    return classifier.fit(x, y)
 
 
-def recognition_accuracy(judge: Pipeline, images: np.ndarray, labels: np.ndarray) -> float:
-    """Share of images that the judge gives the label they were asked for."""
-    return float(np.mean(judge.predict(as_pixels(images)) == labels))
+def recognition_accuracy(classifier: Pipeline, images: np.ndarray, labels: np.ndarray) -> float:
+    """Share of images that the reference classifier gives the label they were asked for."""
+    return float(np.mean(classifier.predict(as_pixels(images)) == labels))
 
 
 def diversity(
@@ -42,8 +42,9 @@ def diversity(
     """Mean pairwise Euclidean distance within a class, over that of real images of the class; the
     mean over classes.
 
-    Args: images [N, ...] and labels [N]: samples, at least two of each class that occurs. real:
-      data.Examples.
+    Args:
+      images, labels: [N, ...] and [N], samples, at least two of each class that occurs.
+      real: data.Examples.
     Returns: (mean, {class: ratio}). 1 is as varied as the data, 0 one picture per class.
     """
     ratios = {}

@@ -1,1 +1,1 @@
-"""Training methods: each file one public factory that returns a `Method`."""
+"""Training methods: each file has one public factory that returns a `Method`."""

@@ -10,8 +10,9 @@ Langevin chains.
     q learns by   mean -log q(z'|x) + mean -log q(z|x')
 
 Samples are constants, so that each loss term has a gradient in its own network only and one
-gradient teaches three. Source: Cui & Han 2023, arXiv 2312.02469, section 3 [paper], and the
-constants of the authors' release [code]. CoopNets and others are settings of the same method.
+gradient teaches all three. CoopNets and others are settings of the same method.
+Source: Cui & Han 2023, arXiv 2312.02469, section 3 [paper], and the constants of the authors'
+  release [code].
 """
 
 import math
@@ -108,7 +109,7 @@ VAE = NO_TERMS._replace(elbo_data=1.0)
 
 
 class Needs(NamedTuple):
-    """What settings need: the ends of which chains, and which networks."""
+    """What settings need: which chains' ends, and which networks."""
 
     x_chain: bool  # some loss term takes x', after however many steps
     z_chain: bool  # some loss term takes z'
@@ -116,7 +117,7 @@ class Needs(NamedTuple):
 
 
 def needs(settings: Settings) -> Needs:
-    """What the loss terms with weight need."""
+    """What the loss terms with nonzero weight need."""
     s = settings
     x_chain = any((s.contrast, s.generator_chain, s.inference_chain, s.elbo_chain, s.adversarial))
     z_chain = any((s.generator_data, s.inference_data))
@@ -141,11 +142,11 @@ def needs(settings: Settings) -> Needs:
 
 @struct.dataclass
 class Samples:
-    """What one step's chains found; () where no loss term takes it."""
+    """What the chains of one step found; () where no loss term takes it."""
 
     z: PyTree = ()  # [M, D]: draws of the prior
     x: PyTree = ()  # [M, ...]: x', where the chains in x ended
-    label: PyTree = ()  # [M]: theirs, where conditional
+    label: PyTree = ()  # [M]: their labels, where conditional
     z_end: PyTree = ()  # [N, D]: z', where the chains in z ended, of each example of the batch
     valid_x: PyTree = ()  # bool [M]: False where the chain in x diverged; it is not in the loss
     valid_z: PyTree = ()  # bool [N]: False where the chain in z did
@@ -165,13 +166,13 @@ def dual_mcmc(
     x_initial_sampler: InitialSampler | None = None,
     conditional: bool = False,
 ) -> Method:
-    """Dual-MCMC teaching, or what else `settings` says.
+    """Dual-MCMC teaching, or a variant of it that `settings` describes.
 
     Args:
       energy: x -> scalar. generator: z [D] -> x. inference: x -> (mean [D], log variance [D]). None
         for those that the settings do not use (`needs`). With `conditional` each takes a label
         after its input (our addition).
-      settings: `sequential` makes two rounds and needs `train.per_network` for an optimiser.
+      settings: `sequential` makes two rounds and needs `train.per_network` as the optimiser.
       x_kernel, z_kernel: kernels of the two chains. [code]: x by step_size s^2 / 2, s = .5,
         noise_scale .001; z by s = noise_scale = .1.
       latent_dim: D. num_negatives: M, draws of p(z), over all devices.
@@ -179,8 +180,8 @@ def dual_mcmc(
       conditional: the networks are conditional; draws of p(z) take the labels of the batch, in
         turn.
     Returns: Method without chains that outlive a step; params = {'energy', 'generator',
-      'inference'} of those in use. Its loss terms are those of Settings with weight, by these
-      names.
+      'inference'} of those in use. Its loss terms are those of Settings with nonzero weight, under
+      the same names.
     Raises: ValueError when a number is out of range, or a network or x_initial_sampler is missing
       or not used.
     """
@@ -350,7 +351,7 @@ class _Round:
         return initial, z
 
     def loss(self, params, key, batch, samples):
-        """The loss terms with weight, and metrics."""
+        """The loss terms with nonzero weight, and metrics."""
         weights = {name: getattr(self.settings, name) for name in LOSS_TERMS}
         weights = {name: weight for name, weight in weights.items() if weight}
         metrics, energies = {}, None
@@ -481,7 +482,8 @@ def _check(settings, latent_dim, num_negatives):
 
 
 def _check_taught(settings, needed):
-    """An optimiser would decay, or carry on moving, what no loss term teaches."""
+    """Refuse a network that no loss term teaches: an optimiser would decay it, or keep moving
+    it."""
     s = settings
     both_latent = s.elbo_data or s.elbo_chain
     taught = {

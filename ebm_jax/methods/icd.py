@@ -1,16 +1,17 @@
 """Improved contrastive divergence (ICD): contrastive divergence with the gradient term that is
 usually left out.
 
-    L = L_CD + kl_weight (E_q[E_sg(x(theta))] - entropy_weight H(q)) + l2_weight (E[E(x+)^2] +
-    E[E(x-)^2]) L_CD = E_data[E(x+)] - E_q[E(sg(x-))]
+    L = L_CD + kl_weight (E_q[E_sg(x(theta))] - entropy_weight H(q))
+        + l2_weight (E[E(x+)^2] + E[E(x-)^2])
+    L_CD = E_data[E(x+)] - E_q[E(sg(x-))]
 
 q is the distribution of the end of a K-step Langevin chain. In L_CD the samples are constants and
 the energy is live; in the KL term the energy is constant and the samples are live, through the last
-m steps of the same chain.
-Source: Du, Li, Tenenbaum & Mordatch 2021, arXiv 2012.01316, with the constants of its release; the
-marks below say which is which. Plain contrastive divergence is `kl_weight=0, l2_weight=0,
+m steps of the same chain. Plain contrastive divergence is `kl_weight=0, l2_weight=0,
 from_data=True` with `replay.fresh`; persistent contrastive divergence the same with
 `replay.persistent` and from_data=False.
+Source: Du, Li, Tenenbaum & Mordatch 2021, arXiv 2012.01316, with the constants of its release; the
+  marks below say which is which.
 """
 
 import math
@@ -59,7 +60,7 @@ class Tail:
 
 @struct.dataclass
 class Samples:
-    """Negatives of one step, and what the KL term needs of them."""
+    """Negatives of one step, and what else the KL term needs."""
 
     negatives: Negatives
     tail: Tail
@@ -120,8 +121,8 @@ def icd(
       l2_weight: of the squared energies ([code]: 1.0).
       weights: of the contrast; `uniform` in the paper.
       conditional: the network takes a label; chains follow labels drawn from those of the batch.
-      from_data: chains begin at the batch (and its labels), which then must hold M examples, and
-        not at the buffer.
+      from_data: chains begin at the batch (and its labels) instead of the buffer; the batch must
+        then hold M examples.
       shards: number of independent buffers; a multiple of the number of devices.
     Returns: Method. Its loss terms: 'contrast' and, where their weights are not 0, 'kl' and
       'energy_square'.
@@ -213,7 +214,7 @@ class _Icd:
         return self.kl_weight != 0 and self.entropy_weight != 0
 
     def conditions(self, label):
-        """What a conditional network takes besides x."""
+        """What a conditional network takes besides x: [label], else nothing."""
         return [label] if self.conditional else []
 
     def energies(self, params, x, label):
@@ -292,7 +293,7 @@ class _Icd:
             if self.kl_weight and isinstance(start, mcmc.HamiltonianState):
                 raise ValueError(
                     'the KL term needs a gradient through the kernel, which a Metropolis test '
-                    'does not have: take mcmc.langevin, or kl_weight=0'
+                    'does not have: use mcmc.langevin, or kl_weight=0'
                 )
             before = self.run_steps(params, run_keys, start, draw.label, 0, first_live)
             end = self.run_steps(params, run_keys, before, draw.label, first_live, self.kl_steps)
@@ -317,7 +318,7 @@ class _Icd:
     def tail(self, run_keys, before, found, here):
         """The chains of the KL term: the first kl_chains / shards of each shard.
 
-        The last steps of a chain that diverged must not be run again: those of a valid one are, in
+        The last steps of a diverged chain must not be run again: those of a valid chain are run in
         its place, with weight 0.
         """
         in_shard = jnp.arange(self.kl_chains // self.shards)

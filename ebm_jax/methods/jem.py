@@ -69,13 +69,13 @@ def jem(
         training steps (0: never).
       weights: `uniform`, `balanced`, or a partial of it (beta, include_positives).
       p_x_weight: factor on the generative part.
-      alpha: weight in [0, 1] of the batch's mutual information I = L_x - L_xy; beyond, one of the
-        two contrasts would be maximised without bound (range: our reading).
+      alpha: weight in [0, 1] of the batch's mutual information I = L_x - L_xy; outside that range
+        one of the two contrasts would be maximised without bound (range: our reading).
       entropy_weight: weight of the entropy form of mutual information, H(mean p(y|x)) - mean
         H(p(y|x)); 0 leaves it out.
       conditional: share in [0, 1] of the chains that follow p(x|y), y drawn from the labels of the
-        batch; the others follow p(x). At each step M conditional of the M chains, rounded down or
-        up so that the mean over steps is exact.
+        batch; the others follow p(x). At each step these are M * conditional of the M chains,
+        rounded at random so that the number is exact in expectation.
       shards: number of independent buffers; a multiple of the number of devices.
     Returns: Method. Its loss terms: 'classifier', 'positives', 'negatives' (and
       'entropy_information').
@@ -162,9 +162,9 @@ class _Jem:
         """[shards here, chains per shard]: labels drawn from those of the batch, UNCONDITIONAL for
         the chains on p(x)."""
         first = devices.positions(len(label_keys)) * self.per_shard
-        # beyond the shards' own keys; the same on all devices
+        # distinct from the shards' own keys; the same on all devices
         shift_key, quota_key = jax.random.split(jax.random.fold_in(key, self.shards))
-        # each shard gets its turn at p(x)
+        # so that the chains on p(x) are not always those of the same shards
         shift = jax.random.randint(shift_key, (), 0, self.num_negatives)
         chain = (first[:, None] + jnp.arange(self.per_shard) + shift) % self.num_negatives
         quota = jnp.floor(self.num_negatives * self.conditional + jax.random.uniform(quota_key))

@@ -43,7 +43,7 @@ __all__ = [
     'standardised',
 ]
 
-# What a saved model may name.
+# The networks that a saved model may name.
 NETWORKS = {
     module.__name__: module
     for module in (
@@ -57,7 +57,7 @@ NETWORKS = {
         WideResNet,
     )
 }
-VALUES = {  # arguments that are no plain data, by name
+VALUES = {  # arguments that are not plain data, by name
     'identity': identity,
     'spectral': spectral,
     'standardised': standardised,
@@ -78,7 +78,10 @@ def describe(module: Any) -> tuple[str, dict[str, Any]] | None:
 
 
 def build(name: str, arguments: Mapping[str, Any]) -> Network:
-    """The Network of what `describe` gave. Raises: InputError for what it never gives."""
+    """The Network of a description by `describe`.
+
+    Raises: InputError for what `describe` never returns.
+    """
     try:
         module = NETWORKS[name]
         return per_example(module(**{key: _value(value) for key, value in arguments.items()}))

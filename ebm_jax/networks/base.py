@@ -1,5 +1,5 @@
-"""What networks are made of: one example behind `Network`, convolutions, changes of a layer's
-kernel, pooling."""
+"""Building blocks of networks: modules as `Network` of one example, convolutions, transforms of a
+layer's kernel, pooling."""
 
 from collections.abc import Callable
 from functools import partial
@@ -19,7 +19,7 @@ def per_example(module: nn.Module) -> Network:
     """A linen module of a batch -> Network of ONE example (linen's group norm, for one, is silently
     wrong without a batch axis).
 
-    Raises: TypeError for what is no linen module; ValueError, when called, for one with other
+    Raises: TypeError for anything but a linen module; ValueError, when called, for one with other
       state than parameters (batch statistics): it would couple chains.
     """
     if not isinstance(module, nn.Module):
@@ -77,8 +77,11 @@ def nnx_per_example(make: Callable[[nnx.Rngs], nnx.Module]) -> Network:
 
 
 def standardised(kernel: Array) -> Array:
-    """Weight standardisation: (W - mean) / (std + 1e-5) over each output channel. [kh, kw, C, O] ->
-    the same. Qiao et al. 2019."""
+    """Weight standardisation: (W - mean) / (std + 1e-5) over each output channel.
+
+    [kh, kw, C, O] -> the same.
+    Source: Qiao et al. 2019.
+    """
     axes = tuple(range(kernel.ndim - 1))
     return (kernel - kernel.mean(axes)) / (kernel.std(axes) + 1e-5)
 
@@ -107,19 +110,24 @@ def spectral(kernel: Array, iterations: int = 40) -> Array:
 
 
 def identity(kernel: Array) -> Array:
-    """No change of a layer's kernel."""
+    """Leave a layer's kernel as it is."""
     return kernel
 
 
 def check_label(num_classes: int, label: ArrayLike | None) -> None:
-    """Raises: ValueError where a conditional network is called without one."""
+    """Refuse to call a conditional network without a label.
+
+    Raises: ValueError.
+    """
     if num_classes and label is None:
         raise ValueError('this network is conditional: call it with a label')
 
 
 class TransformedConv(nn.Module):
-    """A convolution of the layer's kernel after `kernel_transform`. [N, H, W, C] -> [N, H / stride,
-    W / stride, features]."""
+    """A convolution with the layer's kernel after `kernel_transform`.
+
+    [N, H, W, C] -> [N, H / stride, W / stride, features].
+    """
 
     features: int
     kernel_transform: Callable = identity
@@ -146,8 +154,10 @@ class TransformedConv(nn.Module):
 
 
 def avg_pool_2x(x: Array) -> Array:
-    """Average pool of 3x3 with stride 2, one pixel of zeros around: [N, H, W, C] -> [N, ceil(H /
-    2), ceil(W / 2), C]."""
+    """Average pool of 3x3 with stride 2, one pixel of zeros around.
+
+    [N, H, W, C] -> [N, ceil(H / 2), ceil(W / 2), C].
+    """
     # as sums of strided slices: their gradient stays fast inside a scan on the CPU
     for axis in (1, 2):
         n = x.shape[axis]

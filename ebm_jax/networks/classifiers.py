@@ -11,12 +11,13 @@ from ebm_jax.types import Array
 
 
 class ConvNet(nn.Module):
-    """3x3 convolutions with swish, a dense head on what is left of the grid: [N, H, W, C] -> logits
+    """3x3 convolutions with swish, a dense head on the remaining grid: [N, H, W, C] -> logits
     [N, num_classes].
 
-    widths: channels of each layer; strides: of each layer, 1 or 2. dtype: compute type, bfloat16 or
-      float32.
-    Raises: ValueError when they are not equally many.
+    Args:
+      widths: channels of each layer. strides: of each layer, 1 or 2.
+      dtype: compute type, bfloat16 or float32.
+    Raises: ValueError when widths and strides are not equally many.
     """
 
     num_classes: int
@@ -36,12 +37,13 @@ class ConvNet(nn.Module):
 
 
 class Conv1DNet(nn.Module):
-    """Convolutions along one axis with swish, a dense head: [N, T, F, 1] -> logits [N,
-    num_classes]; the other axis becomes channels.
+    """Convolutions along one axis with swish, a dense head: [N, T, F, 1] -> logits
+    [N, num_classes]; the other axis becomes channels.
 
-    Args: along: 'time' (spectra as channels) or 'frequency' (frames as channels). widths, strides:
-      of each layer. size: of the kernels. dtype: compute type. Raises: ValueError for another axis,
-        or when widths and strides are not equally many.
+    Args:
+      along: 'time' (spectra as channels) or 'frequency' (frames as channels).
+      widths, strides: of each layer. size: of the kernels. dtype: compute type.
+    Raises: ValueError for another axis, or when widths and strides are not equally many.
     """
 
     num_classes: int
@@ -88,11 +90,12 @@ class WideResNet(nn.Module):
     """Wide residual network without normalisation: [N, H, W, C] -> logits [N, num_classes], H and W
     multiples of 4.
 
-    LeakyReLU of slope 0.2, biases, mean over the final grid. Depth 28 and width 10 are JEM's (36.5
-    M parameters).
+    LeakyReLU of slope 0.2, biases, mean over the final grid. Depth 28 and width 10 are JEM's
+    (36.5 M parameters).
 
-    Args: depth: 6 n + 4 with n blocks in each of three stages; width: factor on 16, 32 and 64
-      channels.
+    Args:
+      depth: 6 n + 4 with n blocks in each of three stages.
+      width: factor on 16, 32 and 64 channels.
     Raises: ValueError for another depth.
     Source: Zagoruyko & Komodakis 2016; without normalisation Grathwohl et al. 2020.
     """

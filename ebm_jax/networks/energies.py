@@ -74,14 +74,14 @@ class ResidualEnergy(nn.Module):
     grid, then a block that halves it and goes to stages[i] F channels; mean over the grid; dense.
 
     Args:
-      width: F. stages, plain: as above. CIFAR-10 has (1, 2, 4, 8) with plain blocks, MNIST (2, 4,
-        8) without.
+      width: F.
+      stages, plain: as above. CIFAR-10 has (1, 2, 4, 8) with plain blocks, MNIST (2, 4, 8) without.
       kernel_transform: of the kernels in front of a norm: `standardised`, `spectral`, or
-        `identity`. downsample_transform: of the first convolution's and the down-sampling ones'
-        kernels.
-      norm: instance norm up to 128 channels, else group norm of 32 groups. attention_after: None,
-        or the number of stages before self-attention, which needs 8 channels. num_classes: 0, or C
-        >= 1 for a class gain and bias behind each norm, starting at 1 and 0.
+        `identity`.
+      downsample_transform: of the kernels of the first and of the down-sampling convolutions.
+      norm: instance norm up to 128 channels, else group norm of 32 groups.
+      attention_after: None, or the number of stages before self-attention, which needs 8 channels.
+      num_classes: 0, or C >= 1 for a class gain and bias behind each norm, initially 1 and 0.
       stem_stride: of the first convolution, 1 in the paper; 2 makes everything four times cheaper
         (our addition).
     Raises: ValueError when a normalised grid has shrunk to one pixel, or a label is missing.
@@ -127,12 +127,12 @@ class MultiScaleEnergy(nn.Module):
     """Separate residual energies at full, half, quarter, ... resolution: [N, H, W, C] -> energies
     [N, scales].
 
-    Scale s sees the image `avg_pool_2x` s times, has no last s stages, and attention only where s =
-    0.
+    Scale s sees the image average-pooled s times, has no last s stages, and has attention only for
+    s = 0.
 
-    Args: scales: >= 1, at most the number of stages. The rest as `ResidualEnergy`.
-    Raises: ValueError for another number of scales. Source: [code] of Du et al. 2021; 6.56 M
-      parameters at width 64.
+    Args: scales: >= 1, at most the number of stages. The rest as in `ResidualEnergy`.
+    Raises: ValueError for another number of scales.
+    Source: [code] of Du et al. 2021; 6.56 M parameters at width 64.
     """
 
     width: int = 64

@@ -2,7 +2,7 @@
 energy.
 
 Two deviations from the release, which couples the examples of a batch and keeps state: group norm
-(groups of 16 channels where they divide) stands for its batch norm, and spectral normalisation is
+(groups of 16 channels where they divide) replaces its batch norm, and spectral normalisation is
 recomputed at each call (`spectral`).
 Source: [code] of Cui & Han 2023 (arXiv 2312.02469); residual blocks as in Miyato et al. 2018.
 """
@@ -24,7 +24,7 @@ def _norm(x):
 
 
 def _with_class(x, label, num_classes):
-    """x [N, D] beside the label's one-hot code, for networks that take one."""
+    """x [N, D] beside the label's one-hot code, for networks that take a label."""
     check_label(num_classes, label)
     if not num_classes:
         return x
@@ -36,12 +36,14 @@ class Generator(nn.Module):
     the grid, 3x3 to C channels, tanh.
 
     A block: norm, ReLU, twice as large (bilinear), 3x3, norm, ReLU, 3x3, plus a 1x1 of the enlarged
-      input.
+    input. CIFAR-10 has widths of four times 512 (16.0 M parameters at D = 128), CelebA-64
+    (1024, 512, 256, 128, 64) (12.2 M).
 
-    Args: shape: (H, W, C) of the images. widths: channels on the smallest grid, then after each
-      doubling, so that H and W must be multiples of 2 ** (len(widths) - 1). num_classes: 0, or the
-      number of labels. CIFAR-10 has widths of four times 512 (16.0 M parameters at D = 128),
-      CelebA-64 (1024, 512, 256, 128, 64) (12.2 M).
+    Args:
+      shape: (H, W, C) of the images.
+      widths: channels on the smallest grid, then after each doubling, so that H and W must be
+        multiples of 2 ** (len(widths) - 1).
+      num_classes: 0, or the number of labels.
     Raises: ValueError for another size, or where a label is missing.
     """
 
@@ -76,15 +78,15 @@ def _enlarged(x, size):
 
 
 class InferenceNet(nn.Module):
-    """Images [N, H, W, C] (and labels) -> (mean, log variance) of q(z|x) = N(mean, diag exp(log
-    variance)), each [N, latent_dim].
+    """Images [N, H, W, C] (and labels) -> (mean, log variance) of q(z|x), each [N, latent_dim].
 
-    Convolutions with LeakyReLU (slope 0.2), 4x4 where they halve the grid and 3x3 where not; two
-    dense heads on the last grid.
+        q(z|x) = N(mean, diag exp(log variance))
+
+    Convolutions with LeakyReLU (slope 0.2), 4x4 where they halve the grid and 3x3 elsewhere; two
+    dense heads on the last grid. CIFAR-10: widths (128, 256, 512, 1024), strides (1, 2, 2, 2);
+    CelebA-64: all strides 2; 15.2 M parameters each at D = 128.
 
     Args: latent_dim: D. widths, strides: of each layer. num_classes: 0, or the number of labels.
-      CIFAR-10: widths (128, 256, 512, 1024), strides (1, 2, 2, 2); CelebA-64: all strides 2; 15.2 M
-        parameters each at D = 128.
     Raises: ValueError when widths and strides are not equally many, or a label is missing.
     """
 
@@ -110,14 +112,16 @@ class SpectralEnergy(nn.Module):
     """Spectrally normalised residual energy with ReLU: images [N, H, W, C] (and labels) -> energies
     [N].
 
-    A block: ReLU (none in the first), 3x3, ReLU, 3x3, where `down` the 2x2 average, plus the input,
-    by a 1x1 and the 2x2 average where the shape changes. Then ReLU, the mean over the grid, dense.
-    Every kernel is divided by its largest singular value.
+    A block: ReLU (none in the first), 3x3, ReLU, 3x3, the 2x2 average where `down`, plus the input,
+    through a 1x1 and the 2x2 average where the shape changes. Then ReLU, the mean over the grid,
+    dense. Every kernel is divided by its largest singular value. CIFAR-10 has widths of four times
+    512 with down (True, True, False, False) (16.8 M parameters), CelebA-64
+    (64, 128, 256, 512, 1024), all down (19.5 M).
 
-    Args: widths: channels after each block. down: which blocks halve the grid, which must then be
-      even. num_classes: 0, or the number of labels. CIFAR-10 has widths of four times 512 with down
-      (True, True, False, False) (16.8 M parameters), CelebA-64 (64, 128, 256, 512, 1024), all down
-      (19.5 M).
+    Args:
+      widths: channels after each block.
+      down: which blocks halve the grid, which must then be even.
+      num_classes: 0, or the number of labels.
     Raises: ValueError when widths and down are not equally many, an odd grid is to be halved,
       or a label is missing.
     """
