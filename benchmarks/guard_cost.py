@@ -1,11 +1,11 @@
-"""What the guard costs: training steps as shipped beside the same steps without quarantine and
+"""What the guard costs: training steps as shipped against the same steps without quarantine and
 chain health.
 
     python -m benchmarks.guard_cost [--experiments=digits_st_jem,digits_icd] [--rounds=40]
 
-Both programs of an experiment are compiled once and run in turn (A B A B ...); printed are the
-median milliseconds of a step and the median of the paired ratios. The second program sees every
-chain as valid and moved, so the compiler removes what depends on it.
+Both programs of an experiment are compiled once and alternate (A B A B ...). It prints the median
+milliseconds of a step and the median of the paired ratios. To the second program every chain is
+valid and moves, so the compiler removes what depends on it.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from experiments.common import runs
 
 @contextlib.contextmanager
 def without_guard() -> Iterator[None]:
-    """Functions that say that all is well, while a step is traced."""
+    """While a step is traced, replace the checks by functions that find every chain healthy."""
 
     def all_valid(x):
         return jnp.ones(len(jax.tree.leaves(x)[0]), bool)

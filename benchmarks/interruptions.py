@@ -6,8 +6,8 @@ was never interrupted?
 
 What follows -- goes to the experiment. Each run is a process of its own, gets the signal at a
 moment drawn uniformly over the time that the uninterrupted run took, and is then continued by the
-same command. Compared: every number of the last checkpoint. TERM must also end with exit code 143
-  and leave a checkpoint of the step it says.
+same command. Every number of the last checkpoint is compared. TERM must also end with exit code 143
+and leave a checkpoint of the step that it reports.
 """
 
 import pathlib
@@ -39,7 +39,7 @@ def same(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> bool:
 
 
 def main(arguments: list[str]) -> None:
-    logging.set_verbosity(logging.ERROR)  # orbax tells much
+    logging.set_verbosity(logging.ERROR)  # orbax logs a lot
     root, number = pathlib.Path(FLAGS.workdir), getattr(signal, f'SIG{FLAGS.signal}')
 
     def command(workdir):

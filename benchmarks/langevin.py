@@ -1,16 +1,17 @@
-"""Langevin steps per second: ebm_jax beside PyTorch on the same network, weights, batch and number
-of steps.
+"""Langevin steps per second: ebm_jax against PyTorch with the same network, weights, batch and
+number of steps.
 
-    python -m venv /tmp/torch && /tmp/torch/bin/pip install torch==2.13.0 torchebm==0.8.9 numpy
+    python -m venv /tmp/torch
+    /tmp/torch/bin/pip install torch==2.13.0 torchebm==0.8.9 numpy  # the CPU build of torch
     python -m benchmarks.langevin --torch=/tmp/torch/bin/python [--rounds=7] \\
         [--cases=digits,mnist,...]
 
-Two processes stay alive and run in turn (A B A B ...), so that both see the machine in the same
-state; printed are the median milliseconds per Langevin step of all chains and the median of the
-paired ratios, time of PyTorch / time of ebm_jax: above 1 we are faster. The energies of both at the
-start are compared first. The JAX variants: as shipped (scan, several host devices), scan on one
-device, fully unrolled on one device (what scan must not lose against), and the scan on one device
-with XLA's own convolution gradient in place of ours.
+Two processes stay alive and alternate (A B A B ...), so that both see the machine in the same
+state. It prints the median milliseconds per Langevin step of all chains and the median of the
+paired ratios, time of PyTorch / time of ebm_jax: above 1 we are faster. Their energies at the
+initial positions are compared first. The JAX variants: as shipped (scan, several host devices),
+scan on one device, fully unrolled on one device (which scan must not lose against), and the scan on
+one device with XLA's own convolution gradient in place of ours.
 """
 
 import argparse
@@ -36,7 +37,7 @@ STEP, NOISE = 0.01, 0.01
 
 
 def jax_worker(folder):
-    """Answers {'case', 'variant'} on standard input with the seconds that one run of the chains
+    """Answers each [case, variant] on standard input with the seconds that one run of the chains
     took."""
     import flax.linen as nn
     import jax

@@ -1,7 +1,7 @@
 """Do two versions of the code train the same models, to the last bit?
 
-    python -m benchmarks.same_bits record --out=DIR [--root=CLONE] [--frames=data/phoneme_esl.npz]
-        [--experiments=digits_st_jem,...]
+    python -m benchmarks.same_bits record --out=DIR [--root=CLONE] \\
+        [--frames=data/phoneme_esl.npz] [--experiments=digits_st_jem,...]
     python -m benchmarks.same_bits compare --before=DIR --after=DIR [--rename=OLD=NEW ...]
 
 `record` trains 60 steps of each family (seed 0, one CPU device) with the code of --root. `compare`

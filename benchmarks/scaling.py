@@ -1,18 +1,21 @@
 """What a training step costs on n devices: work counted from the program, bytes sent from the
 shapes, times from rates that you give.
 
-    python -m benchmarks.scaling --experiment=cifar10_st_jem --rate=2e14 --bandwidth=50e9
+    python -m benchmarks.scaling --experiment=cifar10_st_jem --rate=2e14 --bandwidth=50e9 \\
+        [--latency=5e-6]
 
 Every device keeps the experiment's batch and chains (weak scaling), so n devices train on n times
 as many. Calculation:
+
     compute       FLOPs of a step / rate
-    all-reduce    of the gradients by a ring: 2 (n - 1) / n * bytes / bandwidth + 2 (n - 1) *
-      latency, or by a tree where that is less,
-                  2 bytes / bandwidth + 2 log2(n) latency
+    all-reduce    of the gradients, by a ring,
+                  2 (n - 1) / n * bytes / bandwidth + 2 (n - 1) * latency,
+                  or by a tree where that is less, 2 bytes / bandwidth + 2 log2(n) latency
     gathers       of what couples the batch (energies, labels), n times a device's share
+
 rate: FLOP/s that one device reaches; without it a matrix product is measured here and 40 % of its
-  rate assumed. bandwidth: bytes/s that a
-device sends, latency: s of one hop, both of the slowest link between the devices.
+rate assumed. bandwidth: bytes/s that a device sends, latency: s of one hop, both of the slowest
+link between the devices.
 """
 
 import argparse

@@ -1,13 +1,13 @@
-"""Frames of speech, cross-validated over speakers: settings of `phonemes_st_jem` beside
+"""Frames of speech, cross-validated over speakers: settings of `phonemes_st_jem` against
 scikit-learn's classifiers on the same folds.
 
     python -m benchmarks.speaker_folds --frames=data/phoneme_esl.npz \\
         [as-shipped "batch_size=128 data.noise=.03" ...]
 
-Five folds of the training speakers; the test frames play no part in it, so that a setting can be
-chosen by what is printed. At the end the first setting is trained on all training frames and
-compared with a support vector machine on the test frames, frame by frame (McNemar's
-exact test: of the frames that only one of the two gets right, is the share 1/2?).
+Five folds of the training speakers; the test frames are not used, so that a setting can be chosen
+by what is printed. At the end the first setting is trained on all training frames and compared with
+a support vector machine on the test frames, frame by frame (McNemar's exact test: of the frames
+that only one of the two gets right, does each get half?).
 """
 
 import argparse
@@ -51,7 +51,7 @@ def configured(changes: str) -> SpeechSettings:
         settings.update(config, {name: ast.literal_eval(value) for name, value in pairs})
     except (KeyError, TypeError, ValueError, SyntaxError) as error:
         raise InputError(
-            f'{changes!r} is no setting ({error}): write {SHIPPED}, or KEY=VALUE of the '
+            f'{changes!r} is not a setting ({error}): give {SHIPPED}, or KEY=VALUE of the '
             'configuration'
         ) from error
     return config
@@ -75,13 +75,13 @@ def main() -> None:
     parser.add_argument(
         '--frames',
         required=True,
-        help='.npz as `phonemes_st_jem` takes it, with speaker [N] beside',
+        help='.npz as for `phonemes_st_jem`, with an additional array speaker [N]',
     )
     parser.add_argument(
         'settings',
         nargs='*',
         default=[SHIPPED],
-        help=f'{SHIPPED}, or KEY=VALUE of the configuration, parted by spaces',
+        help=f'{SHIPPED}, or KEY=VALUE of the configuration, separated by spaces',
     )
     options = parser.parse_args()
     configs = {setting: configured(setting) for setting in options.settings}

@@ -105,9 +105,11 @@ class TrainedModel:
           label: of all samples; default p(x), or the classes in turn where the model has only
             energies of classes.
           num_steps: of each chain, default as configured.
-        Raises: InputError for an unknown label.
+        Raises: InputError for an unknown label, or num < 1.
         """
         self.check_label(label)
+        if num < 1:
+            raise InputError(f'num must be at least 1, got {num}')
         labels = self.model.labels(num) if label is None else np.full(num, label)
         return self.model.sample(key, self.params, labels, num_steps)
 

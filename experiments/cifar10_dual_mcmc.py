@@ -7,15 +7,20 @@ and 15.2 M parameters.
         --ood=cifar100=npz:data/cifar100_test.npz
 
 x: 30 steps of s^2 / 2 = .125 with noise .001 from g(z); z: 10 steps of .005 with noise .1;
-generator and inference first, then the energy on chains drawn anew; batch 100, Adam with betas 0
-and .9, 301 epochs. Ours: a cosine from 1 to .55 of the rates stands for x .998 per epoch, group
-  norm for batch norm, a stateless spectral normalisation, and a moving average of all networks.
+generator and inference first, then the energy on newly drawn chains; batch 100, Adam with betas 0
+and .9, 301 epochs. Ours: a cosine from 1 to .55 of the rates instead of x .998 per epoch, group
+norm instead of batch norm, a stateless spectral normalisation, and a moving average of all
+networks.
 
 Time: not yet run in full (docs/results.md). Expected, as published: FID 9.26, reconstruction error
-  .0072 after 10 steps in z.
-On a laptop: --config.batch_size=16 --config.loss.num_negatives=16 --config.steps=100
-  --config.network.energy_widths=(16,16,16,16)
---config.network.generator_widths=(32,16,16,16) --config.network.inference_widths=(16,16,32,32)
+.0072 after 10 steps in z.
+
+On a laptop, add:
+
+    --config.batch_size=16 --config.loss.num_negatives=16 --config.steps=100 \\
+        --config.network.energy_widths='(16,16,16,16)' \\
+        --config.network.generator_widths='(32,16,16,16)' \\
+        --config.network.inference_widths='(16,16,32,32)'
 """
 
 from experiments.common import launch

@@ -6,16 +6,18 @@ scales, 6.56 M parameters.
         --ood=cifar100=npz:data/cifar100_test.npz
 
 K = 40 steps of size 400 and noise 0.002 on [-1, 1] (100 and 0.001 on [0, 1]), 128 chains, all of
-them in the KL term, first-in-first-out buffer of 10,000 (the figures of the paper;
+them in the KL term, first-in-first-out buffer of 10,000 (the values of the paper;
 buffer.kind=reservoir is the release's default), augmentation of the chains, Adam 2e-4 with betas 0
-and 0.9, gradient norm cut at 0.5, moving average 0.99, float32. The author trained 10 to 20
+and 0.9, gradient norm clipped at 0.5, moving average 0.99, float32. The author trained for 10 to 20
 thousand steps.
 
 Time: not yet run in full (docs/results.md). Expected, as published: FID 25.1; AUROC of -E .91
 (SVHN), .88 (textures), .65 (interpolation), .83 (CIFAR-100).
-On a laptop: --config.network.width=8 --config.sampler.num_steps=10 --config.batch_size=32
-  --config.loss.num_negatives=32
---config.loss.kl_chains=32 --config.steps=300
+
+On a laptop, add:
+
+    --config.network.width=8 --config.sampler.num_steps=10 --config.batch_size=32 \\
+        --config.loss.num_negatives=32 --config.loss.kl_chains=32 --config.steps=300
 """
 
 from experiments.common import launch

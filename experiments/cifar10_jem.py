@@ -6,9 +6,12 @@ Wide-ResNet-28-10, 200 epochs.
 
 Time: 156,200 steps; not yet run in full (docs/results.md). Expected (published): accuracy 92.9 %,
 AUROC of max p(y|x) .87 against CIFAR-100. Its users report that the loss explodes after 2 to 27
-epochs; cifar10_st_jem is the stable relative.
-On a laptop: --config.network.depth=10 --config.network.width=1 --config.steps=300
-  --config.optimizer.warmup=50
+epochs; cifar10_st_jem is the stable variant.
+
+On a laptop, add:
+
+    --config.network.depth=10 --config.network.width=1 --config.steps=300 \\
+        --config.optimizer.warmup=50
 """
 
 from experiments.common import launch

@@ -6,15 +6,18 @@ epochs.
     python -m experiments.evaluate --workdir=runs/cifar10_st_jem
 
 6 negatives for 64 positives, 10 % of the chains on p(x) and 90 % on p(x|y), 20 steps and one more
-each epoch, adaptive sampler from x += a/2 g + sqrt(a)/100 N(0, I) with a = 0.2 (step size 0.1 and
-temperature 1e-4 here), Adam 7e-5 with x0.6 every 3 epochs from epoch 5. The loss is L_yx + L_xy
-(alpha = 1). Shards are 6, so it splits over 1 or 2 devices; on 8: --config.shards=8
---config.loss.num_negatives=8.
+each epoch, adaptive sampler starting from x += a/2 g + sqrt(a)/100 N(0, I) with a = 0.2 (step size
+0.1 and temperature 1e-4 here), Adam 7e-5 with x0.6 every 3 epochs from epoch 5. The loss is
+L_yx + L_xy (alpha = 1). Its 6 shards run on 1 or 2 devices; for 8 devices:
+--config.shards=8 --config.loss.num_negatives=8.
 
-Time: 20,306 steps; not yet run in full (docs/results.md). Expected: no published figure of this
-  very configuration is known to us.
-On a laptop: --config.network.depth=10 --config.network.width=1 --config.steps=300
-  --config.optimizer.warmup=50
+Time: 20,306 steps; not yet run in full (docs/results.md). Expected: we know of no published result
+for exactly this configuration.
+
+On a laptop, add:
+
+    --config.network.depth=10 --config.network.width=1 --config.steps=300 \\
+        --config.optimizer.warmup=50
 """
 
 from experiments import cifar10_jem

@@ -4,9 +4,10 @@
     python -m experiments.evaluate --workdir=runs/mine_icd
 
 Data as in images_st_jem. The stages of the network follow the size of the images, unless
---config.network.stages says others. The other settings are those of mnist_icd: smaller images want
+--config.network.stages sets them. The other settings are those of mnist_icd: smaller images need
 smaller steps (8x8: --config.sampler.step_size=2 --config.fresh.step_size=2).
-Time and figures: those of your data. Expected on 28x28 images: as mnist_icd.
+
+Time and metrics depend on your data. Expected on 28x28 images: as for mnist_icd.
 """
 
 from experiments import mnist_icd

@@ -4,9 +4,10 @@
     python -m experiments.evaluate --workdir=runs/mine
 
 Data: npz:FILE (x_train, y_train, x_test, y_test), folder:FOLDER (SPLIT/CLASS/*.png) or tfds:NAME;
-without --config.data.source the built-in digits. The layers of the network follow the size of the
-images, unless --config.network.widths says others. The other settings are those of mnist_st_jem.
-Time and figures: those of your data. Expected on 28x28 images: as mnist_st_jem.
+the default is the built-in digits. The layers of the network follow the size of the images, unless
+--config.network.widths sets them. The other settings are those of mnist_st_jem.
+
+Time and metrics depend on your data. Expected on 28x28 images: as for mnist_st_jem.
 """
 
 from experiments import mnist_st_jem

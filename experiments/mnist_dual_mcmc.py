@@ -6,11 +6,12 @@
         --ood=fashion=npz:data/fashion_mnist_test.npz
 
 263 thousand parameters, the paper's equal weights, joint update, K = 20 in x and 10 in z.
+
 Time: 9 minutes, 3 of evaluation. Expected: samples at Frechet distance 9.1 from the generator alone
 and 8.7 after the chain in x (test images 1.1, noise 86), class coverage .97, reconstruction error
-.047 by q and .026 after 10 steps in z, half-hidden digits filled in at squared error .25 (mean
-image .28, nearest neighbour .27). With steps of 10 in x the chains overshoot from step 950 on, and
-gap_limit ends the run.
+.047 by q and .026 after 10 steps in z, hidden halves of digits filled in with squared error .25
+(mean image .28, nearest neighbour .27). With step size 10 in x the chains overshoot from step 950
+on, and gap_limit ends the run.
 """
 
 from experiments.common import launch

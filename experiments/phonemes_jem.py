@@ -2,8 +2,9 @@
 
     python -m experiments.phonemes_jem --workdir=runs/phonemes_jem \\
         --config.data.source=frames:data/phoneme_esl.npz
-Time: one minute on one CPU core. Expected: frame accuracy 91.1 % (ST-JEM 92.3 %), ECE 4.1 % (1.6
-  %), 99 % of fresh frames recognised.
+
+Time: one minute on one CPU core. Expected: frame accuracy 91.1 % (ST-JEM 92.3 %), ECE 4.1 %
+(1.6 %), 99 % of fresh frames recognised.
 """
 
 from experiments import phonemes_st_jem

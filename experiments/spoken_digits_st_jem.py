@@ -6,11 +6,13 @@ kHz).
     python -m experiments.evaluate --workdir=runs/spoken
     python -m experiments.speech --workdir=runs/spoken --task=denoise --input=noisy.wav \\
         --out=clean.wav
+
 Windows of 32 frames, 40 mel bins, 2-D convolutions (88 thousand parameters);
---config.network.wide=true takes a Wide-ResNet.
-Time: 22 minutes on one CPU core beside other work, 8 minutes of evaluation. Expected: 99.3 % of
-test recordings, 94.6 % of single windows recognised, 84 % of fresh windows, AUROC of log p(x) .93
-against white noise and .80 against babble.
+--config.network.wide=true selects a Wide-ResNet.
+
+Time: 22 minutes on one CPU core also busy with other work, 8 minutes of evaluation. Expected:
+99.3 % of test recordings, 94.6 % of single windows and 84 % of fresh windows recognised, AUROC of
+log p(x) .93 against white noise and .80 against babble.
 """
 
 from experiments.common import launch

@@ -1,13 +1,16 @@
 """ST-JEM on synthetic vowels and fricatives, built in: a first look at speech without any download.
-No person ever said these.
+Nobody ever spoke them.
 
     python -m experiments.vowels_st_jem --workdir=runs/vowels
     python -m experiments.evaluate --workdir=runs/vowels
     python -m experiments.speech --workdir=runs/vowels --task=generate --phones=s,iy,sh,aa
+
 Seven phones, windows of 21 frames of 40 mel bins, convolutions along time (57 thousand parameters).
-Time: 80 s on one CPU core, 4 minutes of evaluation beside other work. Expected: frame accuracy 99.1
-%, 91 % of fresh windows recognised, AUROC of log p(x) 1.00 against white noise and .97 against
-babble; at 10 dB of white noise the error of the spectrogram falls from 410 to 151 dB^2.
+
+Time: 80 s on one CPU core, 4 minutes of evaluation on a core also busy with other work. Expected:
+frame accuracy 99.1 %, 91 % of fresh windows recognised, AUROC of log p(x) 1.00 against white noise
+and .97 against babble; in white noise at 10 dB the error of the spectrogram falls from 410 to 151
+dB^2.
 """
 
 from experiments.common import launch

@@ -1,5 +1,5 @@
-"""Commands as a user types them: in a process of their own, or here on the devices that are there
-already."""
+"""Runs commands as a user types them: in a process of their own, or in this one on its existing
+devices."""
 
 import importlib
 import os
@@ -25,14 +25,14 @@ def command(*arguments, devices=None):
 
 
 def succeed(*arguments, devices=None):
-    """The command, which must end well."""
+    """Run a command that must succeed."""
     done = command(*arguments, devices=devices)
     assert done.returncode == 0, done.stderr
     return done
 
 
 def in_process(monkeypatch, capsys, name, *arguments):
-    """The command run here, on the devices that are there already, and what it printed."""
+    """Run a command in this process, on its existing devices, and return what it printed."""
     module = importlib.import_module(name)
     # as conftest has it; the launcher then leaves devices alone
     monkeypatch.setenv('JAX_NUM_CPU_DEVICES', '8')

@@ -15,11 +15,11 @@ FAST_TO_COMPILE = [
     '--xla_cpu_parallel_codegen_split_count=1',
 ]
 if importlib.metadata.version('jaxlib').startswith('0.10.'):
-    # later versions do not know it, and end at flags they do not know
+    # later versions do not have this flag, and abort on unknown flags
     FAST_TO_COMPILE.append('--xla_cpu_use_fusion_emitters=false')
 os.environ['XLA_FLAGS'] = ' '.join([os.environ.get('XLA_FLAGS', ''), *FAST_TO_COMPILE])
 
-# tracing makes many objects that stay: looking through them all the time costs a tenth of the suite
+# tracing makes many long-lived objects: scanning them often costs a tenth of the suite's time
 gc.set_threshold(200_000, 50, 100)
 
 # One cache of compiled programs for this run of the suite, its workers and the commands that it

@@ -169,7 +169,7 @@ def test_the_chain_in_x_leaves_a_perfect_generators_density_where_it_is(kernel, 
         ('adversarial', {'generator'}),
     ],
 )
-def test_each_addend_moves_its_own_network_only(name, taught):
+def test_each_loss_term_moves_its_own_network_only(name, taught):
     method, batch = (
         linear(dm.Settings(3, 3, **dict.fromkeys(dm.LOSS_TERMS, 1.0)), num_negatives=2),
         {
@@ -183,8 +183,8 @@ def test_each_addend_moves_its_own_network_only(name, taught):
     )(PARAMS)
     moved = {
         network
-        for network, of in grads.items()
-        if any(np.any(np.asarray(leaf) != 0) for leaf in jax.tree.leaves(of))
+        for network, grad in grads.items()
+        if any(np.any(np.asarray(leaf) != 0) for leaf in jax.tree.leaves(grad))
     }
     assert moved == taught
 
@@ -609,7 +609,7 @@ def test_inpainting_leaves_what_is_known_and_moves_what_is_hidden(x_steps, model
     x = jnp.where(KNOWN, DATA[0], jnp.nan)
     found = fill(x, 400)
     np.testing.assert_array_equal(found[KNOWN], DATA[0][KNOWN])
-    # what is hidden is not looked at, before the chain has forgotten its start, either
+    # hidden pixels are not used, even before the chain has forgotten its initial position
     for z_steps in (0, 3):
         np.testing.assert_array_equal(fill(x, z_steps), fill(DATA[0], z_steps))
     x = DATA[0]

@@ -99,13 +99,13 @@ def test_scores_are_what_they_are_called():
         np.testing.assert_allclose(found['grad_norm'][i], -np.linalg.norm(grad), rtol=1e-4)
 
 
-def test_judge_and_diversity_at_their_ends():
+def test_reference_classifier_and_diversity_at_their_extremes():
     train, test = data.digits('train'), data.digits('test')
-    judge = samples.fit_reference_classifier(train)
-    assert samples.recognition_accuracy(judge, test.x, test.y) > 0.98
+    classifier = samples.fit_reference_classifier(train)
+    assert samples.recognition_accuracy(classifier, test.x, test.y) > 0.98
     # the same in the network's units
-    assert samples.recognition_accuracy(judge, test.x / 127.5 - 1, test.y) > 0.98
-    assert samples.recognition_accuracy(judge, test.x, (test.y + 1) % 10) < 0.02
+    assert samples.recognition_accuracy(classifier, test.x / 127.5 - 1, test.y) > 0.98
+    assert samples.recognition_accuracy(classifier, test.x, (test.y + 1) % 10) < 0.02
     same, _ = samples.diversity(np.repeat(test.x[:10], 5, 0), np.repeat(np.arange(10), 5), train)
     real, class_conditional = samples.diversity(test.x, test.y, train)
     np.testing.assert_allclose(same, 0, atol=1e-9)
@@ -227,7 +227,7 @@ def test_kernel_distance_is_the_unbiased_discrepancy():
     )
 
 
-def test_intervals_of_distances_cover_the_law():
+def test_intervals_cover_the_distance_of_the_distributions():
     """Two Gaussians 1 apart in one of three directions: Frechet distance 1, in 8 of 10 intervals at
     least; wider for fewer images."""
     covered, widths = 0, []
@@ -247,7 +247,7 @@ def test_the_frechet_distance_has_the_bias_that_is_stated():
     np.testing.assert_allclose(found, (64 + 64 * 65 / 4) / 500, rtol=0.15)
 
 
-def test_known_cases_are_ordered_and_apart(tmp_path, monkeypatch):
+def test_reference_points_are_ordered_and_apart(tmp_path, monkeypatch):
     """In the features of a classifier of the digits: train and test next to each other, a shift
     far, noise farther; the file is reused."""
     monkeypatch.setattr(extractor, 'STEPS', 150)

@@ -104,7 +104,7 @@ def test_several_cores_are_used_without_being_asked(trained):
     )
 
 
-def test_evaluate_writes_every_figure_under_its_stable_name(trained, monkeypatch, capsys):
+def test_evaluate_writes_every_metric_under_its_stable_name(trained, monkeypatch, capsys):
     workdir, _ = trained
     monkeypatch.setattr(extractor, 'STEPS', 30)
     printed = in_process(
@@ -201,7 +201,7 @@ def test_evaluate_knows_energies_without_a_classifier(trained_icd, monkeypatch, 
     of_test_split = np.isin(data.digits('test').y, (8, 9)).sum()
     assert full['ood']['held_out']['energy']['examples'] == of_test_split
     assert (
-        'augmentation every 2 steps but in the last 1' in text
+        'augmentation every 2 steps except in the last 1' in text
         and summary['sample_distance']['extractor'] in text
     )
 
@@ -552,7 +552,7 @@ def test_a_mistake_gets_one_sentence_and_exit_code_2(
     assert not (tmp_path / 'new').exists() and list((tmp_path / 'empty').iterdir()) == []
 
 
-def test_an_outside_set_is_the_test_split(trained, tmp_path):
+def test_an_out_of_distribution_set_is_the_test_split(trained, tmp_path):
     """The release scored SVHN's train split, and returned image 0 of CIFAR-100 for every index."""
     rng = np.random.default_rng(0)
     images = {
@@ -675,7 +675,7 @@ def test_experiments_carry_their_command_and_build(name, tmp_path):
     )
 
 
-def test_cifar10_configurations_are_the_cards():
+def test_cifar10_configurations_have_the_published_constants():
     jem, st_jem = (
         importlib.import_module(f'experiments.cifar10_{name}').get_config()
         for name in ('jem', 'st_jem')

@@ -1,4 +1,4 @@
-"""The command line of dual-MCMC teaching: a run, its figures, its applications, its tables, and
+"""The command line of dual-MCMC teaching: a run, its metrics, its applications, its tables, and
 mistakes."""
 
 import ast
@@ -61,7 +61,7 @@ def evaluated(monkeypatch, capsys, workdir):
     return text, json.loads((workdir / 'summary.json').read_text())
 
 
-def test_evaluate_writes_the_figures_of_three_networks(trained, monkeypatch, capsys):
+def test_evaluate_writes_the_metrics_of_three_networks(trained, monkeypatch, capsys):
     text, summary = evaluated(monkeypatch, capsys, trained)
     assert (
         set(summary['reconstruction_mse']) == {'q', 'q_refined'}
@@ -169,7 +169,7 @@ def test_every_preset_is_the_same_method_under_other_settings(preset):
     assert model.has_energy == ('energy' in used)
 
 
-def test_what_teaching_sets_goes_before_the_preset():
+def test_teaching_overrides_the_preset():
     config = importlib.import_module(NAME).get_config()
     config.preset, config.teaching.inference_chain = 'release', 0.0
     settings = method_settings(config)

@@ -54,7 +54,7 @@ def test_recovery_actions_change_what_they_say_on_top_of_each_other():
         'learning rate x 0.5',
         'step size x 0.1',
     ]
-    assert changes[0][1] is None  # other random numbers only: nothing is compiled anew
+    assert changes[0][1] is None  # other random numbers only: nothing is recompiled
     rate, steps, size = (
         config.optimizer.learning_rate,
         config.sampler.num_steps,
@@ -132,14 +132,14 @@ def test_a_run_that_diverges_recovers_by_its_configuration(recovered):
         (['--config.guard.learning_rate=2.0'], '--config.guard.learning_rate must be in (0, 1]'),
     ],
 )
-def test_a_policy_that_cannot_be_gets_one_sentence(tmp_path, monkeypatch, capsys, flags, says):
+def test_an_invalid_guard_gets_one_sentence(tmp_path, monkeypatch, capsys, flags, says):
     assert_one_sentence(
         monkeypatch, capsys, says, 'experiments.digits_jem', f'--workdir={tmp_path}/run', *flags
     )
     assert not (tmp_path / 'run').exists()
 
 
-def test_chains_are_watched_while_the_run_trains(recovered, monkeypatch):
+def test_chains_are_observed_while_the_run_trains(recovered, monkeypatch):
     """The last row against the checkpoint of the same step: 32 entries spread over the buffer,
     their energies, its ages."""
     row = [json.loads(line) for line in (recovered / 'metrics.jsonl').read_text().splitlines()][-1]
@@ -170,7 +170,7 @@ def test_chains_are_watched_while_the_run_trains(recovered, monkeypatch):
     )
 
 
-def test_a_sampler_that_tunes_itself_is_watched_at_its_present_scales():
+def test_an_adaptive_sampler_is_observed_at_its_current_scales():
     c = JemChain(step_size=0.1, noise=1e-4, noise_is_temperature=True, adaptive=True)
     tuned = jnp.broadcast_to(jnp.array([0.32, 50.0, 0.9, 0.1]), (8, 4))
     state = SimpleNamespace(chains=SimpleNamespace(sampler=SimpleNamespace(settings=tuned)))
@@ -228,7 +228,7 @@ def test_runs_side_by_side_are_the_runs_one_by_one():
     each."""
     task = systems.task_of('digits')._replace(network=SMALL_NETWORK)
     cases = [(1e-3, 1.0, 0), (5e-3, 0.5, 1)]
-    figures, _ = stability.train_side_by_side(
+    together, _ = stability.train_side_by_side(
         'st_jem', 2, cases, stability.Grid(steps=3, seeds=2), task
     )
     for i, (rate, size, seed) in enumerate(cases):
@@ -240,10 +240,10 @@ def test_runs_side_by_side_are_the_runs_one_by_one():
         for t in range(3):
             state, metrics = step(state, shard_batch(recipe.batch_at(t), here))
             np.testing.assert_allclose(
-                figures['s_gap'][t, i], metrics['s_gap'], rtol=2e-3, atol=1e-5
+                together['s_gap'][t, i], metrics['s_gap'], rtol=2e-3, atol=1e-5
             )
             np.testing.assert_allclose(
-                figures['s_positives'][t, i], metrics['s_positives'], rtol=2e-3
+                together['s_positives'][t, i], metrics['s_positives'], rtol=2e-3
             )
 
 

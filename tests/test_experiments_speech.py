@@ -91,13 +91,13 @@ def test_evaluate_measures_recordings_and_denoising(trained, monkeypatch, capsys
 def test_a_recording_is_classified_generated_and_denoised_from_the_command_line(
     trained, tmp_path, monkeypatch, capsys
 ):
-    def of(*arguments):
+    def speech(*arguments):
         return in_process(
             monkeypatch, capsys, 'experiments.speech', f'--workdir={trained}', *arguments
         )
 
     audio.write(tmp_path / 'in.wav', formants.utterance(999, ['s', 'aa']).sound, 16000)
-    lines = of(
+    lines = speech(
         '--task=classify', f'--input={tmp_path}/in.wav', f'--out={tmp_path}/said'
     ).splitlines()
     spans = [line.split() for line in lines[1:-1]]
@@ -108,11 +108,11 @@ def test_a_recording_is_classified_generated_and_denoised_from_the_command_line(
     )
     # shorter than a window
     audio.write(tmp_path / 'short.wav', formants.utterance(999, ['s', 'aa']).sound[:800], 16000)
-    short = of(
+    short = speech(
         '--task=classify', f'--input={tmp_path}/short.wav', f'--out={tmp_path}/short'
     ).splitlines()
     assert short[-2].split()[1] == '0.06'  # six frames
-    of(
+    speech(
         '--task=generate',
         '--phones=s,iy',
         '--seconds=0.06',
@@ -123,7 +123,7 @@ def test_a_recording_is_classified_generated_and_denoised_from_the_command_line(
         # aa eh f iy s sh uw
         assert found['features'].shape == (12, 12) and found['labels'].tolist() == [4] * 6 + [3] * 6
     assert abs(len(audio.read(tmp_path / 'new.wav', 16000)[0]) - 11 * 160) <= 160
-    text = of('--task=denoise', '--snr=10', '--steps=0', f'--out={tmp_path}/clean')
+    text = speech('--task=denoise', '--snr=10', '--steps=0', f'--out={tmp_path}/clean')
     with np.load(tmp_path / 'clean.npz') as found:
         np.testing.assert_array_equal(found['before'], found['after'])
     before, after = text.split('spectrogram ')[1].split(' dB^2 before, ')
@@ -272,15 +272,15 @@ def test_words_and_speakers_can_be_left_out(tmp_path):
     config = speech_jem.SpeechSettings()
     config.features.bins, config.data.window, config.data.every = 12, 20, 10
     config.data.source, config.data.speakers = f'fsdd:{digits_folder(tmp_path)}', ('mia',)
-    train, test, of = speech_jem.prepared(config)
+    train, test, run = speech_jem.prepared(config)
     assert (
-        of.frontend.names == ('0', '1')
-        and {r.speaker for r in of.test} == {'jo'}
-        and [r.speaker for r in of.others] == ['mia'] * 8
+        run.frontend.names == ('0', '1')
+        and {r.speaker for r in run.test} == {'jo'}
+        and [r.speaker for r in run.others] == ['mia'] * 8
     )
     assert train.x.shape[1:] == (20, 12, 1) and set(train.y) == set(test.y) == {0, 1}
     np.testing.assert_allclose(train.x.mean((0, 1, 3)), 0, atol=0.1)
-    sets = speech_jem.extra_ood(of, config.data)
+    sets = speech_jem.extra_ood(run, config.data)
     assert set(sets) == {'white', 'babble', 'other_speakers'} and sets['white']().x.shape[1:] == (
         20,
         12,
@@ -288,9 +288,9 @@ def test_words_and_speakers_can_be_left_out(tmp_path):
     )
     config.data.speakers, config.data.leave_out = (), (1,)  # as one types it
     settings.as_declared(config)
-    train, test, of = speech_jem.prepared(config)
-    assert of.frontend.names == ('0',) and len(of.test) == 8 and set(train.y) == {0}
-    assert len(speech_jem.extra_ood(of, config.data)['held_out']().x) > 4
+    train, test, run = speech_jem.prepared(config)
+    assert run.frontend.names == ('0',) and len(run.test) == 8 and set(train.y) == {0}
+    assert len(speech_jem.extra_ood(run, config.data)['held_out']().x) > 4
     config.data.leave_out = ('0', '1')
     with pytest.raises(InputError, match='not all'):
         speech_jem.prepared(config)

@@ -163,7 +163,7 @@ def test_the_forecast_counts_what_the_step_does(tmp_path):
     params = jax.eval_shape(network.init, jax.random.key(0), jnp.zeros(SHAPE))
     forward = cost.count_flops(network.apply, params, jnp.zeros(SHAPE))
     # 8 chains x 2 steps x (energy + input gradient = 2), the score of 8 samples, a batch of 24
-    # forward and back (3, but the first # layer needs no input gradient: 4 x 4 positions, 3 x 3
+    # forward and back (3, but the first layer needs no input gradient: 4 x 4 positions, 3 x 3
     # window, 8 channels).
     gflop = float(text.split(' GFLOP in all')[0].split()[-1])
     np.testing.assert_allclose(
@@ -296,7 +296,7 @@ def test_a_checkpoint_that_is_not_there(tmp_path):
         Checkpoints(tmp_path).restore(state_shapes(recipe()))
 
 
-def test_summary_figures_are_merged(tmp_path):
+def test_summary_metrics_are_merged(tmp_path):
     update_summary(tmp_path, {'a': 1, 'ood': {'x': {'s': 1}}})
     update_summary(tmp_path, {'b': 2, 'ood': {'x': {'t': 2}, 'y': {}}})
     assert json.loads((tmp_path / 'summary.json').read_text()) == {

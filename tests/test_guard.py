@@ -144,9 +144,9 @@ def test_the_loss_of_dual_mcmc_is_that_of_the_valid_chains():
 
 
 @pytest.mark.parametrize('kind', [replay.persistent, replay.first_in_first_out])
-def test_a_chain_in_quarantine_begins_anew_from_noise(kind):
-    """In a buffer of 12 of which 4 are drawn each time: the entry is soon drawn again, and then it
-    is a start."""
+def test_a_quarantined_chain_restarts_from_noise(kind):
+    """In a buffer of 12 of which 4 are drawn each time: the entry is soon drawn again, and then the
+    chain restarts."""
     buffer, labels = kind(START, 12, restart=0.0), jnp.full(4, UNCONDITIONAL)
     state, key = buffer.init(jax.random.key(0)), jax.random.key(1)
     for i in range(6):  # all entries hold samples
@@ -216,9 +216,9 @@ def entry(diverged_at, back_to):
         # no further than before: one further back
         ([entry(560, 500)], 555, [500, 400, 300], 400),
         ([entry(560, 500)], 560, [500, 400, 300], 400),
-        # 500 was made anew on the way
+        # 500 was written again on the way
         ([entry(560, 500), entry(520, 400)], 555, [500, 400, 300], 300),
-        # nothing older is left: all of them may be sick
+        # nothing older is left: all of them may be unhealthy
         ([entry(560, 500), entry(520, 300)], 555, [500, 400, 300], 0),
         ([entry(560, 500), entry(520, 0)], 555, [500, 400, 300], 0),
         # it got past the first divergence
@@ -232,7 +232,7 @@ def test_where_a_run_goes_back_to(tmp_path, log, step, ring, target):
     assert guard.target(step, ring, 50) == target
 
 
-def test_the_last_attempt_begins_anew_where_the_one_before_ended_soon(tmp_path):
+def test_the_last_attempt_begins_at_step_0_where_the_one_before_ended_soon(tmp_path):
     for step, left, target in ((690, 1, 0), (700, 1, 0), (760, 1, 700), (690, 2, 600)):
         guard = Guard(tmp_path, ())
         guard.log.append(entry(560, 500))
@@ -320,8 +320,8 @@ def test_a_run_that_diverges_goes_back_changes_and_finishes(tmp_path):
     text = (tmp_path / 'recoveries' / 'log.txt').read_text().splitlines()
     assert (
         text[1]
-        == 'Attempt 2 of 3: the run had diverged at step 11: loss = -10 (beyond its limit of 9.5).'
-        ' Back to step 0, with learning rate x 0.1.'
+        == 'Attempt 2 of 3: the run had diverged at step 11: loss = -10 (beyond its limit of 9.5). '
+        'Back to step 0, with learning rate x 0.1.'
     )
     kept = rows(tmp_path / 'metrics.jsonl')
     first, second = (
@@ -331,7 +331,7 @@ def test_a_run_that_diverges_goes_back_changes_and_finishes(tmp_path):
     assert [row['step'] for row in first] == list(range(5, 12)) and [
         row['step'] for row in second
     ] == list(range(1, 12))
-    # of step 5, in three tries
+    # of step 5, in three attempts
     assert len({rows_of[at]['random'] for rows_of, at in ((first, 0), (second, 4), (kept, 4))}) == 3
     assert first[-1]['loss'] == second[-1]['loss'] == -10
 
@@ -356,8 +356,8 @@ def test_when_no_attempt_is_left_the_end_says_what_was_tried_and_what_is_kept(tm
 
 
 def test_a_batch_that_is_not_finite_is_left_behind(tmp_path):
-    """Batch 9 is: the next try goes on behind the batches that it had seen, from step 4 with batch
-    10."""
+    """Batch 9 is not finite: the next attempt continues after the batches already seen, from step 4
+    with batch 10."""
 
     def poisoned(step):
         return {'x': np.full((4, 1), np.nan if step == 9 else 1 + step / 1000, np.float32)}
@@ -484,8 +484,8 @@ def test_a_run_killed_in_the_midst_of_a_recovery_ends_as_one_that_is_not(
 
 
 def test_a_signal_at_the_beginning_of_an_attempt_changes_nothing(tmp_path, monkeypatch):
-    """It comes with the divergence, so that the next try stops before its first step; both tries
-    begin at step 0."""
+    """It comes with the divergence, so that the next attempt stops before its first step; both
+    attempts begin at step 0."""
     go_back, options = Guard.go_back, dict(limit=3.5)
     whole = tmp_path / 'whole', run(tmp_path / 'whole', 20, two_actions, numbered, **options)
 

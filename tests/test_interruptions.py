@@ -204,7 +204,7 @@ def test_when_one_of_two_processes_dies_the_other_ends_and_the_rerun_continues(t
     pair[0].communicate()
     assert (
         pair[1].returncode != 0
-        and 'start all of them again by the same commands' in err.strip().splitlines()[-1]
+        and 'start all of them again with the same commands' in err.strip().splitlines()[-1]
     )
     pair = start_two(shared)
     said = [process.communicate(timeout=60) for process in pair]

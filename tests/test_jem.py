@@ -239,11 +239,11 @@ def test_the_adaptive_sampler_finds_the_better_step():
     assert [knob for knob, _ in tried[:15:3]] == [0, 1, 2, 3, 0]
 
 
-def test_the_adaptive_sampler_has_the_cards_kernel():
+def test_the_adaptive_sampler_has_the_published_kernel():
     """x += a/2 g + sqrt(a)/100 N(0, I) with a = 0.2 and momentum 0.1, on an energy of slope 1:
     drift 0.9 a/2, noise sqrt(a)/100."""
     sampler = adapt.adaptive(calls=4)
-    # the second call of a trial leaves the settings as they are
+    # the second call of a trial leaves the settings unchanged
     state = sampler.update(sampler.init(), 0.0)
     kernel = sampler.kernel(state)
 

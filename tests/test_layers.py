@@ -1,4 +1,4 @@
-"""Imports run one way, in the library and in the rooms above it, and never in a circle."""
+"""Imports go one way, in the library and in the packages above it, and are never circular."""
 
 import ast
 import pathlib
@@ -6,7 +6,7 @@ import pathlib
 import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
-# room of ebm_jax -> what of ebm_jax it may import, besides the base and its own room
+# part of ebm_jax -> what of ebm_jax it may import, besides the base and itself
 BASE = {
     'types',
     'errors',
@@ -57,7 +57,7 @@ LIBRARY = {
     '__init__': {'trained', 'types'},
 }
 FOLDERS = ('apply', 'data', 'evaluate', 'methods', 'networks')
-# room of experiments -> what of experiments it may import; 'experiments' are the files on top
+# part of experiments -> what of experiments it may import; 'experiments': the top-level files
 ABOVE = {
     'common': {'common'},
     'evaluations': {'common', 'evaluations'},
@@ -92,7 +92,7 @@ def imports(path, type_checking=False):
             yield from (f'{node.module}.{alias.name}' for alias in node.names)
 
 
-def room(path, package='ebm_jax'):
+def part_of(path, package='ebm_jax'):
     parts = path.relative_to(ROOT / package).parts
     if package == 'experiments' and len(parts) == 1:
         return 'experiments'
@@ -106,18 +106,18 @@ def names(paths):
 @pytest.mark.parametrize('path', FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_imports_run_one_way(path):
     imported = {name.split('.')[1] for name in imports(path) if name.startswith('ebm_jax.')}
-    own = {room(path)} if room(path) in FOLDERS else set()
-    assert imported & set(LIBRARY) <= LIBRARY[room(path)] | own
+    own = {part_of(path)} if part_of(path) in FOLDERS else set()
+    assert imported & set(LIBRARY) <= LIBRARY[part_of(path)] | own
 
 
 @pytest.mark.parametrize('path', FILES_ABOVE, ids=lambda path: str(path.relative_to(ROOT)))
 def test_imports_run_one_way_above_the_library(path):
-    rooms = set()
+    imported = set()
     for name in imports(path):
         parts = name.split('.')
         if parts[0] == 'experiments' and len(parts) > 1:
-            rooms.add(parts[1] if parts[1] in ABOVE else 'experiments')
-    assert rooms <= ABOVE[room(path, 'experiments')]
+            imported.add(parts[1] if parts[1] in ABOVE else 'experiments')
+    assert imported <= ABOVE[part_of(path, 'experiments')]
 
 
 def test_no_module_imports_itself_by_way_of_others():
@@ -152,7 +152,7 @@ def test_no_module_imports_itself_by_way_of_others():
 
 @pytest.mark.parametrize('path', FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_the_library_knows_no_launcher_and_no_other_framework(path):
-    banned = EVERYWHERE_FORBIDDEN | FORBIDDEN.get(room(path), set())
+    banned = EVERYWHERE_FORBIDDEN | FORBIDDEN.get(part_of(path), set())
     found = {
         name
         for name in imports(path)

@@ -145,7 +145,7 @@ def sizes(module, shape):
     return {name: num_parameters(part) for name, part in shapes.items()}
 
 
-def test_multi_scale_energy_has_the_cards_size():
+def test_multi_scale_energy_has_the_releases_size():
     """4.86 + 1.30 + 0.41 = 6.56 M at F = 64; the half scale by hand."""
 
     def block(f, down=None):

@@ -111,7 +111,7 @@ def test_information_is_the_difference_of_the_losses():
     )
 
 
-def test_beta_zero_is_plain_jem_with_the_cards_factor():
+def test_beta_zero_is_plain_jem_up_to_the_share_of_negatives():
     plain = coefficients(obj.uniform)
     np.testing.assert_allclose(
         coefficients(partial(obj.balanced, beta=0.0, include_positives=False)), plain, atol=1e-6

@@ -95,9 +95,9 @@ def test_restarts_come_at_their_rate_with_age_zero(name):
     draw = jax.vmap(lambda key: buffer.draw(key, state, 8, NONE(8)))(
         jax.random.split(jax.random.key(3), 1000)
     )
-    anew = np.all(np.abs(np.asarray(draw.position)) <= 1, -1)
-    np.testing.assert_allclose(anew.mean(), 0.3, atol=0.03)  # sd 0.005
-    assert np.all((np.asarray(draw.age) == 0) == anew)
+    restarted = np.all(np.abs(np.asarray(draw.position)) <= 1, -1)
+    np.testing.assert_allclose(restarted.mean(), 0.3, atol=0.03)  # sd 0.005
+    assert np.all((np.asarray(draw.age) == 0) == restarted)
 
 
 def test_class_blocks_keep_their_labels_and_shares():
@@ -124,7 +124,7 @@ def test_draws_are_uniform_within_a_class():
     assert chisquare(counts[20:30]).pvalue > 1e-3 and counts.sum() == counts[20:30].sum()
 
 
-def test_without_a_block_for_them_unconditional_chains_are_new_starts():
+def test_without_a_block_for_them_unconditional_chains_restart():
     buffer = replay.class_conditional(STARTS, 40, 3, unconditional=0.0, restart=0.0)
     state = buffer.init(jax.random.key(0)).replace(age=jnp.full(40, 7, jnp.int32))
     draw = buffer.draw(
@@ -166,7 +166,7 @@ def test_reservoir_occupancy_is_uniform_over_all_ever_written():
     assert all(len(set(row)) == 20 for row in kept)
 
 
-def test_an_empty_entry_is_a_start_and_filled_ones_come_first():
+def test_chains_restart_in_empty_entries_and_filled_ones_come_first():
     buffer = BUFFERS['fifo']
     state = filled(buffer, rounds=1, n=8)
     draw = buffer.draw(jax.random.key(0), state, 12, NONE(12))
@@ -181,7 +181,7 @@ def test_fresh_chains_have_no_memory():
     assert np.all(np.asarray(a.age) == 0) and not np.any(np.isin(a.position, b.position))
 
 
-def test_gaussian_start_has_the_moments_of_its_class():
+def test_gaussian_initial_sampler_has_the_moments_of_its_class():
     means = np.array([[0.0, 1.0], [5.0, -5.0]], np.float32)
     factors = np.array([[[1.0, 0.0], [0.5, 0.5]], [[0.1, 0.0], [0.0, 2.0]]], np.float32)
     start = initial.class_gaussian(means, factors)
@@ -222,9 +222,9 @@ def test_what_cannot_work_is_refused(make):
 
 
 @pytest.mark.parametrize('name', BUFFERS)
-def test_a_peek_sees_samples_of_chains_and_no_starts(name):
+def test_past_samples_come_from_chains_and_not_from_the_initial_sampler(name):
     """After one round of 8 in a buffer of 40: at most those 8 are present, each once; before any
-    round none is, whatever the starts."""
+    round none is, whatever the initial positions."""
     buffer = BUFFERS[name]
     _, present = buffer.sample_past(jax.random.key(0), buffer.init(jax.random.key(9)), 20)
     assert not present.any()

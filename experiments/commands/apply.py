@@ -2,16 +2,17 @@
 
   reconstruct  images by the generator: from the inference model alone, and after the chain in z
   interpolate  from image to image, or with --samples from sample to sample, through the latent
-  space
+               space
   inpaint      fill in what is hidden (--hide): the chain in z on what is seen, then the chain of
-  the energy on what is hidden refine       a chain of the energy from the images
-  (--data=npz:MINE.npz, for instance corrupted ones) scores       every score of every image, to
-  tell familiar from unfamiliar
+               the energy on what is hidden
+  refine       a chain of the energy from the images (--data=npz:MINE.npz, for instance corrupted
+               ones)
+  scores       every score of every image, to tell familiar from unfamiliar
 
 refine, scores and inpaint work on runs of every method (inpaint without a generator starts from
-noise), the others on those with a generator. Images are the run's test images, or --data.
-Conditional networks get the labels of the data (an .npz without labels counts as class 0), or
---label. Writes a grid (PNG) and numbers (.npz, where [-1, 1] is black to white) to OUT.
+noise); the others need a generator. Images are the run's test images, or --data. Conditional
+networks get the labels of the data (an .npz without labels counts as class 0), or --label. Writes a
+grid (PNG) and numbers (.npz, where [-1, 1] is black to white) to OUT.
 """
 
 import pathlib
@@ -56,7 +57,7 @@ def define(values: Any) -> None:
     flags.DEFINE_integer(
         'label',
         None,
-        'Class that a conditional energy or generator is to take; default those of the data.',
+        'Class for a conditional energy or generator; default: the labels of the data.',
         0,
         flag_values=values,
     )
@@ -140,7 +141,7 @@ def prepare(values: Any, opened: runs.Run) -> Inputs:
             f'trained on {list(shape)}: bring them to that size first'
         )
     if values.label is not None and not model.class_conditional:
-        raise InputError(f'--label={values.label} cannot be used: this run knows no classes')
+        raise InputError(f'--label={values.label} cannot be used: this run is not conditional')
     if values.label is not None and values.label >= classes:
         raise InputError(f'--label={values.label} must lie in 0 to {classes - 1}')
     if not model.unconditional and examples.num_classes > classes:
@@ -167,8 +168,8 @@ def check_generator(values: Any, inputs: Inputs) -> None:
     """Raises: InputError for a run without a generator."""
     if inputs.experiment.model.latent is None:
         raise InputError(
-            f'--task={values.task} needs a generator, which this run has not: give the workdir of '
-            'a run that trained one'
+            f'--task={values.task} needs a generator, which this run does not have: give the '
+            'workdir of a run that trained one'
         )
 
 
@@ -176,8 +177,8 @@ def check_energy(values: Any, inputs: Inputs) -> None:
     """Raises: InputError for a run without an energy."""
     if not inputs.experiment.model.has_energy:
         raise InputError(
-            f'--task={values.task} needs an energy, which this run has not: give the workdir of a '
-            'run that trained one'
+            f'--task={values.task} needs an energy, which this run does not have: give the '
+            'workdir of a run that trained one'
         )
 
 
@@ -337,7 +338,7 @@ def known_part(hide: str, shape: Sequence[int]) -> np.ndarray:
             known = np.asarray(image.convert('L'))[..., None] > 127
     except (UnidentifiedImageError, OSError) as error:
         raise InputError(
-            f'--hide={hide} is none of {", ".join(HIDDEN)} and no image file that can be read'
+            f'--hide={hide} is neither one of {", ".join(HIDDEN)} nor a readable image file'
         ) from error
     if known.shape[:2] != (height, width):
         raise InputError(
@@ -345,8 +346,8 @@ def known_part(hide: str, shape: Sequence[int]) -> np.ndarray:
         )
     if known.all() or not known.any():
         raise InputError(
-            f'the mask {hide} hides {"nothing" if known.all() else "everything"}: draw what is'
-            ' hidden black, the rest white'
+            f'the mask {hide} hides {"nothing" if known.all() else "everything"}: make hidden'
+            ' pixels black, the rest white'
         )
     return known
 

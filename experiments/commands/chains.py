@@ -1,9 +1,11 @@
-"""How healthy the chains of a run are: python -m experiments.chains --workdir=DIR [--steps=1000]
-[--num=64]
+"""How healthy the chains of a run are.
+
+    python -m experiments.chains --workdir=DIR [--steps=1000] [--num=64]
 
 Long fresh chains, without the run's transitions: their energy along the way, drift against noise,
 what a Metropolis test would accept, ages in the buffer, effective sample size and split R-hat; and
 whether samples stay near the data after 1, 10 and 100 times the steps of training.
+
 Writes WORKDIR/chains.txt, chains.png and samples/after_N_steps.png; metrics in summary.json under
 'chains'.
 """
@@ -114,7 +116,7 @@ def drift(
     lengths: list[int],
     n: int,
 ) -> dict[str, float]:
-    """{steps: Frechet distance of samples after so many}; their grids in samples/."""
+    """{steps: Frechet distance of samples after that many}; writes their grids to samples/."""
     model = experiment.model
     features = extractor.classifier_extractor(experiment.train, workdir / 'extractor.npz').features
     reference, _ = distance.reference_points(experiment.train, experiment.test, n)

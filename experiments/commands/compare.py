@@ -1,8 +1,7 @@
-"""Runs side by side: python -m experiments.compare --workdir=A --workdir=B ... prints one line for
-each, and what their settings differ in.
+"""Compare runs side by side: python -m experiments.compare --workdir=A --workdir=B ...
 
-Metrics are those of summary.json (run `evaluate` first); a metric that a run does not have stays
-empty.
+Prints a table with one line for each run: the settings in which they differ, and the metrics of
+summary.json (run `evaluate` first). A metric that a run does not have stays empty.
 """
 
 import json

@@ -1,13 +1,15 @@
-"""Compose the energies of separately trained runs and sample: python -m experiments.compose
---all=RUN:LABEL --all=RUN:LABEL --out=FILE
+"""Compose the energies of separately trained runs and sample.
 
-    E(x) = sum over --all of w E(x)  -  (1/s) log sum over --any of w exp(-s E(x))  -  a sum over
-    --none of w E(x)
+    python -m experiments.compose --all=RUN:LABEL --all=RUN:LABEL --out=FILE
 
-Each term is WORKDIR, WORKDIR:LABEL (one class of a run whose energy knows classes), or either with
-*WEIGHT behind it. Runs may be of any experiment, as long as their images have one size. Chains
-begin and move as the first run's fresh samples do, with the step divided by the number of factors.
-Writes FILE.png and FILE.npz (float32 images in [-1, 1]).
+    E(x) = sum over --all of w E(x)
+           - (1/s) log sum over --any of w exp(-s E(x))
+           - a sum over --none of w E(x)
+
+Each term is WORKDIR, WORKDIR:LABEL (one class of a run with a conditional energy), or either
+followed by *WEIGHT. Runs may be of any experiment, as long as their images have the same size.
+Chains begin and move like those of the first run's fresh samples, with the step size divided by the
+number of factors. Writes FILE.png and FILE.npz (float32 images in [-1, 1]).
 """
 
 import pathlib
@@ -100,7 +102,7 @@ def parse(kind: str, text: str) -> Term:
             1.0 if weight is None else float(weight),
         )
     except ValueError as error:
-        raise InputError(f'--{kind}={text}: the weight behind * must be a number') from error
+        raise InputError(f'--{kind}={text}: the weight after * must be a number') from error
 
 
 def check(term: Term, opened: TrainedModel, first: TrainedModel) -> None:
@@ -155,10 +157,16 @@ def draw(
     model: Model,
     steps: int | None = None,
 ) -> np.ndarray:
-    """Fresh samples of a composition (`composition.over_models`), as `model` draws its own but with
-    the divided step.
+    """Fresh samples of a composition (`composition.over_models`), drawn as `model` draws its own
+    but with the divided step size.
 
-    Args: params: of each term. labels: [N, T].
+    Args:
+      key: key of the chains.
+      composed: the composition.
+      params: parameters of each term.
+      labels: labels of the terms, [N, T].
+      model: the model whose initial sampler, kernel and transition the chains use.
+      steps: steps of each chain; default as configured.
     """
 
     def initial_sampler(params, key, labels):

@@ -2,13 +2,13 @@
 
 Accuracy and calibration (of classifiers), out-of-distribution detection, fresh samples, whether
 they are recognised, and their distance to the data. Writes evaluation.json, evaluation.txt (the
-same, with the protocol beside each metric), scores.png, curves.png, samples/*.png (and
+same, with the protocol of each metric), scores.png, curves.png, samples/*.png (and
 reliability.png) into the workdir, and the main metrics into its summary.json.
 
 NAME=DATA adds an out-of-distribution set: rotated, inverted, noise, mixed (changes of the test
-set), npz:FILE, folder:FOLDER or tfds:NAME[@FOLDER]; NAME= alone removes one. Those that the run has
-by itself (classes left out of training; of speech also noise, babble and speakers left out) are
-there already. Distances are in the features of a classifier that is trained on the run's data here
+set), npz:FILE, folder:FOLDER or tfds:NAME[@FOLDER]; NAME= alone removes one. The run's own sets
+(classes left out of training; for speech also noise, babble and speakers left out) are included by
+default. Distances are in the features of a classifier trained here on the run's data
 (WORKDIR/extractor.npz, or --extractor=FILE to share one); --inception=FILE.npz adds the true FID.
 """
 
@@ -43,12 +43,16 @@ def define(values: Any) -> None:
         'ood', [], 'NAME=DATA, an out-of-distribution set; NAME= removes one.', flag_values=values
     )
     flags.DEFINE_integer(
-        'limit', 10_000, 'Examples at most of each out-of-distribution set.', 1, flag_values=values
+        'limit',
+        10_000,
+        'Maximum number of examples of each out-of-distribution set.',
+        1,
+        flag_values=values,
     )
     flags.DEFINE_integer(
         'fresh_per_class',
         50,
-        'Fresh samples of each class; so many for each class in all where there are no classes.',
+        'Fresh samples of each class; an unconditional model draws as many in total.',
         2,
         flag_values=values,
     )
@@ -56,7 +60,7 @@ def define(values: Any) -> None:
     flags.DEFINE_string(
         'extractor',
         None,
-        'File of the classifier whose features distances are in.',
+        'File of the classifier in whose features distances are measured.',
         flag_values=values,
     )
     flags.DEFINE_string(
@@ -110,7 +114,7 @@ def run(values: Any) -> None:
 
 
 def summary_of(found: dict[str, Any]) -> dict[str, Any]:
-    """The main metrics, under the names that stay."""
+    """The main metrics, under stable names."""
     plain = (int, float, type(None))
     left_out = ('step', 'reference_classifier_accuracy')
     summary: dict[str, Any] = {
@@ -142,17 +146,17 @@ def distance_summary(table: dict[str, Any], stages: dict[str, str]) -> dict[str,
 
 
 def requested_ood(experiment: Experiment, additions: tuple[str, ...]) -> dict[str, str]:
-    """The experiment's out-of-distribution sets and those that the run has by itself, with the
-    user's NAME=DATA on top."""
+    """The experiment's out-of-distribution sets and the run's own, with the user's NAME=DATA on
+    top."""
     sets = dict(experiment.ood) | {name: name for name in experiment.datasets.extra_ood}
     sets |= ood_names(additions, '--ood')
     return {name: spec for name, spec in sets.items() if spec}
 
 
 def extractors_of(workdir: pathlib.Path, experiment: Experiment, values: Any) -> list[Extractor]:
-    """The extractors to measure in, the data set's own first; read or trained before anything long
-    starts."""
-    # first: the other may train
+    """The extractors to measure in, the data set's own first; read or trained before anything else
+    that takes long."""
+    # read first, since the other may have to be trained
     true_fid = [extractor.inception_extractor(values.inception)] if values.inception else []
     file = values.extractor or workdir / 'extractor.npz'
     return [extractor.classifier_extractor(experiment.train, file), *true_fid]

@@ -23,13 +23,13 @@ def define(values: Any) -> None:
         'workdir', None, 'Folder of a run or an exported model.', flag_values=values
     )
     flags.DEFINE_integer(
-        'label', None, 'Class to draw from p(x|y); p(x) where left out.', flag_values=values
+        'label', None, 'Class y, to draw from p(x|y); default: from p(x).', flag_values=values
     )
     flags.DEFINE_integer('num', 100, 'How many samples.', 1, flag_values=values)
     flags.DEFINE_integer(
         'steps',
         None,
-        'Steps of each chain; default as configured. 0: where chains begin.',
+        'Steps of each chain; default as configured. 0: the initial positions.',
         0,
         flag_values=values,
     )

@@ -1,16 +1,17 @@
 """Put a run on speech to use: python -m experiments.speech --workdir=DIR --task=TASK
 [--input=FILE.wav] [--out=NAME]
 
-  classify  what is said in --input: phones with their times, or the word, with probabilities; every
-    energy of it as numbers
+  classify  what is said in --input: phones with their times, or the word, with probabilities; all
+            logits (negative energies) as numbers
   generate  sound: a word (--word), a phoneme sequence (--phones=s,iy, --seconds for each), or
-  whatever comes (--seconds in all) denoise   --input (or a test recording with --snr of white
-  noise) after --steps of the chain from its features, held by --anchor
+            unconditional (--seconds in total)
+  denoise   --input (or a test recording with --snr of white noise) after --steps of the chain from
+            its features, with weight --anchor on the distance to them
 
---workdir is a run or, for what needs no test recording, an exported model.
-Without --input, classify and denoise take test recording --index. Writes OUT.wav (not classify),
-OUT.png (spectrograms, before and after) and OUT.npz (features in decibels, what was found). Sound
-comes back from log-mel features by Griffin-Lim: phases are lost.
+--workdir is a run or, for tasks that need no test recording, an exported model. Without --input,
+classify and denoise take test recording --index. Writes OUT.wav (not classify), OUT.png
+(spectrograms, before and after) and OUT.npz (features in decibels, what was found). Sound is
+reconstructed from log-mel features by Griffin-Lim: phases are lost.
 """
 
 import math
@@ -40,7 +41,7 @@ def define(values: Any) -> None:
     flags.DEFINE_string(
         'input',
         None,
-        'A wav or flac file of one channel at the rate of the run.',
+        'A mono wav or flac file at the sampling rate of the run.',
         flag_values=values,
     )
     flags.DEFINE_integer(
@@ -51,7 +52,7 @@ def define(values: Any) -> None:
     flags.DEFINE_float(
         'seconds',
         None,
-        'generate: of each phone (default .15), or in all (default one window).',
+        'generate: seconds of each phone (default .15), or in total (default one window).',
         0.01,
         flag_values=values,
     )
@@ -68,7 +69,7 @@ def define(values: Any) -> None:
     flags.DEFINE_float(
         'snr',
         None,
-        'denoise: add white noise so many decibels below the recording first.',
+        'denoise: first add white noise at this signal-to-noise ratio in dB.',
         flag_values=values,
     )
     flags.DEFINE_integer('seed', 0, 'Seed of chains and noise.', 0, flag_values=values)
@@ -182,7 +183,7 @@ def phones_said(name: str, frontend: Frontend, probability: np.ndarray) -> list[
 
 
 def generate(values: Any, inputs: Inputs) -> Result:
-    """Sound of a word, of phones, or of whatever comes."""
+    """Sound of a word, of phones, or unconditional."""
     frontend, model = inputs.frontend, inputs.opened.model
     hop = frontend.analysis.hop
     wanted = [*values.phones, *([values.word] if values.word else [])]
@@ -207,7 +208,7 @@ def generate(values: Any, inputs: Inputs) -> Result:
         phones,
         steps,
     )
-    said = ','.join(values.phones) or values.word or 'whatever comes'
+    said = ','.join(values.phones) or values.word or 'unconditional sound'
     line = f'{len(x) * hop:.2f} s of {said} after {steps} steps'
     features = frontend.scale.to_decibels(x[..., 0])
     labels = np.pad(phones, (0, len(x) - len(phones)), mode='edge')

@@ -1,5 +1,5 @@
-"""From settings to what a recipe is made of: optimisers, kernels, preparation, recovery actions,
-pictures."""
+"""Builds the parts of a recipe from settings: optimisers, kernels, preparation of examples,
+recovery actions, pictures."""
 
 from collections.abc import Callable
 from functools import partial
@@ -19,9 +19,12 @@ from experiments.common.groups import Chain, Schedule
 
 
 def learning_rate(schedule: Schedule, rate: float, steps: int) -> optax.Schedule:
-    """step -> learning rate, the largest being `rate`. The warm-up takes at most half of it.
+    """step -> learning rate. The warm-up takes at most half of the schedule.
 
-    Args: steps: of the run, where the schedule ends if it is not set by itself.
+    Args:
+      schedule: its shape.
+      rate: the largest learning rate.
+      steps: steps of the run, where the schedule ends unless decay_steps is set.
     """
     if schedule.milestones:
         drops = {int(step) - schedule.warmup: schedule.drop for step in schedule.milestones}
@@ -76,8 +79,12 @@ def noise_scale(chain: Chain) -> float:
 def kernel_part(chain: Chain, name: str, **options: Any) -> Part:
     """The kernel of a group of settings as plain data, without its step size.
 
-    Args: name: of the group, for errors. options: of Langevin kernels, see `mcmc.langevin`.
-    Raises: InputError where settings do not go together.
+    Args:
+      chain: the group.
+      name: name of the group, for error messages.
+      options: further arguments of Langevin kernels, see `mcmc.langevin`.
+
+    Raises: InputError where settings are not compatible.
     """
     if chain.kernel == 'langevin':
         scale = 'temperature' if chain.noise_is_temperature else 'noise_scale'
@@ -128,9 +135,11 @@ def shard_capacity(capacity: int, shards: int) -> int:
 
 
 def recovery_actions(config: Any, rebuild: Callable[[Any], Recipe]) -> list[RecoveryAction]:
-    """A RecoveryAction for each of config.guard.actions.
+    """A RecoveryAction for each of the available actions.
 
-    Args: rebuild: configuration -> recipe; it must not read the data set again.
+    Args:
+      config: the configuration of the run.
+      rebuild: configuration -> recipe, without reading the data set again.
     """
     paths = config.recovery_paths()
 

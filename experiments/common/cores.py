@@ -8,12 +8,12 @@ import jax
 
 
 def use_all_cores(*configs: Any) -> None:
-    """Several CPU devices use the cores better than one, with the same result; must come before
-    JAX's first computation.
+    """Set up several CPU devices, which use the cores better than one and give the same result;
+    must be called before JAX's first computation.
 
-    Takes the largest number of devices, up to the cores, that divides what the configurations say
-    it must divide (without any: all cores). Has no effect where an accelerator does the work, or
-    where the user chose (XLA_FLAGS, JAX_NUM_CPU_DEVICES).
+    Takes the largest number of devices, up to the number of cores, that divides all `divisors()` of
+    the configurations (without configurations: one device per core). Has no effect where an
+    accelerator does the work, or where the user chose a number (XLA_FLAGS, JAX_NUM_CPU_DEVICES).
     """
     chosen = (
         'xla_force_host_platform_device_count' in os.environ.get('XLA_FLAGS', '')

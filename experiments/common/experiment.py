@@ -18,11 +18,12 @@ from experiments.common.sources import Datasets
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingChains:
-    """The chains in x that training runs, as telemetry follows them.
+    """The chains in x that training runs, as telemetry observes them.
 
     Attributes:
-      num: chains of a step, over all devices. num_steps: K of the first round. steps_of: TrainState
-        -> K of its next round.
+      num: chains per step, over all devices.
+      num_steps: K of the first round.
+      steps_of: TrainState -> K of its next round.
       make_kernel: (**numbers) -> Kernel; the numbers may be traced.
       numbers: TrainState -> arguments of make_kernel, as configured or as the sampler has tuned
         them; 'step_size', and 'noise_scale' of Langevin kernels.
@@ -44,7 +45,7 @@ class Evaluation(Protocol):
 
 
 class SpeechRun(NamedTuple):
-    """What a run on recordings knows beside its windows."""
+    """What a run on recordings has besides its windows."""
 
     frontend: Frontend
     test: list[Recording]
@@ -57,15 +58,16 @@ class Experiment:
     """An experiment, built.
 
     Attributes:
-      recipe: how it trains. model: what it trains, as pure functions of parameters.
+      recipe: how it trains.
+      model: what it trains, as pure functions of parameters.
       datasets: what it is trained and tested on.
       predict: (params, key, raw examples) -> {name: values}, see `evaluate.predict`.
       scores: {name of a score in that: its meaning}; the first is the main one.
       input_noise: standard deviation of the noise that `predict` adds.
-      chains: those in x that training runs; None for methods without.
+      chains: the chains in x that training runs; None for methods without any.
       ood: out-of-distribution sets for evaluate, {name: what to load}.
-      stages: {name: steps, None for all}: stages of fresh chains that evaluate measures, too.
-      evaluations: sections of evaluate that only this run has.
+      stages: {name: steps, None for all}: stages of fresh chains that evaluate also measures.
+      evaluations: additional sections of evaluate.
       speech: what only runs on recordings have.
     """
 

@@ -25,8 +25,8 @@ class Schedule:
     """Linear warm-up, then a cosine; or, with milestones, a factor at each of them. Adam."""
 
     warmup: int = setting(50, 'steps of linear warm-up', low=0)
-    decay_steps: int = setting(0, 'step at which the cosine ends; 0: that of the run', low=0)
-    decay_to: float = setting(0.05, 'share of the learning rate at which it ends', low=0, high=1)
+    decay_steps: int = setting(0, 'step at which the cosine ends; 0: the last of the run', low=0)
+    decay_to: float = setting(0.05, 'share of the learning rate at its end', low=0, high=1)
     milestones: tuple[int, ...] = setting((), 'steps at which the rate is multiplied by drop')
     drop: float = setting(1.0, 'factor at each milestone', above=0)
     b1: float = setting(0.9, 'first beta of Adam', low=0, below=1)
@@ -58,7 +58,7 @@ class Chain:
     step_size: float = setting(1.0, 'step size a of x <- x - a grad E + n xi', above=0)
     noise: float = setting(0.01, 'noise scale n, or a temperature (noise_is_temperature)', low=0)
     noise_is_temperature: bool = setting(
-        False, 'noise is a temperature T, n = sqrt(2 a T); mala and hmc take one'
+        False, 'noise is a temperature T, n = sqrt(2 a T); mala and hmc need one'
     )
     num_leapfrog: int = setting(5, 'leapfrog steps of hmc', low=1)
     num_steps: int = setting(20, 'steps K of the chain', low=1)
@@ -66,11 +66,11 @@ class Chain:
 
 @dataclass
 class Guard:
-    """What changes each time that the run has diverged and goes back to a checkpoint."""
+    """What changes each time the run diverges and goes back to a checkpoint."""
 
     actions: tuple[str, ...] = setting(
         ('new_key', 'num_steps', 'learning_rate', 'num_steps', 'learning_rate', 'step_size'),
-        'recovery actions in turn, each on top of the earlier ones; () ends the run at once',
+        'recovery actions in order, each on top of the earlier ones; () ends the run at once',
         choices=('new_key', 'num_steps', 'learning_rate', 'step_size'),
         resume=True,
     )
@@ -88,7 +88,7 @@ class Denoise:
     num_steps: int = setting(100, 'steps', low=0)
     anchor: float = setting(2.0, 'weight of the distance to the noisy features', low=0)
     percentile: float = setting(
-        30.0, 'over frames, at which the noise is taken to lie; 0: plain anchor', low=0, high=100
+        30.0, 'percentile over frames taken as the noise; 0: plain anchor', low=0, high=100
     )
     recordings: int = setting(60, 'test recordings that evaluate measures', low=1)
 
@@ -97,16 +97,18 @@ class Denoise:
 class RunSettings:
     """Length, batch and intervals."""
 
-    seed: int = setting(0, 'of everything random', low=0)
-    steps: int = setting(1000, 'training steps; the schedule follows', low=1, resume=True)
-    batch_size: int = setting(64, 'examples of a step, over all devices', low=1)
+    seed: int = setting(0, 'seed of all random numbers', low=0)
+    steps: int = setting(
+        1000, 'training steps; by default also the length of the schedule', low=1, resume=True
+    )
+    batch_size: int = setting(64, 'examples per step, over all devices', low=1)
     log_every: int = setting(50, 'steps between rows of metrics.jsonl', low=1, resume=True)
     checkpoint_every: int = setting(500, 'steps between checkpoints', low=1, resume=True)
     picture_every: int = setting(500, 'steps between pictures', low=1, resume=True)
     evaluate_every: int = setting(500, 'steps between evaluations; 0: never', low=0, resume=True)
     ood: tuple[str, ...] = setting(
         ('rotated', 'inverted', 'noise', 'mixed'),
-        'out-of-distribution sets for evaluate, NAME=DATA or a change of the test set by name',
+        'out-of-distribution sets for evaluate: NAME=DATA, or the name of a change of the test set',
         resume=True,
     )
     guard: Guard = group(Guard)

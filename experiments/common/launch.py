@@ -1,7 +1,7 @@
-"""Flags, and nothing else: `python -m experiments.NAME --workdir=DIR [--config.KEY=VALUE]`.
+"""The command line: `python -m experiments.NAME --workdir=DIR [--config.KEY=VALUE]`.
 
-What the user gave wrong ends in one sentence and exit code 2, a run that diverged in its account
-and exit code 1.
+A mistake of the user ends in one sentence and exit code 2, a run that diverged in its account and
+exit code 1.
 """
 
 import difflib
@@ -33,7 +33,10 @@ def main(
 ) -> None:
     """Parse flags and call `run(flag values)`; turn the user's mistakes into one sentence.
 
-    Args: description: for --help, before the flags.
+    Args:
+      run: the program, a function of the flag values.
+      define_flags: defines the flags in the given flag values.
+      description: what --help prints before the flags.
     """
     for name in ('absl', 'asyncio'):  # orbax logs the traceback of what it also raises
         logging.getLogger(name).setLevel(logging.CRITICAL)
@@ -96,15 +99,15 @@ def end(sentence: str, code: int = 2) -> None:
 
 
 def leave(code: int) -> None:
-    """End one of several processes at once: the usual way out would wait for the others, which may
-    wait for this one."""
+    """End one of several processes at once: a normal exit would wait for the others, which may be
+    waiting for this one."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
 
 
 def define_config(values: Any, config: Any) -> None:
-    """--workdir and --config.KEY=VALUE. Raises: InputError for a setting that is not there."""
+    """Define --workdir and --config.KEY=VALUE. Raises: InputError for an unknown setting."""
     known = settings.flatten(config)
     for argument in sys.argv[1:]:
         if argument.startswith(('--config.', '-config.', '--noconfig.')):
@@ -121,8 +124,8 @@ def define_config(values: Any, config: Any) -> None:
 
 
 def train(module_name: str) -> None:
-    """The main program of an experiment: its `get_config()` makes the flags, its `build` the
-    experiment, `fit` trains."""
+    """The main program of an experiment: `get_config()` of the module defines the flags, `build`
+    makes the experiment, `fit` trains it."""
     module = importlib.import_module(module_name)
 
     def define(values):

@@ -21,7 +21,7 @@ def define(values: Any) -> None:
         'distributed',
         False,
         'One of several processes that share a run, on a TPU pod, Slurm, Kubernetes or MPI, which'
-        ' JAX recognises by itself; elsewhere also give the next three.',
+        ' JAX detects automatically; elsewhere also give the next three flags.',
         flag_values=values,
     )
     flags.DEFINE_string('coordinator', None, 'HOST:PORT of the first process.', flag_values=values)
@@ -30,7 +30,7 @@ def define(values: Any) -> None:
 
 
 def join(values: Any) -> None:
-    """Begin as one of several processes, where the flags say so; must come before JAX's first
+    """Join the other processes of a run if the flags say so; must be called before JAX's first
     computation."""
     given = [values.coordinator, values.processes, values.process]
     if not values.distributed and all(value is None for value in given):
@@ -62,11 +62,11 @@ def join(values: Any) -> None:
 
 def say_if_this_process_dies() -> None:
     """When one process of a run dies, JAX ends the others from C++, where no exception can be
-    caught: a child says what to do then."""
+    caught: a child process then says what to do."""
     watch = (
         'import sys\nif not sys.stdin.read():\n    print("error: this process of the run ended'
-        ' early, most likely because another one did: start all of them again by the same commands,'
-        ' they continue from the newest complete checkpoint", file=sys.stderr)'
+        ' early, most likely because another one did: start all of them again with the same'
+        ' commands; they continue from the newest complete checkpoint", file=sys.stderr)'
     )
     child = subprocess.Popen(
         [sys.executable, '-c', watch], stdin=subprocess.PIPE, start_new_session=True

@@ -29,11 +29,14 @@ class Run(NamedTuple):
 
 
 def build(module: ModuleType, config: Any, datasets: Datasets | None = None) -> Experiment:
-    """The experiment of a configuration; a number that a factory refuses is the user's to fix.
+    """The experiment of a configuration.
 
-    Args: module: with get_config and build. datasets: as another configuration of the same data has
-      read them; default: read now.
-    Raises: InputError.
+    Args:
+      module: an experiment, with `get_config` and `build`.
+      config: its configuration.
+      datasets: those that another configuration of the same data has read; default: read now.
+
+    Raises: InputError, also for a value that a factory refuses.
     """
     settings.as_declared(config)
     settings.check(config)
@@ -74,24 +77,26 @@ def fit_experiment(
 
 def check_same_run(workdir: pathlib.Path, module: ModuleType, config: Any) -> None:
     """Refuse to continue a run under other settings. A workdir without checkpoints holds no run
-    yet. A schedule that follows the steps of the run is fixed: at these, or where the run that is
-    there began with others, at those.
+    yet.
+
+    A schedule as long as the run (decay_steps = 0) gets its length here, in place: that of the
+    saved run, else the steps of `config`.
     """
     if workdir.exists() and not workdir.is_dir():
         raise InputError(f'--workdir={workdir} is a file: choose a folder')
-    there = None
+    saved = None
     if any((workdir / 'checkpoints').glob('[0-9]*')):
-        there = read_config(workdir)
-        if there.get('experiment') != module.__name__:
-            held = there.get('experiment', 'a Python program')
+        saved = read_config(workdir)
+        if saved.get('experiment') != module.__name__:
+            other = saved.get('experiment', 'a Python program')
             raise InputError(
-                f'{workdir} holds a run of {held}: choose another --workdir for {module.__name__}'
+                f'{workdir} holds a run of {other}: choose another --workdir for {module.__name__}'
             )
-    old = {} if there is None else settings.flatten(_read(workdir, there, module))
+    old = {} if saved is None else settings.flatten(_read(workdir, saved, module))
     optimizer = getattr(config, 'optimizer', None)
     if optimizer is not None and not optimizer.decay_steps:
         optimizer.decay_steps = old.get('optimizer.decay_steps', config.steps)
-    if there is None:
+    if saved is None:
         return
     new, free = settings.flatten(config), settings.free_on_resume(config)
     changed = sorted(
@@ -109,7 +114,7 @@ def read_run(workdir: pathlib.Path) -> tuple[Any, ModuleType]:
     content = read_config(workdir)
     if 'experiment' not in content:
         raise InputError(
-            f'{workdir} was trained from Python, not by an experiment: open it by ebm_jax.load'
+            f'{workdir} was trained from Python, not by an experiment: open it with ebm_jax.load'
         )
     try:
         module = importlib.import_module(content['experiment'])

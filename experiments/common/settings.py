@@ -1,8 +1,8 @@
 """Settings, each declared once: default, meaning, range, and whether it may change on a resume.
 
-A configuration is a dataclass of groups of settings. From its one declaration come the flags
+A configuration is a dataclass of groups of settings. Its declaration defines the flags
 (`--config.KEY=VALUE`, by ml_collections), their checks, `--help`, the page docs/settings.md and
-what may change when a run is continued.
+which settings may change when a run is continued.
 """
 
 import dataclasses
@@ -21,9 +21,12 @@ class Meaning:
     """What a setting means, and what it may be.
 
     Attributes:
-      text: a line. low, high: inclusive bounds. above, below: exclusive bounds. choices: all
-        values.
-      min_length: of a tuple. resume: whether it may change when a run is continued.
+      text: one line of explanation.
+      low, high: inclusive bounds.
+      above, below: exclusive bounds.
+      choices: all allowed values.
+      min_length: smallest length of a tuple.
+      resume: whether the setting may change when a run is continued.
     """
 
     text: str
@@ -118,7 +121,7 @@ def _flat(tree, prefix=''):
 
 
 def copy(config: Any) -> Any:
-    """The same configuration, to be changed on its own."""
+    """An independent copy of the configuration."""
     values = {part.name: getattr(config, part.name) for part in dataclasses.fields(config)}
     return type(config)(
         **{k: copy(v) if dataclasses.is_dataclass(v) else v for k, v in values.items()}
@@ -126,9 +129,9 @@ def copy(config: Any) -> Any:
 
 
 def update(config: Any, changes: Mapping[str, Any]) -> None:
-    """Set settings by path, {'optimizer.learning_rate': 1e-3}; numbers as the setting has them.
+    """Set settings by path, {'optimizer.learning_rate': 1e-3}, converted as in `as_declared`.
 
-    Raises: KeyError for a setting that is not there.
+    Raises: KeyError for an unknown setting.
     """
     places = {path: (holder, part) for path, part, holder, _ in walk(config)}
     for path, value in changes.items():
@@ -139,8 +142,8 @@ def update(config: Any, changes: Mapping[str, Any]) -> None:
 
 
 def as_declared(config: Any) -> None:
-    """Bring values to their declared types where nothing is lost: whole numbers to floats, and to
-    names where names are wanted."""
+    """Convert values to their declared types where nothing is lost: whole numbers to floats, and
+    to strings in tuples of names."""
     for _, part, holder, value in walk(config):
         setattr(holder, part.name, _as_declared(value, part.type))
 
@@ -158,7 +161,10 @@ def _as_declared(value, declared):
 def check(config: Any, prefix: str = '') -> None:
     """Refuse values that are out of range or of another type.
 
-    Args: prefix: path of `config` within the whole configuration, for the sentence.
+    Args:
+      config: a configuration, or one group of it.
+      prefix: path of `config` within the whole configuration, for the error message.
+
     Raises: InputError that names the flag.
     """
     for path, part, _, value in walk(config, prefix):

@@ -25,8 +25,9 @@ class Datasets:
     """What a run is trained and tested on.
 
     Attributes:
-      train, test: its examples. extra_ood: {name: () -> Examples}, out-of-distribution sets that
-        only this run has. extra: whatever else its family has read.
+      train, test: its examples.
+      extra_ood: {name: () -> Examples}, out-of-distribution sets that only this run has.
+      extra: whatever else its family has read.
     """
 
     train: Examples
@@ -36,7 +37,7 @@ class Datasets:
 
 
 def load(source: str, split: str) -> Examples:
-    """The images of a source by its name. Raises: InputError for what is none."""
+    """The images of a source by its name. Raises: InputError for an unknown source."""
     kind, _, where = source.partition(':')
     if kind == 'digits' and not where:
         return data.digits(split)
@@ -69,7 +70,7 @@ def tfds_parts(source: str, known: tuple[str, ...]) -> tuple[str, str | None, di
         options = {'': ''}
     if not set(options) <= set(known) or '' in options.values():
         raise InputError(
-            f'{source!r}: what follows ? must look like KEY=VALUE&KEY=VALUE, the keys some of '
+            f'{source!r}: what follows ? must look like KEY=VALUE&KEY=VALUE, with keys among '
             f'{", ".join(known)}'
         )
     return name, folder or None, options
@@ -96,7 +97,7 @@ def ood_dataset(spec: str, datasets: Datasets) -> Examples:
     """An out-of-distribution set: one of the run's own (held_out: the classes that were left out of
     training), a change of the test set by name (rotated, inverted, noise, mixed), or any source.
 
-    Raises: InputError for another, or one of another size.
+    Raises: InputError for an unknown set, or one with images of another size.
     """
     test = datasets.test
     if spec in datasets.extra_ood:

@@ -1,5 +1,5 @@
-"""What the chains of a run are doing, as rows of metrics.jsonl while it trains ('chains/...'),
-every `evaluate_every` steps."""
+"""Telemetry of the chains of a run while it trains: 'chains/...' in metrics.jsonl, every
+`evaluate_every` steps."""
 
 import dataclasses
 from collections.abc import Callable
@@ -13,12 +13,12 @@ from ebm_jax.evaluate import mixing
 from ebm_jax.train import TrainState
 from experiments.common.experiment import Experiment
 
-NUM = 32  # chains that are watched
+NUM = 32  # chains that are observed
 
 
 def with_telemetry(experiment: Experiment, seed: int) -> Experiment:
-    """The experiment with telemetry of its chains added to what `fit` evaluates; as it is where
-    there is no energy to follow."""
+    """The experiment with telemetry of its chains added to what `fit` evaluates; unchanged where
+    there is no energy."""
     if experiment.chains is None or not experiment.recipe.method.gradients_per_step:
         return experiment
     telemetry, evaluate = telemetry_of(experiment, seed), experiment.recipe.evaluate
@@ -32,7 +32,7 @@ def with_telemetry(experiment: Experiment, seed: int) -> Experiment:
 
 
 def buffer_ages(state: TrainState) -> np.ndarray | None:
-    """Of all chains that a buffer holds, in rounds of sampling; None without a buffer."""
+    """Ages of all chains in the buffer, in rounds of sampling; None without a buffer."""
     buffer = getattr(state.chains, 'buffer', None)
     if buffer is None:
         return None
@@ -46,13 +46,13 @@ def age_percentiles(ages: np.ndarray) -> dict[str, float]:
 
 
 def telemetry_of(experiment: Experiment, seed: int) -> Callable[[TrainState], dict[str, float]]:
-    """NUM of the training's chains are run for the K steps of one round, from where they stand.
+    """Runs NUM of the training chains for the K steps of one round, from their current positions.
 
     'chains/energy_at_N': mean energy after none, a third, two thirds and all of the K steps.
-    'chains/drift_to_noise', 'chains/acceptance' (of a Metropolis test that unadjusted chains do not
-    make), 'chains/clipped', 'chains/saturated': means over chains and steps, see
+    'chains/drift_to_noise', 'chains/acceptance' (of a Metropolis test, which unadjusted chains do
+    not perform), 'chains/clipped', 'chains/saturated': means over chains and steps, see
     `evaluate.mixing.observe`; the first two only where chains have noise. 'chains/age_pQ':
-    percentiles of ages in the buffer.
+    percentiles of the ages in the buffer.
     """
     chains, model = experiment.chains, experiment.model
 
@@ -70,8 +70,8 @@ def telemetry_of(experiment: Experiment, seed: int) -> Callable[[TrainState], di
         return jnp.mean(initial), means
 
     def positions(state, params, key):
-        """(positions, labels): entries of the buffer, spread over it; without one where chains of
-        the run begin."""
+        """(positions, labels): entries spread over the buffer; without a buffer, initial
+        positions."""
         buffer = getattr(state.chains, 'buffer', None)
         if buffer is None:
             labels, keys = jnp.asarray(model.labels(NUM)), jax.random.split(key, NUM)

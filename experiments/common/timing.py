@@ -17,11 +17,13 @@ def timed_steps(
     rounds: int = 7,
     devices: Sequence[jax.Device] | None = None,
 ) -> list[list[float]]:
-    """Seconds of `rounds` training steps of each run, taken in turns so that a busy machine slows
-    all alike: [runs][rounds].
+    """Seconds of `rounds` training steps of each run: [runs][rounds]. Runs alternate, so that other
+    load on the machine slows all of them alike.
 
     Args:
-      states: of each, default new ones; copied, since a step gives its state away.
+      recipes: of the runs.
+      states: of the runs, default new ones; copied, since a step donates its state.
+      rounds: timed steps of each run.
       devices: default all local ones.
     """
     devices = list(devices or jax.local_devices())

@@ -20,7 +20,7 @@ from experiments.evaluations.standard import Section
 
 
 class FreshSamples(NamedTuple):
-    """Fresh samples of a run, whose energy may know classes, or none, or both."""
+    """Fresh samples of a run, whose model may be conditional, unconditional or both."""
 
     conditional: np.ndarray | None  # [classes * num, ...]
     labels: np.ndarray  # theirs
@@ -29,7 +29,7 @@ class FreshSamples(NamedTuple):
 
     @property
     def main(self) -> np.ndarray:
-        """Those that metrics without classes are taken of."""
+        """The samples for metrics that need no labels."""
         return self.unconditional if self.conditional is None else self.conditional
 
 
@@ -57,7 +57,8 @@ def draw(experiment: Experiment, state: TrainState, num: int) -> FreshSamples:
 def grids(
     workdir: pathlib.Path, experiment: Experiment, state: TrainState, fresh: FreshSamples
 ) -> Section:
-    """Fresh samples and what training shows as grids; are the conditional ones recognised?"""
+    """Grids of fresh samples and of the pictures of training; are conditional samples
+    recognised?"""
     classes, sampling = experiment.train.num_classes, experiment.model.spec.sampling
     shown: dict[str, Any] = {}
     if experiment.recipe.pictures is not None:
@@ -65,7 +66,7 @@ def grids(
     shown['data'] = experiment.model.pictures(as_float(data.subsample(experiment.train, 100).x)), 10
     moved = ''
     if sampling.transition:
-        moved = f', augmentation every {sampling.every} steps but in the last {sampling.plain}'
+        moved = f', augmentation every {sampling.every} steps except in the last {sampling.plain}'
     begin = 'generator' if experiment.stages else 'initial distribution'
     numbers = ', '.join(
         f'{name.replace("_", " ")} {value:g}'
@@ -115,7 +116,7 @@ def recognition(experiment: Experiment, images: np.ndarray, labels: np.ndarray) 
 def distances(
     experiment: Experiment, fresh: FreshSamples, extractors: Sequence[Extractor], resamples: int
 ) -> Section:
-    """How far fresh samples are from the data, beside reference points; class coverage and
+    """How far fresh samples are from the data, compared with reference points; class coverage and
     confidence."""
     images = dict(fresh.stages) | {'fresh': fresh.main}
     reference, points = distance.reference_points(
@@ -139,7 +140,7 @@ def distances(
         lines += [
             f'{frechet} and {kernel} distance in the features of {extractor.name} (hash '
             f'{extractor.hash}), against {len(reference):,} training images; train, test, shifted, '
-            'noise are real images that say what a figure means:',
+            'noise are reference points:',
             f'{"set":<16}{"images":>7}{frechet:>12}  {"95 % interval":<20}{kernel:>12}  '
             '95 % interval',
         ]

@@ -62,7 +62,7 @@ def filled(
     z_steps: int,
     x_steps: int,
 ) -> np.ndarray:
-    """Images with what is not known filled in; where nothing is known yet, the inference model sees
+    """Images with what is not known filled in; in place of hidden pixels, the inference model sees
     the mean training image."""
     one = partial(
         latent.inpaint,
@@ -94,7 +94,7 @@ def hidden_error(full: np.ndarray, x: np.ndarray, known: np.ndarray) -> float:
 
 
 def mean_image(train: Examples) -> np.ndarray:
-    """Of the training images."""
+    """The mean of the training images."""
     return as_float(train.x).mean(0)
 
 
@@ -156,7 +156,7 @@ def inpainting(
         for name, full in (fills | {'whole image': x}).items()
     }
     if model.class_conditional:
-        del right['model']  # it was told
+        del right['model']  # it was given the class
     rows = [row[:20] for row in (np.where(known, x, 0), fills['model'], x)]
     save_grid(workdir / 'samples' / 'inpainted.png', image_grid(*stacked(rows)))
     lines = [

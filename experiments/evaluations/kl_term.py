@@ -1,5 +1,4 @@
-"""What evaluate reports of an ICD run besides what it reports of every run: the size and the cost
-of the KL term."""
+"""What evaluate additionally reports of an ICD run: the size and the cost of the KL term."""
 
 import json
 import math
@@ -19,10 +18,7 @@ def kl_gradient_ratio(
     workdir: pathlib.Path, experiment: Experiment, state: TrainState, *, without_kl: Recipe | None
 ) -> tuple[dict[str, Any], list[str]]:
     """Median over the run of |gradient of the KL term| / |gradient of the contrast|, from
-    metrics.jsonl.
-
-    Args: without_kl: None where the run has no KL term.
-    """
+    metrics.jsonl. without_kl is None where the run has no KL term."""
     del experiment, state
     if without_kl is None:
         return {'kl_gradient_ratio': None}, []
@@ -52,8 +48,8 @@ def kl_cost(
     without_kl: Recipe | None,
     rounds: int = 7,
 ) -> tuple[dict[str, Any], list[str]]:
-    """Per cent by which the KL term makes a training step longer: this run's step against the same
-    without it, in turns."""
+    """By how many per cent the KL term lengthens a training step: alternating steps of this run
+    with and without it."""
     del workdir
     if without_kl is None:
         return {'kl_cost_percent': None}, []

@@ -30,8 +30,8 @@ Sequences = Sequence[np.ndarray]  # each [T, F, 1], in network units
 def hits(
     model: Model, params: Params, sequences: Sequences, recordings: Sequence[Recording]
 ) -> np.ndarray:
-    """Of each recording: how many of its frames (or its word) the largest logit is right about, and
-    how many are labelled. int [N, 2]"""
+    """int [N, 2], of each recording: how many of its labelled frames (or its word) are recognised,
+    and how many there are."""
     frontend, found = model.speech, []
     all_logits = apply_sequences.recording_logits(
         model.classifier.logits, params, frontend, sequences
@@ -44,7 +44,7 @@ def hits(
 
 
 def share(counts: np.ndarray) -> float:
-    """What is right of all that is labelled. counts: int [N, 2], of `hits`."""
+    """The recognised share of everything labelled. counts: int [N, 2], from `hits`."""
     right, labelled = counts.sum(0)
     return float(right / max(labelled, 1))
 
@@ -79,7 +79,7 @@ def whole_recordings(
 def inversion(
     workdir: pathlib.Path, experiment: Experiment, state: TrainState
 ) -> tuple[dict[str, Any], list[str]]:
-    """What the way from features to sound and back loses: root mean square error in dB, and what is
+    """What is lost from features to sound and back: root mean square error in dB, and how much is
     still recognised."""
     run = experiment.speech
     frontend, recordings = run.frontend, chosen(run, run.denoise.recordings)
@@ -102,8 +102,13 @@ def in_noise(
     """[(noisy sound, clean sound)] of recordings in noise at a level in dB, see
     `audio.levelled_in_noise`.
 
-    Args: noise: 'white', or 'babble' of other test recordings. Raises: InputError where there are
-      none.
+    Args:
+      test: all test recordings, for babble.
+      recordings: those that get noise.
+      noise: 'white', or 'babble' of other test recordings.
+      level: signal-to-noise ratio in dB.
+
+    Raises: InputError where there are no other test recordings.
     """
     pairs = []
     for i, recording in enumerate(recordings):
@@ -128,12 +133,18 @@ def denoised(
     prior: bool = True,
     seed: int = 0,
 ) -> Sequences:
-    """Sequences [T, F, 1] after the chain of `apply.sequences.denoise` by the settings c.
+    """Sequences [T, F, 1] after the chain of `apply.sequences.denoise` with the settings c.
 
-    The spectrum of the noise is taken to be, in each bin, the c.percentile-th percentile over the
+    In each bin, the level of the noise is estimated by the c.percentile-th percentile over the
     frames of the recording.
 
-    Args: prior: False leaves the energy out.
+    Args:
+      model: a model on speech.
+      params: its parameters.
+      sequences: the noisy sequences.
+      c: settings of the chain.
+      prior: False leaves the energy out.
+      seed: seed of the chains.
     """
     if not c.num_steps:
         return sequences
@@ -151,7 +162,7 @@ def denoised(
         )
         if not prior:
             energy_fn = _no_energy
-        observe = _as_they_are
+        observe = _identity
         if c.percentile:
             observe = apply_sequences.in_noise(noise, scale.mean, audio.SPAN * scale.std)
         return apply_sequences.denoise(key, energy_fn, kernel, x, c.num_steps, c.anchor, observe)
@@ -166,7 +177,7 @@ def _no_energy(u):
     return 0.0
 
 
-def _as_they_are(u):
+def _identity(u):
     return u
 
 
@@ -180,11 +191,11 @@ def spectral_error(frontend: Frontend, sequences: Sequences, clean: Sequences) -
 
 
 def gated(frontend: Frontend, sounds: Sequences) -> Sequences:
-    """Spectral gating of noisereduce, its settings for stationary noise: the baseline."""
+    """The baseline: spectral gating by noisereduce, with its settings for stationary noise."""
     rate, reduced = frontend.analysis.rate, []
     noisereduce = audio.package('noisereduce')
     for sound in sounds:
-        # it needs two of its transforms, and to smooth over a frame of them
+        # noisereduce needs sound for two transforms, and smoothing over one frame at least
         padded = np.pad(sound, (0, max(0, 2048 - len(sound))))
         smooth = max(50, 1 + 256_000 // rate)
         clean = noisereduce.reduce_noise(
@@ -243,7 +254,7 @@ def chosen(run: Any, num: int) -> list[Recording]:
 def denoising(
     workdir: pathlib.Path, experiment: Experiment, state: TrainState
 ) -> tuple[dict[str, Any], list[str]]:
-    """De-noising at LEVELS of white noise and babble, beside spectral gating."""
+    """De-noising at LEVELS of white noise and babble, compared with spectral gating."""
     run, model, params = experiment.speech, experiment.model, state.eval_params
     c, frontend = run.denoise, run.frontend
     recordings = chosen(run, c.recordings)
@@ -320,7 +331,7 @@ def spectrograms(
 
 
 def check(c: Denoise) -> None:
-    """Refuse settings of de-noising that cannot be. Raises: InputError."""
+    """Refuse invalid settings of de-noising. Raises: InputError."""
     settings.check(c, 'denoise.')
     if c.anchor * c.step_size >= 1:
         raise InputError(

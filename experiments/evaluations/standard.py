@@ -52,7 +52,14 @@ def detection(
 ) -> Section:
     """How well each score tells the test set from the out-of-distribution sets.
 
-    Args: inside: scores of the test set. limit: examples at most of each set.
+    Args:
+      workdir: folder for scores.png.
+      experiment: the experiment of the run.
+      state: its trained state.
+      inside: scores of the test set.
+      outside: out-of-distribution sets by name.
+      limit: maximum number of examples of each set.
+      resamples: bootstrap resamples.
     """
     if not experiment.scores:
         return {'ood': {}}, []

@@ -1,4 +1,4 @@
-"""Dual-MCMC teaching: settings, and the experiment that they make of images in [-1, 1]."""
+"""Dual-MCMC teaching: its settings, and the experiment on images in [-1, 1] that they define."""
 
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -48,7 +48,7 @@ PRESETS = {
 
 @dataclass
 class NetworkOptimizer:
-    """Of one network."""
+    """Adam for one network."""
 
     learning_rate: float = setting(1e-4, 'largest learning rate', above=0)
     weight_decay: float = setting(0.0, "added to the gradient, as PyTorch's Adam has it", low=0)
@@ -83,7 +83,7 @@ class Teaching:
 
     from_generator: bool | None = setting(None, 'x-chains begin at g(z), else at noise')
     from_inference: bool | None = setting(None, 'z-chains begin at q(z|x), else at p(z)')
-    sigma: float | None = setting(None, 'of p(x|z)', above=0)
+    sigma: float | None = setting(None, 'standard deviation of p(x|z)', above=0)
     contrast: float | None = setting(None, "E: mean E(x) - mean E(x')", low=0)
     generator_data: float | None = setting(None, "g: mean |x - g(z')|^2 / (2 sigma^2)", low=0)
     generator_chain: float | None = setting(None, "g: mean |x' - g(z)|^2 / (2 sigma^2)", low=0)
@@ -177,7 +177,7 @@ class SizedDualNetworks(DualNetworks):
 class DualSettings(RunSettings):
     """A run of dual-MCMC teaching on images, with the release's constants."""
 
-    preset: str = setting('paper', 'what `teaching` does not set', choices=tuple(PRESETS))
+    preset: str = setting('paper', 'for all that `teaching` leaves unset', choices=tuple(PRESETS))
     latent_dim: int = setting(128, 'dimensions D of z', low=1)
     data: ImageData = group(ImageData, noise=0.0)
     optimizer: Optimizers = group(Optimizers, b1=0.0, b2=0.9, warmup=0)
@@ -202,8 +202,8 @@ class DualSettings(RunSettings):
 
 
 def for_small_images(config: DualSettings) -> DualSettings:
-    """Larger rates and no weight decay, for small networks; a gap at which chains have overshot and
-    end above the data for good."""
+    """Larger learning rates and no weight decay, for small networks; a limit of the gap beyond
+    which chains have overshot and stay above the energies of the data."""
     for name, rate in (('energy', 5e-4), ('generator', 1e-3), ('inference', 1e-3)):
         setattr(config.optimizer, name, NetworkOptimizer(learning_rate=rate, weight_decay=0.0))
     config.optimizer.b1 = 0.5
@@ -212,7 +212,7 @@ def for_small_images(config: DualSettings) -> DualSettings:
 
 
 def method_settings(config: DualSettings) -> method.Settings:
-    """The method's Settings: the preset with what config.teaching sets."""
+    """The method's Settings: the preset, overridden by what config.teaching sets."""
     preset = PRESETS[config.preset]
     own = {name: value for name, value in asdict(config.teaching).items() if value is not None}
     return preset._replace(
@@ -231,9 +231,11 @@ def image_dual_mcmc(
 ) -> Experiment:
     """The experiment of a dual-MCMC run on images.
 
-    Args: datasets: default, what config.data.source names. networks: {'energy', 'generator',
-      'inference'}; default, those of config.network. kernel: of the chains in x; default, that of
-      config.x_chain.
+    Args:
+      config: settings of the run.
+      datasets: default: those that config.data.source names.
+      networks: {'energy', 'generator', 'inference'}; default: those of config.network.
+      kernel: of the chains in x; default: that of config.x_chain.
     """
     if datasets is None:
         train, test = sources.splits(config.data.source)
@@ -340,7 +342,7 @@ def training_chains(config: DualSettings, kernel: Kernel | None = None) -> Train
 
 
 def stages_of(trained: Model) -> dict[str, int | None]:
-    """Fresh samples are those of the generator, or of its chains in x."""
+    """Stages of fresh samples: from the generator, and after the chains in x."""
     if trained.latent is None or not trained.spec.latent.from_generator:
         return {}
     return {'generator': 0, 'refined': None} if trained.has_energy else {'generator': None}

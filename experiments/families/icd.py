@@ -1,4 +1,4 @@
-"""Improved contrastive divergence: settings, and the experiment that they make of images.
+"""Improved contrastive divergence: its settings, and the experiment on images that they define.
 
 Images are in [-1, 1] here as everywhere in the library, and in [0, 1] in the release: its step size
 s and noise n are 4 s and 2 n here, with the same chain (x = 2 u - 1, and a gradient in x is half of
@@ -94,13 +94,13 @@ class IcdLoss:
     kl_weight: float = setting(1.0, 'weight of the KL term', low=0)
     kl_steps: int = setting(1, 'last steps of the chain that carry a gradient', low=1)
     kl_chains: int = setting(64, 'chains of the KL term', low=1)
-    kernel_entropy: bool = setting(False, 'entropy by a kernel, not by nearest neighbours')
+    kernel_entropy: bool = setting(False, 'kernel estimate of the entropy, else nearest neighbour')
     entropy_weight: float = setting(0.3, 'weight of the entropy in the KL term', low=0)
     population: int = setting(104, 'past samples that the entropy is estimated by', low=1)
     population_after: int = setting(1000, 'past samples before the entropy counts', low=0)
     l2_weight: float = setting(1.0, 'weight of squared energies', low=0)
     conditional: bool = setting(False, 'one energy for each label')
-    from_data: bool = setting(False, 'chains begin at the batch')
+    from_data: bool = setting(False, 'chains begin at the examples of the batch')
     energy_limit: float = setting(10.0, '|mean E(x+)| beyond which the run has diverged', above=0)
 
 
@@ -108,7 +108,7 @@ class IcdLoss:
 class IcdSettings(RunSettings):
     """A run of improved contrastive divergence on images."""
 
-    shards: int = setting(8, 'of the chains; the devices must divide it', low=1)
+    shards: int = setting(8, 'shards of the chains; a multiple of the devices', low=1)
     data: IcdData = group(IcdData, noise=0.0)
     optimizer: Optimizer = group(
         Optimizer, learning_rate=2e-4, b1=0.0, b2=0.9, clip_norm=0.5, decay_to=1.0
@@ -141,9 +141,12 @@ def image_icd(
 ) -> Experiment:
     """The experiment of an ICD run on images.
 
-    Args: datasets: default, what config.data names. network: one example (and its label, where
-      conditional) -> energies of its scales; default, that of config.network. kernel: of the
-      chains of training; default, that of config.sampler.
+    Args:
+      config: settings of the run.
+      datasets: default: those that config.data names.
+      network: one example (and its label, where conditional) -> energies of its scales; default:
+        that of config.network.
+      kernel: of the chains of training; default: that of config.sampler.
     """
     datasets = datasets or labelled_splits(config.data)
     shape, num_classes = datasets.train.x.shape[1:], datasets.train.num_classes
@@ -215,7 +218,7 @@ def labelled_splits(c: IcdData) -> Datasets:
         train, test = (
             data.select_classes(examples, c.leave_out, keep=False) for examples in (train, test)
         )
-        remaining = np.unique(train.y)  # numbered anew, so that no class is without examples
+        remaining = np.unique(train.y)  # renumbered, so that no class is without examples
         train, test = (_renumbered(examples, remaining) for examples in (train, test))
     if c.label != 'class':
         if train.x.shape[-1] != 1:
@@ -239,7 +242,7 @@ def method_of(
     num_classes: int,
     own_kernel: Kernel | None = None,
 ) -> Method:
-    """The Method of the settings; its chains pass the transitions of fresh ones."""
+    """The Method of the settings; its chains use the transition of fresh chains."""
     c = config.loss
     initial = trained.spec.sampling.initial
     initial_sampler = model.INITIAL[initial.name](trained.spec.shape, **initial.arguments)
@@ -281,7 +284,7 @@ def buffer_of(
 
 
 def transition_parts(c: ChainTransition, shape: tuple[int, ...]) -> tuple[TransitionPart, ...]:
-    """The chain's transition. In the order of the release; affine and elastic come first."""
+    """The parts of the chain's transition, in the release's order after affine and elastic."""
     if (c.jitter or c.grayscale) and shape[-1] != 3:
         raise InputError(
             '--config.transition.jitter and grayscale need RGB images, these have '

@@ -1,4 +1,4 @@
-"""JEM and ST-JEM: settings, and the experiment that they make of images or of anything else."""
+"""JEM and ST-JEM: their settings, and the experiments on images or other data that they define."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -40,7 +40,7 @@ class JemChain(Chain):
     momentum: float = setting(0.0, 'of the moving average of gradients', low=0, below=1)
     extra_step_every: int = setting(0, 'training steps after which K grows by 1; 0: never', low=0)
     adaptive: bool = setting(
-        False, 'tune step size, noise, decay and momentum; noise is a temperature then'
+        False, 'tune step size, noise, decay and momentum; noise is then a temperature'
     )
 
 
@@ -62,7 +62,7 @@ class JemLoss:
 class JemSettings(RunSettings):
     """A JEM or ST-JEM run on images."""
 
-    shards: int = setting(8, 'of the chains; the devices must divide it', low=1)
+    shards: int = setting(8, 'shards of the chains; a multiple of the devices', low=1)
     data: Any = group(ImageData)
     optimizer: Optimizer = group(Optimizer)
     buffer: Buffer = group(Buffer)
@@ -85,7 +85,7 @@ class JemSettings(RunSettings):
     def available_actions(self) -> tuple[str, ...]:
         if not self.sampler.adaptive:
             return self.guard.actions
-        # the step size that tunes itself is part of the state, not of the settings
+        # an adaptive step size is part of the state, not of the settings
         return tuple(name for name in self.guard.actions if name != 'step_size')
 
 
@@ -98,8 +98,11 @@ def image_jem(
 ) -> Experiment:
     """The experiment of a JEM or ST-JEM run on images.
 
-    Args: datasets: default, what config.data.source names. network: one example -> logits; default,
-      that of config.network. kernel: of the chains of training; default, that of config.sampler.
+    Args:
+      config: settings of the run.
+      datasets: default: those that config.data.source names.
+      network: one example -> logits; default: that of config.network.
+      kernel: of the chains of training; default: that of config.sampler.
     """
     if datasets is None:
         train, test = sources.splits(config.data.source)
@@ -131,8 +134,14 @@ def jem_experiment(
     """The experiment of a JEM or ST-JEM run on anything.
 
     Args:
-      initial: distribution of the chains. prepare, prepare_test: (key, example) -> network input.
-      kernel: of the chains of training. spec_changes: of the model's spec. more: further fields of Experiment.
+      config: settings of the run.
+      datasets: its data sets.
+      network: one example -> logits.
+      initial: initial distribution of the chains.
+      prepare, prepare_test: (key, example) -> network input.
+      kernel: of the chains of training; default: that of config.sampler.
+      spec_changes: changes of the model's spec.
+      more: further fields of Experiment.
     """
     num_classes, shape = datasets.train.num_classes, datasets.train.x.shape[1:]
     initial_sampler = INITIAL[initial.name](shape, **initial.arguments)
@@ -200,7 +209,7 @@ def _recipe(config, datasets, method, prepare, prepare_test, trained):
 
 
 def sampler_of(c: JemChain, kernel: Kernel | None = None) -> adapt.Sampler:
-    """The chains' kernel, fixed or tuning itself."""
+    """The chains' kernel, fixed or adaptive."""
     if kernel is not None:
         return adapt.fixed(kernel)
     if not c.adaptive:
@@ -251,7 +260,7 @@ def buffer_of(config: JemSettings, initial_sampler: Any, num_classes: int) -> re
 
 
 def weights_of(loss: JemLoss) -> WeightRule:
-    """Of the contrasts."""
+    """The rule for the weights of the contrasts."""
     if not loss.balanced:
         return objectives.uniform
     return partial(objectives.balanced, beta=loss.beta, include_positives=loss.include_positives)

@@ -1,4 +1,4 @@
-"""Networks by their settings: groups that say how to build a Network for a number of classes."""
+"""Groups of settings that build a Network for a number of classes."""
 
 import math
 from dataclasses import asdict, dataclass, replace
@@ -109,7 +109,7 @@ class EnergyNetwork:
 
     def build(self, num_classes: int, shape: Shape) -> Network:
         """num_classes: 0 for an energy of p(x) alone."""
-        # spectral control is of every convolution or of none
+        # spectral normalisation applies to every convolution or to none
         others = self.kernel_transform if self.kernel_transform == 'spectral' else 'plain'
         module = MultiScaleEnergy(
             width=self.width,

@@ -1,5 +1,5 @@
 """A JEM or ST-JEM run on speech: windows of features take the place of images, everything else is
-that of `jem`."""
+as in `jem`."""
 
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -33,10 +33,10 @@ class SpeechData:
 
     source: str = setting('vowels', SOURCES)
     noise: float = setting(
-        0.1, 'noise in training and test, in network units (a standard deviation is 1/4)', low=0
+        0.1, 'noise in training and test; features have standard deviation 1/4', low=0
     )
     window: int = setting(21, 'frames of a window', low=1)
-    every: int = setting(1, 'takes each n-th labelled frame; of words: frames apart', low=1)
+    every: int = setting(1, 'every n-th labelled frame; of words: frames between windows', low=1)
     time_mask: int = setting(0, 'widest mask in frames; 0: none', low=0)
     frequency_mask: int = setting(0, 'widest mask in bins; 0: none', low=0)
     leave_out: tuple[str, ...] = setting((), 'names of classes that training never sees')
@@ -49,9 +49,9 @@ class Features:
 
     rate: int = setting(16000, 'samples per second')
     bins: int = setting(80, 'mel bins')
-    window: float = setting(0.025, 'seconds of a frame')
+    window: float = setting(0.025, 'length of a frame in seconds')
     hop: float = setting(0.010, 'seconds between frames')
-    preemphasis: float = setting(0.97, 'of the signal')
+    preemphasis: float = setting(0.97, 'coefficient of the pre-emphasis')
 
 
 @dataclass
@@ -64,7 +64,7 @@ class SpeechSettings(JemSettings):
     network: Any = group(Conv1DNetwork)
     ood: tuple[str, ...] = setting(
         ('inverted', 'noise'),
-        'out-of-distribution sets for evaluate, beside those that the run has by itself',
+        "out-of-distribution sets for evaluate, in addition to the run's own",
         resume=True,
     )
 
@@ -78,8 +78,11 @@ def speech_jem(
 ) -> Experiment:
     """The experiment of a JEM or ST-JEM run on speech.
 
-    Args: datasets: default, what config.data names. network: window -> logits; default, that of
-      config.network. kernel: of the chains of training; default, that of config.sampler.
+    Args:
+      config: settings of the run.
+      datasets: default: those that config.data names.
+      network: window -> logits; default: that of config.network.
+      kernel: of the chains of training; default: that of config.sampler.
     """
     datasets = datasets or load_speech(config)
     run, c = datasets.extra, config.data

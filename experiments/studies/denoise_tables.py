@@ -1,12 +1,12 @@
-"""De-noising against the number of steps and the anchor: python -m
-experiments.studies.denoise_tables
---workdir=DIR
+"""De-noising against the number of steps and the anchor.
+
+    python -m experiments.studies.denoise_tables --workdir=DIR
 
 For each noise and level, the error of the log-mel spectrogram (dB^2) and the model's own accuracy
-after --steps of the chain, held by
---anchors: the one that knows of noise ('in noise'), the plain one |x - x_noisy|^2, and the first
-without the energy ('alone'); beside what went in and spectral gating. Writes WORKDIR/denoise.txt
-and denoise.json.
+after --steps of the chain with anchors of weight --anchors: the anchor that accounts for the noise
+('in noise'), the plain one |x - x_noisy|^2 ('plain'), and the first one without the energy
+('alone'); compared with the noisy input and with spectral gating. Writes WORKDIR/denoise.txt and
+denoise.json.
 """
 
 import itertools

@@ -4,9 +4,9 @@ weight AND the slant; OR; NOT.
     python -m experiments.studies.digits_compose --workdir=runs/digits_compose
 
 Trains three conditional energies by improved contrastive divergence (WORKDIR/class, /stroke,
-/slant: each an ordinary run of digits_icd, that `evaluate` and `compose` take), composes them, and
-measures each factor: the class by a support vector machine, stroke weight and slant by computing
-them from the image (high and low third of the training images). Writes composition.txt,
+/slant: each an ordinary run of digits_icd, which `evaluate` and `compose` accept), composes them,
+and measures each factor: the class by a support vector machine, stroke weight and slant directly
+from the image (high and low third of the training images). Writes composition.txt,
 composition.json, samples/*.png and summary.json. Rerunning the command continues.
 """
 
@@ -50,9 +50,9 @@ Section = tuple[dict[str, Any], list[str]]  # (what was found, lines for people)
 class Questions:
     """The compositions and how they are sampled."""
 
-    num: int = setting(200, 'samples of each question', low=1)
+    num: int = setting(200, 'samples of each composition', low=1)
     not_weight: float = setting(
-        0.5, 'weight of NOT (the 0.001 to 0.01 of the paper do nothing to these energies)', low=0
+        0.5, "weight of NOT (the paper's 0.001 to 0.01 have no effect on these energies)", low=0
     )
     sharpness: float = setting(1.0, 's of OR', above=0)
 
@@ -108,7 +108,15 @@ def sample(
     wanted: np.ndarray,
     seed: int = 0,
 ) -> np.ndarray:
-    """Samples of a composition. labels: the run of each term. wanted: int [N, T]."""
+    """Samples of a composition.
+
+    Args:
+      runs: the trained runs.
+      labels: which run each term takes.
+      combine: energy functions -> composition.
+      wanted: the labels of the terms, int [N, T].
+      seed: seed of the chains.
+    """
     models = [runs[label][0].model for label in labels]
     composed = composition.over_models(combine, *(model.energy_fn for model in models))
     params = [runs[label][1] for label in labels]
@@ -116,8 +124,8 @@ def sample(
 
 
 def wanted_of_and(num: int) -> dict[str, np.ndarray]:
-    """{label: int [num]}: what every question wants of each factor; of the attributes the low or
-    the high third."""
+    """{label: int [num]}: the wanted value of each factor; of attributes, the low or the high
+    third."""
     extremes = np.random.default_rng(0).choice([0, 2], (num, len(LABELS)))
     return {
         label: np.arange(num) % 10 if label == 'class' else extremes[:, i]
@@ -126,7 +134,7 @@ def wanted_of_and(num: int) -> dict[str, np.ndarray]:
 
 
 def measure_and(runs: Runs, probe: AttributeProbe, c: Questions, folder: pathlib.Path) -> Section:
-    """Success of each factor, and of all together, for each factor alone and for every product."""
+    """Success rates of each factor and of all together, for single factors and all products."""
     wanted = wanted_of_and(c.num)
     rows, lines = (
         {},
@@ -167,8 +175,8 @@ def measure_and(runs: Runs, probe: AttributeProbe, c: Questions, folder: pathlib
 def chance(
     probe: AttributeProbe, test: Examples, wanted: dict[str, np.ndarray]
 ) -> dict[str, float]:
-    """How often real test images, drawn at random, show what was wanted: what an energy that does
-    not know of it would reach."""
+    """How often real test images, drawn at random, show what was wanted: the success rate of an
+    energy that ignores it."""
     shown = probe(test.x)
     hit = {label: shown[label][:, None] == wanted[label] for label in LABELS}
     return {
@@ -198,8 +206,8 @@ def measure_or(runs: Runs, probe: AttributeProbe, c: Questions, folder: pathlib.
 
 
 def measure_not(runs: Runs, probe: AttributeProbe, c: Questions, folder: pathlib.Path) -> Section:
-    """A class without the high or low third of an attribute, beside the same chains with a weight
-    of 0 on what is not wanted."""
+    """A class without the high or low third of an attribute, compared with the same chains with
+    weight 0 on what is not wanted."""
     rows, lines, classes = {}, [''], np.arange(c.num) % 10
     for label, unwanted in itertools.product(LABELS[1:], (2, 0)):
         word, asked = (
@@ -231,13 +239,13 @@ def define(values: Any) -> None:
 
 
 def check(config: Settings) -> None:
-    """Refuse, before any training, what the questions cannot be asked of. Raises: InputError."""
+    """Refuse, before any training, runs that cannot be composed. Raises: InputError."""
     settings.check(config)
     if not config.icd.loss.conditional:
         raise InputError('--config.icd.loss.conditional must be true')
     if config.icd.data.leave_out:
         raise InputError(
-            '--config.icd.data.leave_out must be (): the questions name all ten classes'
+            '--config.icd.data.leave_out must be (): the compositions use all ten classes'
         )
 
 

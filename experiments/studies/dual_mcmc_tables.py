@@ -1,14 +1,15 @@
-"""The tables of dual-MCMC teaching on our data: python -m experiments.studies.dual_mcmc_tables
---workdir=DIR --table=TABLE
+"""The tables of dual-MCMC teaching on our data.
+
+    python -m experiments.studies.dual_mcmc_tables --workdir=DIR --table=TABLE
 
   order    joint update against the release's sequential one, at equal time
-  z_chain  which model starts the chain in z, and how many steps it has, at equal training steps
+  z_chain  where the chain in z begins, and how many steps it has, at equal training steps
   x_chain  how many steps the chain in x has, at equal training steps
   presets  CoopNets, divergence triangle, ... side by side, at equal time
 
 Each row is a run of --experiment with a few settings changed, in DIR/ROW. Distances of generator
-and refined samples, and reconstruction errors, as in evaluate. Times of a step are medians, rows in
-turns. Writes TABLE.txt and TABLE.json; rerunning the command continues.
+and refined samples, and reconstruction errors, are those of evaluate. Seconds per step are medians
+of alternating steps of all rows. Writes TABLE.txt and TABLE.json; rerunning the command continues.
 """
 
 import importlib
@@ -36,19 +37,19 @@ from experiments.families.dual_mcmc import PRESETS, DualSettings
 TABLES: dict[str, dict[str, dict[str, Any]]] = {
     'order': {'joint': {'teaching.sequential': False}, 'sequential': {'teaching.sequential': True}},
     'z_chain': {
-        f'{start}_{steps}': {
-            'teaching.from_inference': start == 'q',
+        f'{initial}_{steps}': {
+            'teaching.from_inference': initial == 'q',
             'z_chain.num_steps': steps,
             'test_z.num_steps': steps,
         }
-        for start in ('noise', 'q')
+        for initial in ('noise', 'q')
         for steps in (10, 30)
     },
     'x_chain': {
         str(steps): {'x_chain.num_steps': steps, 'fresh.num_steps': steps}
         for steps in (10, 20, 30, 50)
     },
-    # 5 is of `paper`
+    # the gap limit of 5 for small images is meant for `paper`
     'presets': {
         name: {'preset': name, 'loss.gap_limit': 1e4} for name in PRESETS if name != 'release'
     },
@@ -149,13 +150,13 @@ def planned(
     names = ('experiment', 'source', 'seconds', 'steps', 'seed')
     asked = {name: values[name].value for name in names}
     if file.exists():
-        there = json.loads(file.read_text())
-        if there['asked'] != asked:
+        saved = json.loads(file.read_text())
+        if saved['asked'] != asked:
             raise InputError(
-                f'{file.parent} holds this table with other flags ({there["asked"]}): use those, '
+                f'{file.parent} holds this table with other flags ({saved["asked"]}): use those, '
                 'or another --workdir'
             )
-        return there['rows']
+        return saved['rows']
     recipes = [runs.build(module, config).recipe for config in rows.values()]
     plan = {}
     for name, seconds in zip(rows, seconds_per_step(recipes)):
@@ -199,7 +200,7 @@ def table(found: dict[str, Any], values: Any) -> list[str]:
     columns = {
         'generator': 'distance, g',
         'refined': 'g + chain',
-        'mse_start': 'MSE, start',
+        'mse_start': 'MSE, initial',
         'mse_chain': 'after chain',
     }
     budget = (

@@ -3,11 +3,11 @@ built-in digits.
 
     python -m experiments.studies.icd_stability --workdir=runs/icd_stability
 
-The paper's claim: with the KL term all architectures hold E+ - E- near 0, without it all but the
-spectrally normalised one (here: every convolution, not the dense layer) collapse. A run
-counts as collapsed where a metric is not finite, |mean E+| exceeds the release's limit of 10, or
-|E+ - E-| is above `study.gap` in the median of its last fifth. Writes stability.txt, stability.json
-(every trace) and traces.png; rerunning the command continues.
+The paper's claim: with the KL term all architectures keep E+ - E- near 0, without it all but the
+spectrally normalised one (here: every convolution, not the dense layer) collapse. A run counts as
+collapsed if a metric is not finite, if |mean E+| exceeds the release's limit of 10, or if the
+median of |E+ - E-| over the last fifth of training is above `study.gap`. Writes stability.txt,
+stability.json (every trace) and traces.png; rerunning the command continues.
 """
 
 import json
@@ -163,8 +163,8 @@ def run(values: Any) -> None:
     workdir, config, c = pathlib.Path(values.workdir), values.config, values.config.study
     settings.check(config)
     file, given = workdir / 'stability.json', settings.to_dict(config)
-    there = json.loads(file.read_text()) if file.exists() else {'config': given, 'runs': {}}
-    if there['config'] != given:
+    found = json.loads(file.read_text()) if file.exists() else {'config': given, 'runs': {}}
+    if found['config'] != given:
         raise InputError(
             f'{workdir} holds a study with other settings: use those, or another --workdir'
         )
@@ -172,19 +172,19 @@ def run(values: Any) -> None:
     for variant in VARIANTS:
         for kl in (True, False):
             names = [f'{variant}/{"with" if kl else "without"}/{seed}' for seed in range(c.seeds)]
-            if all(name in there['runs'] for name in names):
+            if all(name in found['runs'] for name in names):
                 continue
             recipe = runs.build(digits_icd, settings_of(config, variant, kl)).recipe
             workdir.mkdir(parents=True, exist_ok=True)
             train_step = make_train_step(recipe)
             for seed, name in enumerate(names):
-                there['runs'][name] = trace(recipe, train_step, seed, c, name)
-                write_json(file, there)
-    lines = table(there['runs'], c)
-    plot(workdir / 'traces.png', there['runs'], c)
+                found['runs'][name] = trace(recipe, train_step, seed, c, name)
+                write_json(file, found)
+    lines = table(found['runs'], c)
+    plot(workdir / 'traces.png', found['runs'], c)
     (workdir / 'stability.txt').write_text('\n'.join(lines) + '\n')
-    verdicts = {name: collapsed(run, c) for name, run in there['runs'].items()}
-    update_summary(workdir, {'collapsed': verdicts, 'finished': True})
+    which = {name: collapsed(run, c) for name, run in found['runs'].items()}
+    update_summary(workdir, {'collapsed': which, 'finished': True})
     print('\n'.join(lines))
 
 

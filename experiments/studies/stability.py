@@ -9,9 +9,10 @@ All runs of one system and one K are one program: mapped by `vmap`, on the CPU o
 (`lax.map`), which is twice as fast there, since convolutions are slow where each run has kernels of
 its own. A run counts as diverged at the first step that is not healthy: a metric, gradient or
 parameter that is not finite, or the system's own limit (JEM [code]: a loss beyond 1e8; contrastive
-divergence, ICD [code]: |mean E+| beyond 10; dual-MCMC, ours: a gap beyond 100). Those that did are
-then trained again with the guard on, `guarded` of each setting, one by one. Intervals are Wilson's,
-95 %. Writes stability.txt, stability.json and heat maps; rerunning continues.
+divergence, ICD [code]: |mean E+| beyond 10; dual-MCMC, ours: a gap beyond 100). Of the diverged
+runs, up to `guarded` of each setting are then trained again, one by one, with the guard on.
+Intervals are Wilson's, 95 %. Writes stability.txt, stability.json and heat maps; rerunning the
+command continues.
 
 JEM: three layers of 32, 64, 128 channels, batch 64, 64 negatives, Adam, buffer 2,000, noise .01, no
 clamp; on frames of speech the network of `phonemes_st_jem`, chains from its normal distribution.
@@ -70,8 +71,8 @@ class Grid:
     steps: int = setting(600, 'training steps of a run', low=1)
     num_steps: tuple[int, ...] = setting((1, 2, 5), 'steps K of the chains', low=1)
     learning_rates: tuple[float, ...] = setting((1e-3, 5e-3, 1e-2), 'learning rates', above=0)
-    step_sizes: tuple[float, ...] = setting((1.0,), "in units of the system's own", above=0)
-    guarded: int = setting(2, 'diverged runs of a setting trained again, with the guard', low=0)
+    step_sizes: tuple[float, ...] = setting((1.0,), "factors on the system's own", above=0)
+    guarded: int = setting(2, 'diverged runs of a setting to train again with the guard', low=0)
 
     def divisors(self) -> tuple[int, ...]:
         return BATCH, SHARDS, NUM_NEGATIVES
@@ -144,7 +145,7 @@ def train_side_by_side(
 
 
 def accuracy(params: Params, task: Task) -> float:
-    """On the test set."""
+    """Accuracy on the test set."""
     logits = jax.jit(jax.vmap(task.network.apply, (None, 0)))(params, as_float(task.test.x))
     return float(np.mean(np.argmax(logits, 1) == task.test.y))
 
@@ -174,7 +175,7 @@ def runs_of(system: str, num_steps: int, c: Grid, task: Task) -> dict[str, Row]:
 
 
 def name_of(one: Setting, seed: int) -> str:
-    """Of a run."""
+    """The name of a run."""
     return (
         f'{one.system} K={one.num_steps} lr={one.learning_rate:g} step={one.step_size:g} '
         f'seed={seed}'
@@ -247,7 +248,7 @@ def table(found: dict[str, Any], c: Grid) -> list[str]:
 
 
 def median(rows: Sequence[Row], key: str, form: str) -> str:
-    """Of what is there, '-' for nothing."""
+    """The median of the values that are not None; '-' where there are none."""
     values = [row[key] for row in rows if row[key] is not None]
     return f'{np.median(values):{form}}' if values else '-'
 
@@ -304,7 +305,7 @@ def define(values: Any) -> None:
 
 
 def opened(file: pathlib.Path, c: Grid) -> dict[str, Any]:
-    """What the study has found so far. Raises: InputError where it is another grid."""
+    """The results of the study so far. Raises: InputError where they are of another grid."""
     grid = settings.to_dict(c)
     if not file.exists():
         return {'config': grid, 'runs': {}, 'guarded': {}}

@@ -32,7 +32,7 @@ class Setting(NamedTuple):
 
 
 class Task(NamedTuple):
-    """What is learned."""
+    """A data set, and what the systems need to learn it."""
 
     train: Examples
     test: Examples
