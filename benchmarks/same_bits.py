@@ -93,8 +93,13 @@ def compare(before: pathlib.Path, after: pathlib.Path, renamed: dict[str, str]) 
             for path, value in found.items()
         }
 
-    equal = True
-    for workdir in sorted(path for path in before.iterdir() if path.is_dir()):
+    old_runs, new_runs = (
+        {path.name for path in folder.iterdir() if path.is_dir()} for folder in (before, after)
+    )
+    for name in sorted(old_runs ^ new_runs):
+        print(f'{name}: only in {before if name in old_runs else after}')
+    equal = old_runs == new_runs
+    for workdir in sorted(before / name for name in old_runs & new_runs):
         for what, read in (('metrics', metrics_of), ('numbers of the checkpoint', numbers_of)):
             old, new = mapped(read(workdir)), read(after / workdir.name)
             differing = [

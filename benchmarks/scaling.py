@@ -59,7 +59,8 @@ def main() -> None:
     flops = cost.count_flops(make_local_step(recipe), state, batch, loop_length=loop_length)
     rate = options.rate or cost.EFFICIENCY * cost.matmul_rate()
     gradient = cost.num_bytes(state.params)
-    rows = len(batch['x']) + experiment.chains.num
+    chains = experiment.chains.num if experiment.chains else 0
+    rows = len(batch['x']) + chains
     numbers = experiment.train.num_classes if experiment.model.class_conditional else 1
     gathered = 4 * rows * numbers
     origin = 'given' if options.rate else 'measured here'

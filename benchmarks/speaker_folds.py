@@ -49,6 +49,7 @@ def configured(changes: str) -> SpeechSettings:
     pairs = [] if changes == SHIPPED else [pair.partition('=')[::2] for pair in changes.split()]
     try:
         settings.update(config, {name: ast.literal_eval(value) for name, value in pairs})
+        settings.check(config)
     except (KeyError, TypeError, ValueError, SyntaxError) as error:
         raise InputError(
             f'{changes!r} is not a setting ({error}): give {SHIPPED}, or KEY=VALUE of the '
@@ -84,7 +85,10 @@ def main() -> None:
         help=f'{SHIPPED}, or KEY=VALUE of the configuration, separated by spaces',
     )
     options = parser.parse_args()
-    configs = {setting: configured(setting) for setting in options.settings}
+    try:
+        configs = {setting: configured(setting) for setting in options.settings}
+    except InputError as error:
+        parser.error(str(error))
     with data.open_npz(options.frames) as pack:
         x, y, part, speaker, label_names = (
             pack[name] for name in ('x', 'y', 'part', 'speaker', 'label_names')

@@ -49,5 +49,7 @@ def assert_one_sentence(monkeypatch, capsys, says, name, *arguments):
         assert end.code == 2
     else:
         raise AssertionError(f'{name} {arguments} was not refused')
-    message = capsys.readouterr().err.strip().splitlines()
+    # as a terminal shows it: what follows the last carriage return of each line
+    lines = capsys.readouterr().err.strip().split('\n')
+    message = [line.rsplit('\r', 1)[-1] for line in lines]
     assert len(message) == 1 and message[0].startswith('error: ') and says in message[0], message

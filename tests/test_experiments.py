@@ -35,6 +35,9 @@ NAMES = [
     'mnist_dual_mcmc',
     'cifar10_dual_mcmc',
     'celeba64_dual_mcmc',
+    'images_st_jem',
+    'images_icd',
+    'images_dual_mcmc',
 ]
 SMALL = [
     '--config.steps=4',
@@ -654,6 +657,7 @@ def test_experiments_carry_their_command_and_build(name, tmp_path):
         'mnist': (28, 28, 1),
         'cifar10': (32, 32, 3),
         'celeba64': (64, 64, 3),
+        'images': (16, 16, 3),
     }[name.split('_')[0]]
     rng = np.random.default_rng(0)
     made = {

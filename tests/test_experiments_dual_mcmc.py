@@ -6,10 +6,15 @@ import dataclasses
 import importlib
 import json
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from commands import assert_one_sentence, in_process, succeed
 
+import ebm_jax
+from ebm_jax import data
+from ebm_jax.errors import InputError
 from ebm_jax.evaluate import extractor
 from ebm_jax.methods import dual_mcmc
 from ebm_jax.train import state_shapes
@@ -44,6 +49,44 @@ def trained(tmp_path_factory):
     workdir = tmp_path_factory.mktemp('runs') / 'dual'
     succeed(NAME, f'--workdir={workdir}', *SMALL, '--config.loss.conditional=true', devices='8')
     return workdir
+
+
+def test_a_loaded_run_reconstructs_and_interpolates(trained, tmp_path):
+    """Against the networks applied by hand; from the run and from its export."""
+    opened, key = ebm_jax.load(trained), jax.random.key(0)
+    test = data.digits('test')
+    x, labels = test.x[:3], test.y[:3].astype(np.int32)
+    networks, params = opened.model.networks, opened.params
+
+    def through_q(x, label):
+        mean, _ = networks['inference'].apply(params['inference'], x, label)
+        return networks['generator'].apply(params['generator'], mean, label)
+
+    expected = jax.vmap(through_q)(opened.model.to_units(x), labels)
+    found = opened.reconstruct(key, x, labels, num_steps=0)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert not np.allclose(opened.reconstruct(key, x, labels, num_steps=5), expected, atol=1e-5)
+    paths = opened.interpolate(key, x[:1], x[1:2], num=4, labels=labels[:1], num_steps=0)
+    np.testing.assert_allclose(paths[0, 0], expected[0], atol=1e-5)
+    ends = jax.vmap(through_q)(opened.model.to_units(x[1:2]), labels[:1])
+    np.testing.assert_allclose(paths[0, -1], ends[0], atol=1e-5)
+    energies = jax.vmap(lambda x: networks['energy'].apply(params['energy'], x, 3))(
+        opened.model.to_units(x)
+    )
+    np.testing.assert_allclose(
+        opened.log_prob(x, label=3), -jnp.sum(energies.reshape(3, -1), 1), rtol=1e-5
+    )
+    opened.export(tmp_path / 'exported')
+    exported = ebm_jax.load(tmp_path / 'exported')
+    np.testing.assert_array_equal(exported.reconstruct(key, x, labels, num_steps=0), found)
+    for mistake, says in (
+        (lambda: opened.reconstruct(key, x), 'give labels, 3 integers'),
+        (lambda: opened.class_probs(x), 'not a classifier'),
+        (lambda: opened.classify_sound(np.zeros(100)), 'not trained on recordings'),
+        (lambda: opened.sample(key, 0), 'num must be at least 1'),
+    ):
+        with pytest.raises(InputError, match=says):
+            mistake()
 
 
 def evaluated(monkeypatch, capsys, workdir):

@@ -1,5 +1,6 @@
 """The guard from the command line, the study of divergence, and chains under examination."""
 
+import ast
 import dataclasses
 import importlib
 import json
@@ -15,7 +16,8 @@ from ebm_jax.evaluate import extractor
 from ebm_jax.networks import ConvNet, per_example
 from ebm_jax.sharding import shard_batch, shard_state
 from ebm_jax.train import init_state, make_train_step
-from experiments.common import runs, settings
+from experiments import digits_jem
+from experiments.common import runs, settings, sources
 from experiments.common.building import recovery_actions
 from experiments.families.jem import JemChain, training_chains
 from experiments.studies import stability, systems
@@ -120,6 +122,29 @@ def test_a_run_that_diverges_recovers_by_its_configuration(recovered):
     assert text.endswith('Back to step 0, with learning rate x 1e-10.\n')
     rows = [json.loads(line) for line in (recovered / 'metrics.jsonl').read_text().splitlines()]
     assert [row['step'] for row in rows if 'loss' in row] == [1, 2, 4, 6]
+
+
+def test_a_recovery_that_changes_settings_reads_the_data_once(tmp_path, monkeypatch):
+    reads, splits = [], sources.splits
+    monkeypatch.setattr(sources, 'splits', lambda name: reads.append(name) or splits(name))
+    config = digits_jem.get_config()
+    small = [flag.removeprefix('--config.').split('=') for flag in SMALL]
+    settings.update(config, {name: ast.literal_eval(value) for name, value in small})
+    settings.update(
+        config,
+        {
+            'steps': 4,
+            'checkpoint_every': 2,
+            'evaluate_every': 0,
+            'optimizer.learning_rate': 1e7,
+            'optimizer.warmup': 1,
+            'guard.actions': ('learning_rate',),
+            'guard.learning_rate': 1e-10,
+        },
+    )
+    runs.fit_experiment(tmp_path / 'run', digits_jem, config)
+    assert 'learning rate' in (tmp_path / 'run' / 'recoveries' / 'log.txt').read_text()
+    assert reads == ['digits']
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import pytest
 from commands import assert_one_sentence, in_process, succeed
 
 pytest.importorskip('librosa', reason='the extra `speech` is not installed')
+import ebm_jax  # noqa: E402
 from ebm_jax import audio, images, mcmc  # noqa: E402
 from ebm_jax.apply import sequences as apply_sequences  # noqa: E402
 from ebm_jax.data import formants  # noqa: E402
@@ -51,6 +52,34 @@ def trained(tmp_path_factory):
     workdir = tmp_path_factory.mktemp('runs') / 'vowels'
     succeed('experiments.vowels_st_jem', f'--workdir={workdir}', *SMALL, devices='8')
     return workdir
+
+
+def test_a_loaded_run_classifies_and_generates_sound(trained, tmp_path):
+    """The frames of a recording, by windows that are cut and classified by hand."""
+    opened = ebm_jax.load(trained)
+    frontend, network = opened.model.speech, opened.model.networks['network']
+    recording = formants.vowels('test')[0]
+    probs = opened.classify_sound(recording.sound)
+    sequence = frontend.sequence(recording.sound)
+    assert probs.shape == (len(sequence), opened.num_classes)
+    length = opened.model.spec.shape[0]
+    middle = len(sequence) // 2
+    # the frame in the middle of a window that lies within the sequence
+    window = sequence[middle - length // 2 : middle - length // 2 + length]
+    by_hand = jax.nn.softmax(network.apply(opened.params, window))
+    np.testing.assert_allclose(probs[middle], by_hand, atol=1e-5)
+    opened.export(tmp_path / 'exported')
+    exported = ebm_jax.load(tmp_path / 'exported')
+    np.testing.assert_array_equal(exported.classify_sound(recording.sound), probs)
+    labels = np.full(20, 2)
+    sounds = [
+        model.generate_sound(jax.random.key(1), 20, labels, num_steps=2)
+        for model in (opened, exported)
+    ]
+    np.testing.assert_array_equal(*sounds)
+    assert len(sounds[0]) == 19 * frontend.analysis.hop_length
+    with pytest.raises(InputError, match='no generator'):
+        opened.reconstruct(jax.random.key(0), sequence[None])
 
 
 def test_evaluate_measures_recordings_and_denoising(trained, monkeypatch, capsys):

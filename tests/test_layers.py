@@ -99,10 +99,6 @@ def part_of(path, package='ebm_jax'):
     return parts[0].removesuffix('.py')
 
 
-def names(paths):
-    return {'id': lambda path: str(path.relative_to(ROOT)), 'paths': paths}
-
-
 @pytest.mark.parametrize('path', FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_imports_run_one_way(path):
     imported = {name.split('.')[1] for name in imports(path) if name.startswith('ebm_jax.')}

@@ -205,6 +205,12 @@ def test_chains_are_traced_once_whatever_their_number_of_steps():
     chain(chain(jnp.ones(3)))
 
 
+def test_other_numbers_of_keys_get_a_sentence():
+    keys, kernel = jax.random.split(jax.random.key(0), 3), langevin(0.1, temperature=1.0)
+    with pytest.raises(ValueError, match=r'x must have the shape \[n, ...\].*got \(4, 2\)'):
+        run_chains(keys, kernel, standard_normal, jnp.zeros((4, 2)), 1)
+
+
 def test_conditions_reach_their_own_chain():
     def energy(x, centre):
         return 0.5 * jnp.sum((x - centre) ** 2)

@@ -18,6 +18,7 @@ N, M, C = 8, 6, 5
 POS, NEG = jnp.asarray(RNG.normal(size=(N, C)) * 2), jnp.asarray(RNG.normal(size=(M, C)) * 2)
 LABELS = jnp.asarray(RNG.integers(0, C, N))
 energies = jax.vmap(obj.marginal_energy)
+E_POS, E_NEG = energies(POS), energies(NEG)
 
 
 def test_marginal_energy_sums_the_joint_ones():
@@ -197,6 +198,40 @@ def test_weights_carry_no_gradient():
     np.testing.assert_array_equal(
         jax.grad(loss)(jnp.concatenate([energies(POS), energies(NEG)])), 0
     )
+
+
+@pytest.mark.parametrize(
+    'call, says',
+    [
+        (
+            lambda: obj.cross_entropy(POS, LABELS[:3]),
+            r'labels must have .* \[N\].*got \(3,\)',
+        ),
+        (lambda: obj.cross_entropy(POS[0], LABELS[:1]), r'logits must have the shape \[N, C\]'),
+        (lambda: obj.marginal_energy(POS), r'logits must have the shape \[C\], of one example'),
+        # would broadcast to [N, N]
+        (
+            lambda: obj.contrast(E_POS[:, None], E_NEG, obj.uniform(E_POS, E_NEG)),
+            r'e_pos must have the shape \[N\]',
+        ),
+        (
+            lambda: obj.contrast(E_POS, E_NEG, obj.uniform(E_POS, E_NEG[:2])),
+            'weights.negatives and e_neg must have the same shape',
+        ),
+        (
+            lambda: obj.class_contrast(POS, LABELS, NEG[:, :2], None),
+            'logits_neg must have',
+        ),
+        (
+            lambda: obj.nearest_neighbour_entropy(POS, NEG, jnp.ones(M + 1, bool)),
+            'present must have the shape',
+        ),
+        (lambda: obj.gaussian_kl(POS[0], POS[1, :2]), 'mean and log_variance must have the same'),
+    ],
+)
+def test_other_shapes_get_a_sentence(call, says):
+    with pytest.raises(ValueError, match=says):
+        call()
 
 
 # --- entropies of improved contrastive divergence ---

@@ -196,6 +196,26 @@ def test_pmap_equals_shard_map(on_one_device):
     assert_equal_runs(run(mapped, devs), on_one_device)
 
 
+@pytest.mark.parametrize('mapped', ['pmap', 'shard_map'])
+def test_an_axis_of_another_name_is_refused(mapped):
+    """Inside, the mean over devices would silently be that of one device."""
+    two = jax.devices()[:2]
+    x = jnp.array([[1.0], [3.0]])
+
+    def means(axis):
+        if mapped == 'pmap':
+            return jax.pmap(devices.mean, axis_name=axis, devices=two)(x)
+        mesh, rows = Mesh(two, (axis,)), PartitionSpec(axis)
+        share = jax.shard_map(devices.mean, mesh=mesh, in_specs=rows, out_specs=rows)
+        return jax.jit(share)(x)
+
+    np.testing.assert_array_equal(means(devices.AXIS), [[2.0], [2.0]])
+    with pytest.raises(RuntimeError, match="without the axis 'devices'"):
+        means('batch')
+    # examples and chains are no devices
+    np.testing.assert_array_equal(jax.vmap(devices.mean, axis_name='batch')(x), x)
+
+
 def linear_method(loss):
     """No chains to speak of: loss(params, batch) -> terms."""
     return Method(
