@@ -3,8 +3,13 @@ the train step.
 
 Inside the train step the axis `AXIS` is bound and these functions work across devices; outside it
 there is one device. Inside a `pmap` or `shard_map` without that axis they raise an error, since the
-mean of one device's share would be taken for that of all.
+mean of one device's share would be taken for that of all. Where the mapped copies are separate
+runs, trace them within `independent()`.
 """
+
+import contextlib
+import contextvars
+from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
@@ -13,21 +18,33 @@ from jax import lax
 from ebm_jax.types import Array, ArrayLike, Key, PyTree
 
 AXIS = 'devices'
+_INDEPENDENT = contextvars.ContextVar('independent', default=False)
+
+
+@contextlib.contextmanager
+def independent() -> Iterator[None]:
+    """While tracing inside, each mapped copy counts as a separate run with one device."""
+    token = _INDEPENDENT.set(True)
+    try:
+        yield
+    finally:
+        _INDEPENDENT.reset(token)
 
 
 def count() -> int:
     """Number of devices that share the batch.
 
-    Raises: RuntimeError inside a pmap or shard_map that does not bind AXIS.
+    Raises: RuntimeError inside a pmap or shard_map that does not bind AXIS (see `independent`).
     """
     try:
         return lax.axis_size(AXIS)
     except NameError:  # jax's way to say that no such axis is bound
         mapped = jax.sharding.get_abstract_mesh().manual_axes
-        if mapped:
+        if mapped and not _INDEPENDENT.get():
             raise RuntimeError(
                 f'this computation is mapped over the axes {mapped} without the axis {AXIS!r}: '
-                f'name the axis so in pmap or shard_map, or the copies would not see each other'
+                f'give axis_name={AXIS!r} to pmap or shard_map, or trace it within '
+                '`devices.independent()` if every copy is a separate run'
             ) from None
         return 1
 

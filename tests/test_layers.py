@@ -28,7 +28,7 @@ LIBRARY = {
     'devices': {'types'},
     'cost': {'types'},
     'initial': {'types'},
-    'batching': {'types'},
+    'batching': {'types', 'shapes'},
     'validity': {'types', 'devices'},
     'audio': BASE,
     'augment': BASE,

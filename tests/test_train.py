@@ -212,6 +212,8 @@ def test_an_axis_of_another_name_is_refused(mapped):
     np.testing.assert_array_equal(means(devices.AXIS), [[2.0], [2.0]])
     with pytest.raises(RuntimeError, match="without the axis 'devices'"):
         means('batch')
+    with devices.independent():  # each copy is a run of its own
+        np.testing.assert_array_equal(means('batch'), x)
     # examples and chains are no devices
     np.testing.assert_array_equal(jax.vmap(devices.mean, axis_name='batch')(x), x)
 

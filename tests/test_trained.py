@@ -153,7 +153,7 @@ def damaged(folder, kind):
         ('weights of another network', 'do not belong together'),
         ('no such network', 'has no network os.system'),
         ('config cut short', 'may be damaged'),
-        ('no description', 'no description of a model'),
+        ('no description', 'not a model description'),
         ('another format', "has the format 'other'"),
         ('nothing there', 'config.json is missing'),
     ],
