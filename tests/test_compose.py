@@ -134,7 +134,7 @@ def test_runs_are_composed_each_with_its_own_parameters_and_label():
             both.energy_fn,
             (1.0, 3.0),
             mcmc.mala(0.1),
-            lambda *of: jnp.zeros(1),
+            lambda *arguments: jnp.zeros(1),
             labels,
             300,
             batch_size=4000,

@@ -279,7 +279,7 @@ def test_the_divergence_triangle_has_the_gradient_of_its_three_divergences():
         mean_g, cov_g = g['b'], g['w'] @ g['w'].T
 
         # E_z -log q(z | g(z)), up to a constant: z - mean = (I - a w) z - (a b + c)
-        def surprise(q, g):
+        def nll(q, g):
             residual, shift = jnp.eye(D) - q['a'] @ g['w'], q['a'] @ g['b'] + q['c']
             square = jnp.diag(residual @ residual.T) + shift**2
             return 0.5 * jnp.sum(square / jnp.exp(q['v']) + q['v'])
@@ -291,8 +291,8 @@ def test_the_divergence_triangle_has_the_gradient_of_its_three_divergences():
         return (
             bound(live, *moments(BATCH['x']))
             + mean_energy(constant['energy'], mean_g, cov_g)
-            + surprise(frozen(q), g)
-            + surprise(q, frozen(g))
+            + nll(frozen(q), g)
+            + nll(q, frozen(g))
             + mean_energy(e, *moments(BATCH['x']))
             - mean_energy(e, frozen(mean_g), frozen(cov_g))
         )
@@ -309,7 +309,7 @@ def test_alternating_back_propagation_climbs_the_likelihood():
     settings = dm.ALTERNATING_BACK_PROPAGATION._replace(z_steps=150)
     method, params = linear(settings), params_of(settings)
 
-    def surprise(params):
+    def nll(params):
         g = params['generator']
         cov = g['w'] @ g['w'].T + SIGMA**2 * jnp.eye(X)
         return -jnp.mean(
@@ -317,7 +317,7 @@ def test_alternating_back_propagation_climbs_the_likelihood():
         )
 
     assert_gradients(
-        gradient(method, params, samples_of(method, params)), jax.grad(surprise)(params), 0.05
+        gradient(method, params, samples_of(method, params)), jax.grad(nll)(params), 0.05
     )
 
 
@@ -508,17 +508,17 @@ def test_conditional_networks_get_the_labels_of_their_own_examples():
     def square(a):
         return jnp.mean(jnp.sum(a**2, -1))
 
-    def surprise(z, mean, log_v):
+    def nll(z, mean, log_v):
         return jnp.mean(jax.vmap(obj.gaussian_nll)(z, mean, jnp.broadcast_to(log_v, mean.shape)))
 
     expected = {
         'contrast': 0.75 * (square(DATA - y - e['mean']) - square(s.x - y_end - e['mean'])),
         'generator_data': square(DATA - of_g(s.z_end, y)) / (2 * 0.3**2),
         'generator_chain': square(s.x - start) / (2 * 0.3**2),
-        'inference_data': surprise(s.z_end, *of_q(DATA, y)),
-        'inference_chain': surprise(s.z, *of_q(s.x, y_end)),
+        'inference_data': nll(s.z_end, *of_q(DATA, y)),
+        'inference_chain': nll(s.z, *of_q(s.x, y_end)),
         'adversarial': (
-            0.75 * square(start - y_end - e['mean']) + surprise(s.z, *of_q(start, y_end))
+            0.75 * square(start - y_end - e['mean']) + nll(s.z, *of_q(start, y_end))
         ),
     }
     for name, value in expected.items():

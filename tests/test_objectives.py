@@ -288,8 +288,8 @@ def test_nearest_neighbour_entropy_by_hand():
         obj.nearest_neighbour_entropy(x, past, all_there), np.log([5, 2]), rtol=1e-6
     )
 
-    def mean(*of):
-        return obj.nearest_neighbour_entropy(*of).mean()
+    def mean(*arguments):
+        return obj.nearest_neighbour_entropy(*arguments).mean()
 
     grad = jax.grad(mean)(x, past, all_there)
     np.testing.assert_allclose(grad, [[3 / 50, 4 / 50], [0, -1 / 4]], atol=1e-6)

@@ -129,10 +129,10 @@ def test_a_run_that_is_continued_further_keeps_its_schedule(tmp_path):
     further.steps = 9
     runs.check_same_run(workdir, digits_st_jem, further)
     assert further.optimizer.decay_steps == 5
-    anew = digits_st_jem.get_config()
-    anew.steps = 9
-    runs.check_same_run(tmp_path / 'new', digits_st_jem, anew)
-    assert anew.optimizer.decay_steps == 9
+    other = digits_st_jem.get_config()
+    other.steps = 9
+    runs.check_same_run(tmp_path / 'new', digits_st_jem, other)
+    assert other.optimizer.decay_steps == 9
     other = digits_st_jem.get_config()
     other.optimizer.decay_steps = 7
     with pytest.raises(InputError, match=r'optimizer.decay_steps \(5 there, 7 now\)'):

@@ -144,7 +144,7 @@ def prepare(values: Any) -> Inputs:
     elif values.input:
         sound, _ = audio.read(values.input, frontend.analysis.rate)
         name, sound = values.input, audio.levelled(sound)
-    config = opened.settings.get('settings', opened.settings).get('config', {})
+    config = opened.settings.get('config', {})
     denoise = Denoise()
     settings.update(denoise, config.get('denoise', {}))
     return Inputs(opened, frontend, denoise, name, sound)
