@@ -74,7 +74,7 @@ class Recipe:
       evaluate: None, or TrainState -> {name: float}. Both get chains as [shards, ...].
       show: metrics on the progress bar.
       description: None, or what `ebm_jax.load` needs to rebuild the model
-        (`model.ModelSpec.to_json`); it is written into the run's config.json.
+        (`spec.ModelSpec.to_json`); it is written into the run's config.json.
     """
 
     method: Method

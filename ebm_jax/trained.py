@@ -27,8 +27,9 @@ from ebm_jax.apply import latent as apply_latent
 from ebm_jax.apply import sequences
 from ebm_jax.checkpoint import Checkpoints
 from ebm_jax.errors import InputError
-from ebm_jax.model import Model, ModelSpec, build
+from ebm_jax.model import Model, build
 from ebm_jax.record import atomic_write, write_json
+from ebm_jax.spec import ModelSpec
 from ebm_jax.types import UNCONDITIONAL, ArrayLike, Key, Network, ParamEnergyFn, Params
 
 WEIGHTS, CONFIG, CARD = 'model.safetensors', 'config.json', 'README.md'
@@ -281,7 +282,7 @@ def load(
     if 'model' not in content:
         raise InputError(
             f'{path / CONFIG} does not describe its model: train by Recipe(description=...), '
-            'see ebm_jax.model'
+            'see ebm_jax.spec'
         )
     try:
         model = build(ModelSpec.from_json(content['model']), networks)

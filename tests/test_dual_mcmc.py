@@ -517,9 +517,7 @@ def test_conditional_networks_get_the_labels_of_their_own_examples():
         'generator_chain': square(s.x - start) / (2 * 0.3**2),
         'inference_data': nll(s.z_end, *of_q(DATA, y)),
         'inference_chain': nll(s.z, *of_q(s.x, y_end)),
-        'adversarial': (
-            0.75 * square(start - y_end - e['mean']) + nll(s.z, *of_q(start, y_end))
-        ),
+        'adversarial': (0.75 * square(start - y_end - e['mean']) + nll(s.z, *of_q(start, y_end))),
     }
     for name, value in expected.items():
         np.testing.assert_allclose(terms[name], value, rtol=1e-4, err_msg=name)

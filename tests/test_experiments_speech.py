@@ -17,7 +17,8 @@ import ebm_jax  # noqa: E402
 from ebm_jax import audio, images, mcmc  # noqa: E402
 from ebm_jax.apply import sequences as apply_sequences  # noqa: E402
 from ebm_jax.data import formants  # noqa: E402
-from ebm_jax.data.recordings import Frontend, Recording, Segment  # noqa: E402
+from ebm_jax.data.recordings import Recording, Segment  # noqa: E402
+from ebm_jax.data.windows import Frontend  # noqa: E402
 from ebm_jax.errors import InputError  # noqa: E402
 from ebm_jax.evaluate import extractor  # noqa: E402
 from ebm_jax.model import Classifier  # noqa: E402

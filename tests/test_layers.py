@@ -51,9 +51,11 @@ LIBRARY = {
     'guard': BASE | {'checkpoint', 'process', 'record', 'train'},
     'monitor': BASE | {'process', 'record'},
     'fit': BASE | {'checkpoint', 'guard', 'monitor', 'process', 'record', 'sharding', 'train'},
+    'spec': BASE | {'networks'},
     'model': BASE
-    | {'apply', 'augment', 'composition', 'data', 'evaluate', 'mcmc', 'networks', 'objectives'},
-    'trained': BASE | {'apply', 'checkpoint', 'model', 'record'},
+    | {'apply', 'augment', 'composition', 'data', 'evaluate', 'mcmc', 'networks', 'objectives'}
+    | {'spec'},
+    'trained': BASE | {'apply', 'checkpoint', 'model', 'record', 'spec'},
     '__init__': {'trained', 'types'},
 }
 FOLDERS = ('apply', 'data', 'evaluate', 'methods', 'networks')

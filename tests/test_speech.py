@@ -19,7 +19,7 @@ from praatio import textgrid  # noqa: E402
 from tfds_sets import prepare  # noqa: E402
 
 from ebm_jax import audio, data  # noqa: E402
-from ebm_jax.data import formants, recordings  # noqa: E402
+from ebm_jax.data import formants, recordings, windows  # noqa: E402
 
 A16 = audio.Analysis()
 PHONES = pathlib.Path(__file__).parent.parent.parent / 'shared' / 'data' / 'speech_phones_mini.npz'
@@ -208,7 +208,7 @@ def test_real_phones_come_through_a_textgrid(tmp_path):
     )
     analysis = audio.Analysis(rate=rate)
     phones, centres = (
-        recordings.frame_phones(recording, analysis),
+        windows.frame_phones(recording, analysis),
         0.01 * np.arange(analysis.frames(len(sound))),
     )
     for start, end, phone in rows:
@@ -260,7 +260,7 @@ def test_labels_stand_at_window_centres_to_the_sample():
         16000,
         (recordings.Segment(160, 480, 'a'), recordings.Segment(481, 641, 'b')),
     )
-    assert recordings.frame_phones(recording, A16) == [
+    assert windows.frame_phones(recording, A16) == [
         '',
         'a',
         'a',
@@ -283,26 +283,26 @@ def test_labels_stand_at_window_centres_to_the_sample():
     np.testing.assert_array_equal(even[:, 2], features)
     np.testing.assert_array_equal(even[3], features[1:5])
     scale = audio.Scale(np.zeros(80, np.float32), np.full(80, 1e3, np.float32))
-    examples = recordings.phone_windows([recording], [features], A16, scale, 5, ('b', 'a'))
+    examples = windows.phone_windows([recording], [features], A16, scale, 5, ('b', 'a'))
     assert examples.y.tolist() == [1, 1, 0] and examples.x.shape == (3, 5, 80, 1)
     np.testing.assert_allclose(examples.x[:, 2, :, 0], features[[1, 2, 4]] / 4e3, rtol=1e-5)
     # frame 4 says b
-    without = recordings.phone_windows([recording], [features], A16, scale, 5, ('a',), avoid=('b',))
+    without = windows.phone_windows([recording], [features], A16, scale, 5, ('a',), avoid=('b',))
     assert without.y.tolist() == [0] and np.allclose(without.x[0, 2, :, 0], features[1] / 4e3)
     with pytest.raises(InputError, match='no frame'):
-        recordings.phone_windows([recording], [features], A16, scale, 5, ('c',))
+        windows.phone_windows([recording], [features], A16, scale, 5, ('c',))
 
 
 def test_windows_cover_whole_recordings():
     features = np.arange(23, dtype=np.float32)[:, None]
-    found = recordings.cover(features, 10, 5)[..., 0]
+    found = windows.cover(features, 10, 5)[..., 0]
     assert (
         found[:, 0].tolist() == [0, 4, 9, 13]
         and found[-1, -1] == 22
         and np.all(np.diff(found) == 1)
     )
     np.testing.assert_array_equal(
-        recordings.cover(features[:4], 10, 5)[..., 0], [[0, 0, 0, 0, 1, 2, 3, 3, 3, 3]]
+        windows.cover(features[:4], 10, 5)[..., 0], [[0, 0, 0, 0, 1, 2, 3, 3, 3, 3]]
     )
 
 
@@ -313,7 +313,7 @@ def test_a_recording_is_seen_in_use_as_it_was_in_training(seconds):
         'r', tone(700, seconds), 16000, (recordings.Segment(0, 500, 'a'),), 'a'
     )
     for by_frame in (False, True):
-        frontend = recordings.Frontend(
+        frontend = windows.Frontend(
             audio.Analysis(bins=12), scale, ('a',), by_frame, 20, 5 if not by_frame else 1
         )
         trained, used = (

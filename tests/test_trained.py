@@ -16,11 +16,12 @@ from commands import ROOT, assert_one_sentence, in_process, succeed
 from flax import nnx
 
 import ebm_jax
-from ebm_jax import adapt, augment, data, initial, mcmc, model, replay
+from ebm_jax import adapt, augment, data, initial, mcmc, replay
 from ebm_jax.errors import InputError
 from ebm_jax.fit import fit
 from ebm_jax.methods.jem import jem
 from ebm_jax.networks import ConvNet, nnx_per_example, per_example
+from ebm_jax.spec import classifier_spec
 from ebm_jax.train import Recipe
 from ebm_jax.types import UNCONDITIONAL, Network
 from experiments.common import runs
@@ -201,7 +202,7 @@ def trained_by_python(workdir, network, description):
 
 def test_a_run_trained_from_python_opens_the_same_way(tmp_path):
     network = per_example(ConvNet(10, (4, 4), (2, 2)))
-    spec = model.classifier_spec(network, (8, 8, 1), 10)
+    spec = classifier_spec(network, (8, 8, 1), 10)
     state = trained_by_python(tmp_path / 'run', network, spec)
     opened = ebm_jax.load(tmp_path / 'run')
     chex.assert_trees_all_equal(opened.params, state.params)
@@ -233,7 +234,7 @@ def plain_network():
 @pytest.mark.parametrize('kind', ['nnx', 'plain'])
 def test_networks_of_any_kind_train_and_open(kind, tmp_path):
     network = nnx_per_example(lambda rngs: Perceptron(rngs)) if kind == 'nnx' else plain_network()
-    spec = model.classifier_spec(network, (8, 8, 1), 10)
+    spec = classifier_spec(network, (8, 8, 1), 10)
     state = trained_by_python(tmp_path / 'run', network, spec)
     with pytest.raises(InputError, match="give it as networks={'network'"):
         ebm_jax.load(tmp_path / 'run')

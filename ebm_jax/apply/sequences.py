@@ -14,7 +14,7 @@ import numpy as np
 
 from ebm_jax import audio, batching
 from ebm_jax.apply.refine import refine
-from ebm_jax.data.recordings import Frontend
+from ebm_jax.data.windows import Frontend
 from ebm_jax.mcmc import run_chain
 from ebm_jax.types import (
     UNCONDITIONAL,

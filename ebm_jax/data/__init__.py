@@ -1,5 +1,5 @@
-"""Data: images and their labels (`examples`, whose functions are here), speech (`recordings`), and
-a synthetic speech set (`formants`)."""
+"""Data: images and their labels (`examples`, whose functions are here), speech (`recordings`,
+`windows`), and a synthetic speech set (`formants`)."""
 
 from ebm_jax.data.examples import (
     Examples,

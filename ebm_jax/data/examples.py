@@ -1,6 +1,6 @@
 """Data sources: the built-in digits, .npz files, image folders, TFDS.
 
-Images are uint8 [N, H, W, C], labels int32 [N]; features of speech (see `recordings`) take the
+Images are uint8 [N, H, W, C], labels int32 [N]; features of speech (see `windows`) take the
 place of images as float32 [N, T, F, 1] in [-1, 1].
 
 A batch is a function of the step (`batch_at`), so a resumed run sees what an uninterrupted one

@@ -24,7 +24,7 @@ from absl import flags
 
 from ebm_jax import audio, trained
 from ebm_jax.apply import sequences
-from ebm_jax.data.recordings import Frontend
+from ebm_jax.data.windows import Frontend
 from ebm_jax.errors import InputError
 from ebm_jax.trained import TrainedModel
 from ebm_jax.types import UNCONDITIONAL

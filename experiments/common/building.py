@@ -11,7 +11,8 @@ import optax
 from ebm_jax import augment, data, mcmc
 from ebm_jax.errors import InputError
 from ebm_jax.guard import RecoveryAction
-from ebm_jax.model import KERNELS, Part
+from ebm_jax.model import KERNELS
+from ebm_jax.spec import Part
 from ebm_jax.train import Recipe, TrainState
 from ebm_jax.types import UNCONDITIONAL, Batch, Kernel, Transition
 from experiments.common import settings

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 from ebm_jax.data import Examples
-from ebm_jax.data.recordings import Frontend, Recording
+from ebm_jax.data.recordings import Recording
+from ebm_jax.data.windows import Frontend
 from ebm_jax.evaluate.predict import Predictor
 from ebm_jax.model import Model
 from ebm_jax.train import Recipe, TrainState

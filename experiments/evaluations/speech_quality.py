@@ -13,7 +13,8 @@ from tqdm import tqdm
 
 from ebm_jax import audio, batching, mcmc
 from ebm_jax.apply import sequences as apply_sequences
-from ebm_jax.data.recordings import Frontend, Recording
+from ebm_jax.data.recordings import Recording
+from ebm_jax.data.windows import Frontend
 from ebm_jax.errors import InputError
 from ebm_jax.model import Model
 from ebm_jax.train import TrainState

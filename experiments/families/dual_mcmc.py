@@ -14,8 +14,9 @@ from ebm_jax.images import as_float, stacked
 from ebm_jax.initial import uniform
 from ebm_jax.methods import dual_mcmc as method
 from ebm_jax.methods.dual_mcmc import NETWORKS
-from ebm_jax.model import LatentSpec, Model, Part, Sampling
+from ebm_jax.model import Model
 from ebm_jax.networks import Generator, InferenceNet, SpectralEnergy, per_example
+from ebm_jax.spec import LatentSpec, ModelSpec, Part, Sampling, latent_spec
 from ebm_jax.train import Recipe, per_network
 from ebm_jax.types import Kernel, Network
 from experiments.common import sources
@@ -303,9 +304,9 @@ def model_spec(
     settings: method.Settings,
     shape: tuple[int, ...],
     num_classes: int,
-) -> model.ModelSpec:
+) -> ModelSpec:
     """What the trained model is, as plain data."""
-    return model.latent_spec(
+    return latent_spec(
         networks,
         shape,
         num_classes,

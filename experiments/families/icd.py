@@ -18,7 +18,7 @@ from ebm_jax.errors import InputError
 from ebm_jax.evaluate import predict
 from ebm_jax.evaluate.attributes import ATTRIBUTES, relabelled, thirds
 from ebm_jax.methods.icd import icd
-from ebm_jax.model import Part, Sampling, TransitionPart
+from ebm_jax.spec import Part, Sampling, TransitionPart, energy_spec
 from ebm_jax.train import Recipe
 from ebm_jax.types import InitialSampler, Kernel, Method, Network, ReplayBuffer
 from experiments.common import sources
@@ -162,7 +162,7 @@ def image_icd(
         every=config.fresh.every,
         plain=config.fresh.plain,
     )
-    spec = model.energy_spec(network, shape, num_classes, sampling, conditional=conditional)
+    spec = energy_spec(network, shape, num_classes, sampling, conditional=conditional)
     trained = model.build(spec, {'network': network})
     method = method_of(config, network, trained, num_classes, kernel)
     picture_classes = num_classes if conditional else 0

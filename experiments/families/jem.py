@@ -11,7 +11,8 @@ from ebm_jax import adapt, data, model, objectives, replay
 from ebm_jax.errors import InputError
 from ebm_jax.evaluate import calibration, predict
 from ebm_jax.methods.jem import jem
-from ebm_jax.model import INITIAL, Part, Sampling
+from ebm_jax.model import INITIAL
+from ebm_jax.spec import Part, Sampling, classifier_spec
 from ebm_jax.train import Recipe
 from ebm_jax.types import Kernel, Network, Transition, WeightRule
 from experiments.common import sources
@@ -166,7 +167,7 @@ def jem_experiment(
         num_steps=config.fresh.num_steps,
         initial=initial,
     )
-    spec = model.classifier_spec(network, shape, num_classes, sampling)
+    spec = classifier_spec(network, shape, num_classes, sampling)
     spec = dataclasses.replace(spec, **spec_changes or {})
     trained = model.build(spec, {'network': network})
     return Experiment(

@@ -10,9 +10,10 @@ from tqdm import tqdm
 
 from ebm_jax import audio, augment
 from ebm_jax.data import Examples, formants, recordings
-from ebm_jax.data.recordings import Frontend, Recording
+from ebm_jax.data.recordings import Recording
+from ebm_jax.data.windows import Frontend, cover, frame_phones
 from ebm_jax.errors import InputError
-from ebm_jax.model import FEATURES, Part
+from ebm_jax.spec import FEATURES, Part
 from ebm_jax.types import Kernel, Network
 from experiments.common.experiment import Experiment, SpeechRun
 from experiments.common.groups import Denoise
@@ -186,7 +187,7 @@ def prepared(config: SpeechSettings) -> tuple[Examples, Examples, SpeechRun]:
     ]
     heard = []
     for recording, spectrum in zip(ours, spectra):
-        phones = recordings.frame_phones(recording, analysis)
+        phones = frame_phones(recording, analysis)
         heard.append(spectrum[[phone not in c.leave_out for phone in phones]])
     frontend = Frontend(analysis, audio.scale_of(heard), names, by_frame, c.window, c.every)
     windows = frontend.windows(ours, spectra, name=c.source, avoid=c.leave_out)
@@ -211,7 +212,7 @@ def extra_ood(run: SpeechRun, c: SpeechData) -> dict[str, Any]:
         windows = []
         for i, sound in enumerate(sounds):
             x = frontend.sequence(audio.levelled(noise(len(sound), i)))
-            windows.append(recordings.cover(x[..., 0], frontend.length, frontend.length))
+            windows.append(cover(x[..., 0], frontend.length, frontend.length))
         x = np.concatenate(windows)
         return Examples(name, x[..., None], np.zeros(len(x), np.int32))
 
