@@ -69,4 +69,4 @@ def settings_page() -> str:
 
 
 if __name__ == '__main__':
-    print('\n'.join(lines()) if '--settings' not in sys.argv[1:] else settings_page(), end='')
+    print('\n'.join(lines()) if '--settings' not in sys.argv[1:] else settings_page().rstrip())
