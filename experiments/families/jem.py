@@ -55,7 +55,7 @@ class JemLoss:
     num_negatives: int = setting(64, 'chains M of a step, over all devices', low=1)
     conditional: float = setting(0.5, 'share of the chains on p(x|y)', low=0, high=1)
     p_x_weight: float = setting(1.0, 'weight of the generative part', low=0)
-    alpha: float = setting(0.0, 'weight of the mutual information of the batch, in [0, 1]')
+    alpha: float = setting(0.0, 'weight of the mutual information of the batch', low=0, high=1)
     entropy_weight: float = setting(0.0, 'weight of the entropy form of mutual information')
 
 
