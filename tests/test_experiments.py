@@ -413,7 +413,7 @@ def mistakes(workdir, tmp_path):
         'information beyond 1': (
             train,
             [new, '--config.loss.alpha=1.5'],
-            'alpha must lie in [0, 1]',
+            '--config.loss.alpha must be in [0, 1]',
         ),
         'not finite': (train, [new, '--config.optimizer.learning_rate=nan'], 'learning_rate'),
         'shapes of the splits': (
