@@ -23,7 +23,8 @@ from ebm_jax import objectives as obj
 RNG = np.random.default_rng(3)
 PRECISION = np.array([1.0, 4.0])  # E(x) = x^T diag(PRECISION) x / 2
 X = np.array([0.3, -0.7], np.float32)
-STEP, TEMPERATURE, KEY = 0.1, 0.5, 7
+STEP, TEMPERATURE = 0.4, 0.5  # long steps, so that some proposals are refused
+SEEDS = np.arange(16, dtype=np.int32)
 N, M, C, D = 6, 4, 3, 2
 POS, NEG = RNG.normal(size=(N, C)), RNG.normal(size=(M, C))
 LABELS = np.array([0, 2, 1, 1, 0, 2])
@@ -38,21 +39,17 @@ def normal(key, size=2):
     return np.asarray(jax.random.normal(key, (size,)))
 
 
-def one_langevin_step():
-    return X - STEP * PRECISION * X + np.sqrt(2 * STEP * TEMPERATURE) * normal(chain_key())
-
-
-def chain_key():
-    return jax.random.fold_in(jax.random.key(KEY), 0)  # of the first step
+def one_langevin_step(key):
+    return X - STEP * PRECISION * X + np.sqrt(2 * STEP * TEMPERATURE) * normal(key)
 
 
 def log_density(x):
     return -0.5 * np.sum(PRECISION * x**2) / TEMPERATURE
 
 
-def one_mala_step():
+def one_mala_step(key):
     """The proposal and its acceptance from scipy's normal densities."""
-    noise_key, accept_key = jax.random.split(chain_key())
+    noise_key, accept_key = jax.random.split(key)
     spread = np.sqrt(2 * STEP * TEMPERATURE)
 
     def proposal_from(x):
@@ -64,9 +61,9 @@ def one_mala_step():
     return there if jax.random.uniform(accept_key) < np.exp(min(ratio, 0)) else X
 
 
-def one_hmc_step():
+def one_hmc_step(key):
     """Three leapfrog steps of the harmonic oscillator."""
-    momentum_key, accept_key = jax.random.split(chain_key())
+    momentum_key, accept_key = jax.random.split(key)
     start = np.sqrt(TEMPERATURE) * normal(momentum_key)
     x, v = X, start
     for _ in range(3):
@@ -148,11 +145,15 @@ class VariantsTest(chex.TestCase):
     def test_a_step_of_a_kernel(self, name):
         kernel, expected = KERNELS[name]
 
-        def step(seed, x):
-            return mcmc.run_chain(jax.random.key(seed), kernel, energy, x, 1)[0]
+        def step(seeds, x):
+            keys = jax.vmap(jax.random.key)(seeds)
+            return mcmc.run_chains(keys, kernel, energy, jnp.tile(x, (len(seeds), 1)), 1)[0]
 
-        moved = self.variant(step, axis_name=devices.AXIS)(jnp.int32(KEY), X)
-        np.testing.assert_allclose(moved, expected(), rtol=1e-5)
+        moved = self.variant(step, axis_name=devices.AXIS)(SEEDS, X)
+        keys = [jax.random.fold_in(jax.random.key(seed), 0) for seed in SEEDS]  # of the first step
+        np.testing.assert_allclose(moved, [expected(key) for key in keys], rtol=1e-4, atol=1e-6)
+        if name != 'langevin':
+            assert 0 < np.sum(np.all(moved == X, 1)) < len(SEEDS)
 
     @chex.all_variants
     @parameterized.named_parameters((name, name) for name in OBJECTIVES)
