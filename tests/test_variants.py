@@ -24,7 +24,7 @@ RNG = np.random.default_rng(3)
 PRECISION = np.array([1.0, 4.0])  # E(x) = x^T diag(PRECISION) x / 2
 X = np.array([0.3, -0.7], np.float32)
 STEP, TEMPERATURE = 0.4, 0.5  # long steps, so that some proposals are refused
-SEEDS = np.arange(16, dtype=np.int32)
+SEEDS = np.arange(64, dtype=np.int32)
 N, M, C, D = 6, 4, 3, 2
 POS, NEG = RNG.normal(size=(N, C)), RNG.normal(size=(M, C))
 LABELS = np.array([0, 2, 1, 1, 0, 2])
