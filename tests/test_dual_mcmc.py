@@ -228,7 +228,7 @@ def test_the_papers_gradients_in_closed_form():
     )
 
 
-def bound(params, mean_x, cov_x):
+def neg_elbo(params, mean_x, cov_x):
     """E over x ~ (mean_x, cov_x) of the negative evidence bound of the linear model, in closed form
     up to constants."""
     g, q = params['generator'], params['inference']
@@ -252,7 +252,7 @@ def moments(x):
 def test_the_vae_preset_has_the_gradient_of_the_evidence_bound():
     params = params_of(dm.VAE)
     found = gradient(linear(dm.VAE), params, samples_of(linear(dm.VAE), params))
-    assert_gradients(found, jax.grad(bound)(params, *moments(BATCH['x'])), 0.06)
+    assert_gradients(found, jax.grad(neg_elbo)(params, *moments(BATCH['x'])), 0.06)
 
 
 def test_variational_cooperative_learning_is_a_vae_on_revised_samples():
@@ -260,7 +260,7 @@ def test_variational_cooperative_learning_is_a_vae_on_revised_samples():
     method = linear(settings)
     s = samples_of(method, PARAMS)
     found = gradient(method, PARAMS, s)
-    of_vae = jax.grad(bound)(
+    of_vae = jax.grad(neg_elbo)(
         {name: PARAMS[name] for name in ('generator', 'inference')}, *moments(s.x)
     )
     assert_gradients({name: found[name] for name in of_vae}, of_vae, 0.06)
@@ -289,7 +289,7 @@ def test_the_divergence_triangle_has_the_gradient_of_its_three_divergences():
 
         frozen = jax.lax.stop_gradient
         return (
-            bound(live, *moments(BATCH['x']))
+            neg_elbo(live, *moments(BATCH['x']))
             + mean_energy(constant['energy'], mean_g, cov_g)
             + nll(frozen(q), g)
             + nll(q, frozen(g))

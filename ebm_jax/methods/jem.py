@@ -225,9 +225,9 @@ class _Jem:
         }
         if self.alpha:
             w_y = self.weights(-pos, -counted)  # [N, C], [M, C]: a set of weights for each class
-            by_class = obj.class_contrast(pos, labels, neg, w_y)
-            of_positives = (1 - self.alpha) * of_positives + self.alpha * by_class[0]
-            of_negatives = (1 - self.alpha) * of_negatives + self.alpha * by_class[1]
+            conditional = obj.class_contrast(pos, labels, neg, w_y)
+            of_positives = (1 - self.alpha) * of_positives + self.alpha * conditional[0]
+            of_negatives = (1 - self.alpha) * of_negatives + self.alpha * conditional[1]
             shares = obj.class_shares(labels, pos.shape[1])
             metrics['effective_sample_size_by_class'] = shares @ obj.effective_sample_size(w_y)
         terms = {
