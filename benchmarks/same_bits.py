@@ -67,19 +67,17 @@ def metrics_of(workdir: pathlib.Path) -> dict[str, object]:
 
 
 def numbers_of(workdir: pathlib.Path) -> dict[str, np.ndarray]:
-    """{path: array} of the last checkpoint."""
-    folder = (workdir / 'checkpoints').absolute()
-    options = ocp.CheckpointManagerOptions(read_only=True)
-    with ocp.CheckpointManager(folder, options=options) as manager:
-        state = manager.restore(manager.latest_step(), args=ocp.args.StandardRestore())
-
-    def raw(leaf):
-        is_key = jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-        return np.asarray(jax.random.key_data(leaf) if is_key else leaf)
-
+    """{path: array} of the last checkpoint, whatever devices it was saved from."""
+    steps = (workdir / 'checkpoints').absolute().glob('[0-9]*')
+    folder = max(steps, key=lambda step: int(step.name)) / 'default'
+    with ocp.PyTreeCheckpointer() as checkpointer:
+        saved = checkpointer.metadata(folder).item_metadata.tree
+        as_numpy = jax.tree.map(lambda leaf: ocp.RestoreArgs(restore_type=np.ndarray), saved)
+        state = checkpointer.restore(folder, restore_args=as_numpy)
     leaves = jax.tree_util.tree_leaves_with_path(state)
     return {
-        jax.tree_util.keystr(path, simple=True, separator='/'): raw(leaf) for path, leaf in leaves
+        jax.tree_util.keystr(path, simple=True, separator='/'): np.asarray(leaf)
+        for path, leaf in leaves
     }
 
 
