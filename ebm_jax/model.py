@@ -20,9 +20,11 @@ from ebm_jax.evaluate import predict
 from ebm_jax.images import as_float, spectrogram_images
 from ebm_jax.spec import (
     CLASSIFIER,
+    ENERGY,
     FEATURES,
     LATENT,
     ModelSpec,
+    Part,
     TransitionPart,
 )
 from ebm_jax.types import (
@@ -215,7 +217,7 @@ def transition_of(parts: Sequence[TransitionPart]) -> Transition | None:
     """The transition that applies `parts` one after another, or None for none."""
     steps = []
     for name, arguments, probability in parts:
-        step = TRANSITIONS[name](**arguments)
+        step = _make(TRANSITIONS, Part(name, arguments))
         steps.append(step if probability == 1 else augment.sometimes(probability, step))
     return augment.chain(*steps) if steps else None
 
@@ -226,6 +228,7 @@ def build(spec: ModelSpec, own_networks: Mapping[str, Network] | None = None) ->
     Args: own_networks: those that the spec has no Part for, by their names.
     Raises: InputError where a network is missing or a part is unknown.
     """
+    _check(spec)
     own_networks = own_networks or {}
     found = {}
     for name, part in spec.networks.items():
@@ -243,8 +246,43 @@ def build(spec: ModelSpec, own_networks: Mapping[str, Network] | None = None) ->
         networks=found,
         classifier=Classifier(found['network'].apply) if spec.kind == CLASSIFIER else None,
         latent=_latent_model(spec, found),
-        speech=None if spec.speech is None else Frontend.from_json(spec.speech),
+        speech=None if spec.speech is None else _frontend(spec.speech),
     )
+
+
+def _frontend(content):
+    try:
+        return Frontend.from_json(content)
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f'the description of the speech features is damaged ({type(error).__name__}: {error})'
+        ) from error
+
+
+def _check(spec):
+    """Refuse what cannot be built, before parameters are read. Raises: InputError."""
+    names, sampling = set(spec.networks), spec.sampling
+    if spec.kind not in (CLASSIFIER, ENERGY, LATENT):
+        raise InputError(f'there is no kind of model {spec.kind!r}: is it of another version?')
+    if spec.kind == LATENT and (not names or names - {'energy', 'generator', 'inference'}):
+        raise InputError(f'{sorted(names)} are not networks of a {LATENT} model')
+    if spec.kind == LATENT and spec.latent is None:
+        raise InputError(f'the description of a {LATENT} model needs `latent`')
+    if spec.kind != LATENT and names != {'network'}:
+        raise InputError(f"a {spec.kind} model has one network, 'network', got {sorted(names)}")
+    _make(KERNELS, sampling.kernel, sampling.step_size)
+    _make(INITIAL, sampling.initial, spec.shape)
+    transition_of(sampling.transition)
+
+
+def _make(table, part, *values):
+    """What the library has under the name of a part. Raises: InputError."""
+    if part.name not in table:
+        raise InputError(f'there is no {part.name!r}: it is one of {", ".join(table)}')
+    try:
+        return table[part.name](*values, **part.arguments)
+    except (TypeError, ValueError) as error:
+        raise InputError(f'{part.name} cannot be made: {error}') from error
 
 
 def _latent_model(spec, found):
@@ -257,7 +295,7 @@ def _latent_model(spec, found):
             return found['energy'].apply(params['energy'], x, *label)
 
     latent = spec.latent
-    kernel = KERNELS[latent.kernel.name](latent.step_size, **latent.kernel.arguments)
+    kernel = _make(KERNELS, latent.kernel, latent.step_size)
     return LatentModel(
         generator=found['generator'],
         inference=found.get('inference'),

@@ -11,7 +11,10 @@ from typing import Any
 import numpy as np
 from tensorboardX import SummaryWriter
 
+from ebm_jax.errors import InputError
 from ebm_jax.images import image_grid, save_grid
+
+SUMMARY = 'summary.json'
 
 
 def atomic_write(path: str | pathlib.Path, text: str) -> None:
@@ -36,13 +39,28 @@ def _finite(content):
     return str(content) if isinstance(content, float) and not math.isfinite(content) else content
 
 
+def read_summary(workdir: str | pathlib.Path) -> dict[str, Any]:
+    """WORKDIR/summary.json, {} where there is none.
+
+    Raises: InputError where it cannot be read.
+    """
+    path = pathlib.Path(workdir) / SUMMARY
+    if not path.exists():
+        return {}
+    try:
+        return dict(json.loads(path.read_text()))
+    except (ValueError, TypeError, OSError) as error:
+        raise InputError(
+            f'{path} cannot be read ({error}): it is damaged; delete it, and evaluate again'
+        ) from error
+
+
 def update_summary(workdir: str | pathlib.Path, content: Mapping[str, Any]) -> dict[str, Any]:
     """Merge values into WORKDIR/summary.json; nested dicts are merged too.
 
     Returns: the whole summary.
     """
-    path = pathlib.Path(workdir) / 'summary.json'
-    summary = json.loads(path.read_text()) if path.exists() else {}
+    path, summary = pathlib.Path(workdir) / SUMMARY, read_summary(workdir)
 
     def merge(into, new):
         for key, value in new.items():

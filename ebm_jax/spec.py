@@ -129,7 +129,7 @@ class ModelSpec:
                 **found
                 | {
                     'networks': networks,
-                    'shape': tuple(found['shape']),
+                    'shape': tuple(int(size) for size in found['shape']),
                     'class_names': tuple(found['class_names']),
                     'latent': latent,
                     'sampling': Sampling(

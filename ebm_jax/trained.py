@@ -28,7 +28,7 @@ from ebm_jax.apply import sequences
 from ebm_jax.checkpoint import Checkpoints
 from ebm_jax.errors import InputError
 from ebm_jax.model import Model, build
-from ebm_jax.record import atomic_write, write_json
+from ebm_jax.record import atomic_write, read_summary, write_json
 from ebm_jax.spec import ModelSpec
 from ebm_jax.types import UNCONDITIONAL, ArrayLike, Key, Network, ParamEnergyFn, Params
 
@@ -293,10 +293,10 @@ def load(
     with Checkpoints(path / 'checkpoints', read_only=True) as checkpoints:
         step, params = checkpoints.restore_eval_params()
     params = _matched(path, model, _flat(params))
-    summary = path / 'summary.json'
-    metrics = json.loads(summary.read_text()) if summary.exists() else {}
     settings = {name: value for name, value in content.items() if name != 'model'}
-    return TrainedModel(model=model, params=params, step=step, settings=settings, metrics=metrics)
+    return TrainedModel(
+        model=model, params=params, step=step, settings=settings, metrics=read_summary(path)
+    )
 
 
 def read_config(path: pathlib.Path) -> dict[str, Any]:
@@ -339,13 +339,20 @@ def _load_export(path, content, model):
         weights = load_file(path / WEIGHTS)
     except (SafetensorError, OSError) as error:
         raise InputError(f'{path / WEIGHTS} cannot be read ({error}): it is damaged') from error
-    return TrainedModel(
-        model=model,
-        params=_matched(path, model, weights),
-        step=int(content['step']),
-        settings=content['settings'],
-        metrics=content['metrics'],
-    )
+    params = _matched(path, model, weights)
+    try:
+        return TrainedModel(
+            model=model,
+            params=params,
+            step=int(content['step']),
+            settings=dict(content['settings']),
+            metrics=dict(content['metrics']),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f'{path / CONFIG} lacks a part of an exported model, or holds a wrong one '
+            f'({type(error).__name__}: {error}): it is damaged, copy the folder again'
+        ) from error
 
 
 def _matched(path, model, found):
@@ -364,6 +371,13 @@ def _matched(path, model, found):
         wanted = shapes('network')
     else:
         wanted = {name: shapes(name) for name in model.networks}
+    if model.classifier is not None:
+        outputs = jax.eval_shape(model.classifier.logits, wanted, x).shape
+        if outputs != (spec.num_classes,):
+            raise InputError(
+                f'{path}: the network has outputs {list(outputs)} where the description says '
+                f'{spec.num_classes} classes: it is damaged'
+            )
     shape = {name: np.shape(leaf) for name, leaf in found.items()}
     needed = {name: tuple(leaf.shape) for name, leaf in _flat(wanted).items()}
     differing = sorted(name for name in shape | needed if shape.get(name) != needed.get(name))

@@ -12,6 +12,7 @@ from absl import flags
 from flax.traverse_util import flatten_dict
 
 from ebm_jax.errors import InputError
+from ebm_jax.record import read_summary
 from ebm_jax.trained import read_config
 from experiments.common import launch
 
@@ -48,9 +49,7 @@ def run(values: Any) -> None:
     rows, settings = {}, {}
     for workdir in values.workdir:
         content = read_config(pathlib.Path(workdir))
-        summary = pathlib.Path(workdir) / 'summary.json'
-        row = json.loads(summary.read_text()) if summary.exists() else {}
-        rows[workdir] = flatten_dict(row, sep='.')
+        rows[workdir] = flatten_dict(read_summary(workdir), sep='.')
         named = {'experiment': content.get('experiment'), **content.get('config', {})}
         settings[workdir] = flatten_dict(named, sep='.')
     keys = sorted({key for one in settings.values() for key in one})

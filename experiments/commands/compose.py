@@ -22,7 +22,7 @@ import jax
 import numpy as np
 from absl import flags
 
-from ebm_jax import composition, trained
+from ebm_jax import composition
 from ebm_jax.apply.sampling import sample
 from ebm_jax.composition import Composition
 from ebm_jax.errors import InputError
@@ -30,7 +30,7 @@ from ebm_jax.images import image_grid, save_grid
 from ebm_jax.model import Model
 from ebm_jax.trained import TrainedModel
 from ebm_jax.types import UNCONDITIONAL, ArrayLike, EnergyFn, Key, Params
-from experiments.common import launch
+from experiments.common import launch, runs
 from experiments.common.cores import use_all_cores
 
 
@@ -70,7 +70,7 @@ def run(values: Any) -> None:
     if not any(term.kind != 'none' for term in terms):
         raise InputError('there is nothing to compose: give at least one --all=RUN or --any=RUN')
     use_all_cores()
-    opened = {name: trained.load(name) for name in dict.fromkeys(term.workdir for term in terms)}
+    opened = {name: runs.open_model(name) for name in dict.fromkeys(term.workdir for term in terms)}
     models = [opened[term.workdir] for term in terms]
     for term, model in zip(terms, models):
         check(term, model, models[0])

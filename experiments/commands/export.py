@@ -9,8 +9,7 @@ from typing import Any
 
 from absl import flags
 
-from ebm_jax import trained
-from experiments.common import launch
+from experiments.common import launch, runs
 
 
 def define(values: Any) -> None:
@@ -23,7 +22,7 @@ def define(values: Any) -> None:
 
 def run(values: Any) -> None:
     """Export and print."""
-    opened = trained.load(values.workdir)
+    opened = runs.open_model(values.workdir)
     experiment = opened.settings.get('experiment')
     commands = []
     if experiment:

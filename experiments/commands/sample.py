@@ -11,9 +11,8 @@ import jax
 import numpy as np
 from absl import flags
 
-from ebm_jax import trained
 from ebm_jax.images import image_grid, save_grid
-from experiments.common import launch
+from experiments.common import launch, runs
 from experiments.common.cores import use_all_cores
 
 
@@ -50,7 +49,7 @@ def define(values: Any) -> None:
 def run(values: Any) -> None:
     """Draw and write."""
     use_all_cores()
-    opened = trained.load(values.workdir)
+    opened = runs.open_model(values.workdir)
     opened.check_label(values.label)
     model, label = opened.model, values.label
     labels = model.labels(values.num) if label is None else np.full(values.num, label, np.int32)

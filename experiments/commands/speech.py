@@ -22,7 +22,7 @@ import jax
 import numpy as np
 from absl import flags
 
-from ebm_jax import audio, trained
+from ebm_jax import audio
 from ebm_jax.apply import sequences
 from ebm_jax.data.windows import Frontend
 from ebm_jax.errors import InputError
@@ -123,10 +123,10 @@ def prepare(values: Any) -> Inputs:
     needs_recording = values.task != 'generate' and not values.input
     if not needs_recording:
         use_all_cores()
-        opened = trained.load(values.workdir)
+        opened = runs.open_model(values.workdir)
     else:
         run = runs.restore(values.workdir)
-        opened = trained.load(values.workdir)
+        opened = runs.open_model(values.workdir)
     frontend = opened.model.speech
     if frontend is None:
         raise InputError(

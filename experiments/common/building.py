@@ -13,7 +13,7 @@ from ebm_jax.errors import InputError
 from ebm_jax.guard import RecoveryAction
 from ebm_jax.model import KERNELS
 from ebm_jax.spec import Part
-from ebm_jax.train import Recipe, TrainState
+from ebm_jax.train import Pictures, Recipe, TrainState
 from ebm_jax.types import UNCONDITIONAL, Batch, Kernel, Transition
 from experiments.common import settings
 from experiments.common.groups import Chain, Schedule
@@ -166,12 +166,20 @@ def recovery_actions(config: Any, rebuild: Callable[[Any], Recipe]) -> list[Reco
     return actions
 
 
-def buffer_picture(
-    state: TrainState, num_classes: int, per_class: int = 10
-) -> tuple[np.ndarray, int]:
-    """(images, columns): chains of the buffer, a column for each class and for p(x), the oldest of
-    each first."""
-    buffer = state.chains.buffer
+def buffer_pictures(
+    state: TrainState,
+    num_classes: int,
+    as_images: Callable[[np.ndarray], np.ndarray] = np.asarray,
+    per_class: int = 10,
+) -> Pictures:
+    """{'buffer': (images, columns)}: chains of the buffer, a column per class and for p(x), the
+    oldest of each first. {} where the method keeps no buffer.
+
+    Args: as_images: positions [N, ...] -> images.
+    """
+    buffer = getattr(state.chains, 'buffer', None)
+    if buffer is None:
+        return {}
     position, label, age = (
         np.asarray(leaf).reshape(-1, *leaf.shape[2:])
         for leaf in (buffer.position, buffer.label, buffer.age)
@@ -182,7 +190,7 @@ def buffer_picture(
         if len(entries):
             columns.append(entries[np.argsort(-age[entries], kind='stable')])
     if len(columns) == 1:
-        return position[columns[0][: 10 * per_class]], 10
+        return {'buffer': (as_images(position[columns[0][: 10 * per_class]]), 10)}
     rows = min(per_class, *map(len, columns))
     chosen = np.stack([entries[:rows] for entries in columns], 1).reshape(-1)
-    return position[chosen], len(columns)
+    return {'buffer': (as_images(position[chosen]), len(columns))}

@@ -11,7 +11,7 @@ from ebm_jax.checkpoint import Checkpoints
 from ebm_jax.errors import InputError
 from ebm_jax.fit import fit
 from ebm_jax.train import TrainState, state_shapes
-from ebm_jax.trained import read_config
+from ebm_jax.trained import TrainedModel, load, read_config
 from experiments.common import settings
 from experiments.common.building import recovery_actions
 from experiments.common.cores import use_all_cores
@@ -109,9 +109,22 @@ def check_same_run(workdir: pathlib.Path, module: ModuleType, config: Any) -> No
         )
 
 
+def open_model(path: str | pathlib.Path) -> TrainedModel:
+    """The trained model of a run or an exported folder, as `ebm_jax.load`. A network from outside
+    ebm_jax comes from the experiment, which then reads its data. Raises: InputError."""
+    path = pathlib.Path(path)
+    description = read_config(path).get('model')
+    parts = description.get('networks') if isinstance(description, dict) else None
+    if not isinstance(parts, dict) or None not in parts.values():
+        return load(path)
+    config, module = read_run(path)
+    return load(path, networks=build(module, config).model.networks)
+
+
 def read_run(workdir: pathlib.Path) -> tuple[Any, ModuleType]:
     """(configuration, the experiment's module) of a run. Raises: InputError."""
     content = read_config(workdir)
+    content = content.get('settings', content)  # of an exported folder
     if 'experiment' not in content:
         raise InputError(
             f'{workdir} was trained from Python, not by an experiment: open it with ebm_jax.load'

@@ -25,7 +25,7 @@ from experiments.common import sources
 from experiments.common.building import (
     adam,
     batches,
-    buffer_picture,
+    buffer_pictures,
     chain_numbers,
     kernel_part,
     make_kernel,
@@ -173,7 +173,7 @@ def image_icd(
         prepare=prepare_images(config.data.noise, config.data.crop, config.data.flip),
         ema=config.optimizer.ema,
         limits={'s_positives': config.loss.energy_limit},
-        pictures=lambda state: {'buffer': buffer_picture(state, picture_classes)},
+        pictures=lambda state: buffer_pictures(state, picture_classes),
         show=('loss', 's_gap', 'loss/kl', 'grad_norm'),
         description=spec.to_json(),
     )

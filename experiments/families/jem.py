@@ -19,7 +19,7 @@ from experiments.common import sources
 from experiments.common.building import (
     adam,
     batches,
-    buffer_picture,
+    buffer_pictures,
     chain_numbers,
     kernel_part,
     make_kernel,
@@ -193,8 +193,7 @@ def _recipe(config, datasets, method, prepare, prepare_test, trained):
         return {'test_accuracy': calibration.accuracy(found['logits'], some.y)}
 
     def pictures(state):
-        positions, columns = buffer_picture(state, num_classes)
-        return {'buffer': (trained.pictures(positions), columns)}
+        return buffer_pictures(state, num_classes, trained.pictures)
 
     optimizer = config.optimizer
     return Recipe(
