@@ -14,7 +14,7 @@ class Sampler(NamedTuple):
     """A kernel that may depend on a state kept between training steps."""
 
     init: Callable[[], PyTree]  # () -> state
-    kernel: Callable[[PyTree], object]  # state -> Kernel of this call
+    kernel: Callable[[PyTree], Kernel]  # state -> the kernel of this call
     # (state, score of this call's samples) -> state
     update: Callable[[PyTree, Array], PyTree]
     tunes: bool = True  # False: the score is not read

@@ -310,6 +310,7 @@ class _Loop:
         monitor.pause()
         if step > start:
             self.checkpoints.save(sharding.unshard_state(state, self.devices))
+        assert self.stop.signal is not None
         raise Stopped(self.stop.signal, step)
 
     def recover(self, error: Diverged) -> None:

@@ -5,6 +5,7 @@ import collections
 import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import jax
 import numpy as np
@@ -45,7 +46,7 @@ class Monitor:
         self.pending: collections.deque[tuple[int, Metrics]] = collections.deque()
         self.seconds: list[float] = []
         self.last_end: float | None = None
-        self.progress: tqdm | None = None
+        self.progress: Any = None  # a tqdm, while steps are made
 
     def bar(self, start: int) -> Iterable[int]:
         """The steps from `start` to the end, under a progress bar."""

@@ -102,7 +102,7 @@ class Stop:
         self.signal: signal.Signals | None = None
         self._before: dict[int, Any] = {}
 
-    def __enter__(self):
+    def __enter__(self) -> 'Stop':
         if threading.current_thread() is threading.main_thread() and jax.process_count() == 1:
             self._before = {number: signal.signal(number, self._note) for number in self.SIGNALS}
         return self
@@ -119,6 +119,6 @@ class Stop:
             self.signal = signal.SIGTERM
         return self.signal is not None
 
-    def __exit__(self, *error):
+    def __exit__(self, *error: Any) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)

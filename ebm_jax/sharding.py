@@ -36,7 +36,7 @@ def shard_state(state: TrainState, devices: Sequence[jax.Device]) -> TrainState:
 
     def place(leaf):
         return jax.device_put(
-            _of_here(leaf.reshape(n, shards // n, *leaf.shape[1:]), devices), split
+            _of_here(leaf.reshape(n, len(leaf) // n, *leaf.shape[1:]), devices), split
         )
 
     rest = jax.device_put(state.replace(chains=()), whole)

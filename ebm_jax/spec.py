@@ -121,7 +121,7 @@ class ModelSpec:
             }
             sampling = dict(found.pop('sampling'))
             transition = tuple(TransitionPart(*part) for part in sampling.pop('transition'))
-            kernel, start = (Part(*sampling.pop(name)) for name in ('kernel', 'initial'))
+            kernel, initial = (Part(*sampling.pop(name)) for name in ('kernel', 'initial'))
             latent = found.pop('latent')
             if latent is not None:
                 latent = LatentSpec(**{**latent, 'kernel': Part(*latent['kernel'])})
@@ -133,7 +133,7 @@ class ModelSpec:
                     'class_names': tuple(found['class_names']),
                     'latent': latent,
                     'sampling': Sampling(
-                        **sampling, kernel=kernel, initial=start, transition=transition
+                        **sampling, kernel=kernel, initial=initial, transition=transition
                     ),
                 }
             )

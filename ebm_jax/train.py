@@ -16,7 +16,18 @@ import optax
 from flax import struct
 
 from ebm_jax import devices as across
-from ebm_jax.types import Array, Batch, Key, Method, Metrics, Params, PyTree, Round, Transition
+from ebm_jax.types import (
+    Array,
+    ArrayLike,
+    Batch,
+    Key,
+    Method,
+    Metrics,
+    Params,
+    PyTree,
+    Round,
+    Transition,
+)
 
 LIMITS = {'loss': 1e8}  # JEM [code]
 Pictures = dict[str, tuple[np.ndarray, int | None]]  # {name: (images in [-1, 1], columns)}
@@ -150,10 +161,10 @@ def make_local_step(
         metrics: Metrics = {}
         watched: Metrics = {}
         all_grads: list[PyTree] = []
-        quarantined = 0.0
+        quarantined: ArrayLike = 0.0
         for part in recipe.method.rounds:
             samples, chains = part.sample(sample_key, params, chains, batch)
-            loss_terms, taught = _lesson(
+            loss_terms, taught = _round_loss(
                 part, params, loss_key, batch, jax.lax.stop_gradient(samples)
             )
 
@@ -173,14 +184,14 @@ def make_local_step(
             metrics |= found
             all_grads.append(grads)
             quarantined += across.mean(found.get('quarantined', 0.0))
-        metrics |= {'loss': sum(losses.values())}
+        metrics |= {'loss': jnp.asarray(sum(losses.values()))}
         metrics |= {f'loss/{name}': value for name, value in losses.items()}
         metrics = across.mean(metrics)
-        metrics['grad_norm'] = optax.tree.norm(all_grads)
-        metrics['param_norm'] = optax.tree.norm(params)
+        metrics['grad_norm'] = jnp.asarray(optax.tree.norm(all_grads))
+        metrics['param_norm'] = jnp.asarray(optax.tree.norm(params))
         metrics['healthy'] = _healthy(metrics, recipe.limits)
         if 'quarantined' in metrics:
-            metrics['quarantined'] = quarantined  # of all rounds
+            metrics['quarantined'] = jnp.asarray(quarantined)  # of all rounds
         ema_params = ()
         if recipe.ema:
             ema_params = optax.incremental_update(params, state.ema_params, 1 - recipe.ema)
@@ -206,7 +217,7 @@ def _healthy(metrics, limits):
     return healthy
 
 
-def _lesson(part: Round, params, key, batch, samples):
+def _round_loss(part: Round, params, key, batch, samples):
     """(taught parameters -> (loss terms, metrics), the parameters that this Round teaches)."""
     if part.teaches is None:
         return lambda taught: part.loss(taught, key, batch, samples), params
@@ -256,8 +267,8 @@ def per_network(
     def update(grads, state, params=None):
         updates, states = {}, dict(state)
         for name, grad in grads.items():
-            of_network = None if params is None else params[name]
-            updates[name], states[name] = optimizers[name].update(grad, state[name], of_network)
+            network_params = None if params is None else params[name]
+            updates[name], states[name] = optimizers[name].update(grad, state[name], network_params)
         return updates, states
 
     return optax.GradientTransformation(init, update)

@@ -178,3 +178,26 @@ def test_no_two_files_have_one_name_for_different_subjects():
     same_subject = {'__init__', 'dual_mcmc', 'icd', 'jem', 'networks'}
     stems = [path.stem for path in (*FILES, *FILES_ABOVE)]
     assert {stem for stem in stems if stems.count(stem) > 1} <= same_subject
+
+
+def public_functions(body, of_class=False):
+    """(function, whether it is a method) of a module or a public class."""
+    for node in body:
+        if isinstance(node, ast.ClassDef) and not node.name.startswith('_'):
+            yield from public_functions(node.body, of_class=True)
+        elif isinstance(node, ast.FunctionDef) and (
+            not node.name.startswith('_') or node.name.startswith('__')
+        ):
+            yield node, of_class
+
+
+@pytest.mark.parametrize('path', [*FILES, *FILES_ABOVE], ids=lambda p: str(p.relative_to(ROOT)))
+def test_public_functions_are_annotated(path):
+    for function, is_method in public_functions(ast.parse(path.read_text()).body):
+        spec = function.args
+        arguments = [*spec.posonlyargs, *spec.args, *spec.kwonlyargs, spec.vararg, spec.kwarg]
+        static = any(getattr(d, 'id', '') == 'staticmethod' for d in function.decorator_list)
+        arguments = [argument for argument in arguments if argument is not None]
+        taken = arguments[1:] if is_method and not static else arguments
+        missing = [argument.arg for argument in taken if argument.annotation is None]
+        assert not missing and function.returns is not None, f'{function.name}: {missing}'

@@ -21,7 +21,7 @@ class LatentModel(NamedTuple):
 
     generator: Network  # (z, *label) -> x
     inference: Network | None  # (x, *label) -> (mean, log variance)
-    energy_fn: Callable | None  # (params, x, *label) -> scalar
+    energy_fn: Callable[..., Array] | None  # (params, x, *label) -> scalar
     z_kernel: Kernel
     sigma: float  # of p(x|z) = N(g(z), sigma^2 I)
     latent_dim: int  # D
@@ -53,9 +53,9 @@ def infer(
         some filling there.
     Returns: z [D].
     """
-    start_key, chain_key = jax.random.split(key)
+    initial_key, chain_key = jax.random.split(key)
     if model.inference is None or not model.from_inference:
-        z = jax.random.normal(start_key, (model.latent_dim,))
+        z = jax.random.normal(initial_key, (model.latent_dim,))
     else:
         z, _ = model.inference.apply(params['inference'], x, *label)
     mask = jnp.where(known, 1.0, 0.0)

@@ -1,6 +1,5 @@
 """Draw samples from a trained energy."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,10 +10,10 @@ import numpy as np
 from ebm_jax import batching
 from ebm_jax.mcmc import advance, run_chain
 from ebm_jax.types import (
-    Array,
     ArrayLike,
     Kernel,
     Key,
+    ParamEnergyFn,
     ParamInitialSampler,
     Params,
     Transition,
@@ -23,7 +22,7 @@ from ebm_jax.types import (
 
 def sample(
     key: Key,
-    energy_fn: Callable[..., Array],
+    energy_fn: ParamEnergyFn,
     params: Params,
     kernel: Kernel,
     initial_sampler: ParamInitialSampler,
@@ -64,7 +63,7 @@ def sample(
         energy_fn=energy_fn,
         kernel=kernel,
         initial_sampler=initial_sampler,
-        transition=transition,
+        transition=transition or _identity,
         blocks=blocks,
         every=every,
         parts=max(trajectory, 1),
@@ -81,15 +80,19 @@ def sample(
     )
 
 
+def _identity(key, x):
+    return x
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Chain:
     """A chain: `blocks` blocks of `every` steps, each after the transition, then `last_steps` steps
     in `parts` parts. `keep`: return the position after each block and part, too."""
 
-    energy_fn: Callable[..., Array]
+    energy_fn: ParamEnergyFn
     kernel: Kernel
     initial_sampler: ParamInitialSampler
-    transition: Transition | None
+    transition: Transition  # where blocks > 0
     blocks: int
     every: int
     parts: int

@@ -77,8 +77,8 @@ def _kernel_to(b, limit=5000):
             len(x) * (len(x) - 1)
         )
 
-    of_b = within(b)
-    return lambda a: float(within(a[:limit]) + of_b - 2 * k(a[:limit], b).mean())
+    within_b = within(b)
+    return lambda a: float(within(a[:limit]) + within_b - 2 * k(a[:limit], b).mean())
 
 
 DISTANCES = {'frechet': frechet, 'kernel': kernel}

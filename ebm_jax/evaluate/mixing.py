@@ -67,7 +67,7 @@ def observe(
                 'clipped': info.clipped,
                 'saturated': info.saturated,
             }
-            if noise is not None:
+            if noise is not None and temperature is not None:
                 log_ratio = langevin_log_ratio(
                     (x, e, g), (there, e_there, g_there), step_size, temperature
                 )
@@ -89,7 +89,7 @@ def walk(
     energy_fn: ParamEnergyFn,
     params: Params,
     kernel: Kernel,
-    starts: np.ndarray,
+    initial_positions: np.ndarray,
     labels: np.ndarray,
     num_steps: int,
     *,
@@ -98,7 +98,7 @@ def walk(
 ) -> dict[str, np.ndarray]:
     """Run long chains, one from each initial position, and `observe` them.
 
-    Args: starts: initial positions [N, ...]. labels: int [N]. The rest as in `observe`.
+    Args: initial_positions: initial positions [N, ...]. labels: int [N]. The rest as in `observe`.
     Returns: {name: [N, num_steps]}.
     """
     one = observe(energy_fn, kernel, num_steps, step_size=step_size, noise=noise)
@@ -110,7 +110,7 @@ def walk(
         traces,
         params,
         key,
-        [np.asarray(starts), np.asarray(labels, np.int32)],
+        [np.asarray(initial_positions), np.asarray(labels, np.int32)],
         description='long chains',
     )
 

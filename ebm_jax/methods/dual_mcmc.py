@@ -35,6 +35,7 @@ from ebm_jax.types import (
     InitialSampler,
     Kernel,
     Method,
+    Metrics,
     Network,
     PyTree,
     Round,
@@ -310,6 +311,7 @@ class _Round:
         if self.settings.from_generator:
             initial = models.apply('generator', params, z, *label)
         else:
+            assert models.x_initial_sampler is not None  # `dual_mcmc` checks it
             initial = models.x_initial_sampler(initial_key, *label or [UNCONDITIONAL])
         if not self.settings.x_steps:
             return z, initial, initial
@@ -354,10 +356,11 @@ class _Round:
         """The loss terms with nonzero weight, and metrics."""
         weights = {name: getattr(self.settings, name) for name in LOSS_TERMS}
         weights = {name: weight for name, weight in weights.items() if weight}
-        metrics, energies = {}, None
+        metrics: Metrics = {}
+        energies = None
         if 'contrast' in weights:
             energies = self.energies(params, batch, samples)
-            metrics |= obj.scores(*energies, samples.valid_x)
+            metrics |= obj.scores(energies[0], energies[1], samples.valid_x)
         values = {
             name: term()
             for name, term in self.loss_terms(params, energies, key, batch, samples).items()

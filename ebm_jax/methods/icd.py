@@ -287,17 +287,17 @@ class _Icd:
 
         def run(draw):
             move_keys = negatives.chain_keys(keys['transition'], self.per_shard)
-            start = jax.vmap(lambda x, label: self.kernel.init(x, self.energy_fn(params, label)))(
+            initial = jax.vmap(lambda x, label: self.kernel.init(x, self.energy_fn(params, label)))(
                 self.move(move_keys, draw.position), draw.label
             )
-            if self.kl_weight and isinstance(start, mcmc.HamiltonianState):
+            if self.kl_weight and isinstance(initial, mcmc.HamiltonianState):
                 raise ValueError(
                     'the KL term needs a gradient through the kernel, which a Metropolis test '
                     'does not have: use mcmc.langevin, or kl_weight=0'
                 )
-            before = self.run_steps(params, run_keys, start, draw.label, 0, first_live)
+            before = self.run_steps(params, run_keys, initial, draw.label, 0, first_live)
             end = self.run_steps(params, run_keys, before, draw.label, first_live, self.kl_steps)
-            return negatives.Run(start.position, end.position, before)
+            return negatives.Run(initial.position, end.position, before)
 
         found, buffer, before = negatives.advance(
             keys['draw'],

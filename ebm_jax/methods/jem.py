@@ -213,7 +213,7 @@ class _Jem:
         pos, neg = jnp.split(logits, [len(batch['x'])])
         e_pos, e_neg = jax.vmap(obj.marginal_energy)(pos), jax.vmap(obj.marginal_energy)(neg)
         w = self.weights(e_pos, exclude(e_neg, valid))
-        of_positives, of_negatives = obj.contrast(e_pos, e_neg, w)
+        positives_term, negatives_term = obj.contrast(e_pos, e_neg, w)
         # the logits of excluded negatives, as energies -f(x)[y], are infinite
         counted = -exclude(-neg, valid)
         metrics = {
@@ -226,14 +226,14 @@ class _Jem:
         if self.alpha:
             w_y = self.weights(-pos, -counted)  # [N, C], [M, C]: a set of weights for each class
             conditional = obj.class_contrast(pos, labels, neg, w_y)
-            of_positives = (1 - self.alpha) * of_positives + self.alpha * conditional[0]
-            of_negatives = (1 - self.alpha) * of_negatives + self.alpha * conditional[1]
+            positives_term = (1 - self.alpha) * positives_term + self.alpha * conditional[0]
+            negatives_term = (1 - self.alpha) * negatives_term + self.alpha * conditional[1]
             shares = obj.class_shares(labels, pos.shape[1])
             metrics['effective_sample_size_by_class'] = shares @ obj.effective_sample_size(w_y)
         terms = {
             'classifier': obj.cross_entropy(pos, labels),
-            'positives': self.p_x_weight * of_positives,
-            'negatives': self.p_x_weight * of_negatives,
+            'positives': self.p_x_weight * positives_term,
+            'negatives': self.p_x_weight * negatives_term,
         }
         if self.entropy_weight:
             information = obj.entropy_information(pos)

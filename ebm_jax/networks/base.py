@@ -56,7 +56,7 @@ def nnx_per_example(make: Callable[[nnx.Rngs], nnx.Module]) -> Network:
     """
 
     def split(key):
-        graph, params, rest = nnx.split(make(nnx.Rngs(key)), nnx.Param, ...)
+        graph, params, rest = nnx.split(make(nnx.Rngs(key)), nnx.Param, ...)  # type: ignore[misc]
         if jax.tree.leaves(rest):
             raise ValueError(
                 f'{make} makes a module with other state than parameters (statistics, random '

@@ -132,19 +132,19 @@ def combined(
 ) -> Composition:
     """The composition of energy functions, one for each term."""
 
-    def of_kind(kind):
+    def terms_of_kind(kind):
         chosen = [(e, term.weight) for e, term in zip(energies, terms) if term.kind == kind]
         return [energy for energy, _ in chosen], [weight for _, weight in chosen]
 
     wanted = []
-    factors, weights = of_kind('all')
+    factors, weights = terms_of_kind('all')
     if factors:
         wanted.append(composition.all_of(*factors, weights=weights))
-    factors, weights = of_kind('any')
+    factors, weights = terms_of_kind('any')
     if factors:
         wanted.append(composition.any_of(*factors, weights=weights, sharpness=sharpness))
     whole = composition.all_of(*wanted)
-    for energy, weight in zip(*of_kind('none')):
+    for energy, weight in zip(*terms_of_kind('none')):
         whole = composition.without(whole, energy, not_weight * weight)
     return whole
 

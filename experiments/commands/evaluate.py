@@ -141,8 +141,8 @@ def distance_summary(table: dict[str, Any], stages: dict[str, str]) -> dict[str,
     def values(row):
         return {name: table[row][name]['value'] for name in distance.DISTANCES}
 
-    of_stages = {name: values(row) for name, row in stages.items()}
-    return values('fresh') | {'n': table['n'], 'extractor': table['extractor']} | of_stages
+    stage_values = {name: values(row) for name, row in stages.items()}
+    return values('fresh') | {'n': table['n'], 'extractor': table['extractor']} | stage_values
 
 
 def requested_ood(experiment: Experiment, additions: tuple[str, ...]) -> dict[str, str]:

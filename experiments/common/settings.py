@@ -113,7 +113,7 @@ def from_dict(config: Any, tree: Mapping[str, Any]) -> Any:
 
 
 def _flat(tree, prefix=''):
-    flat = {}
+    flat: dict[str, Any] = {}
     for name, value in tree.items():
         is_group = isinstance(value, Mapping)
         flat |= _flat(value, f'{prefix}{name}.') if is_group else {prefix + name: value}

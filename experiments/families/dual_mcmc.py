@@ -1,14 +1,17 @@
 """Dual-MCMC teaching: its settings, and the experiment on images in [-1, 1] that they define."""
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from ebm_jax import model
 from ebm_jax.apply import latent
+from ebm_jax.data import Examples
 from ebm_jax.evaluate import predict
 from ebm_jax.images import as_float, stacked
 from ebm_jax.initial import uniform
@@ -17,7 +20,7 @@ from ebm_jax.methods.dual_mcmc import NETWORKS
 from ebm_jax.model import Model
 from ebm_jax.networks import Generator, InferenceNet, SpectralEnergy, per_example
 from ebm_jax.spec import LatentSpec, ModelSpec, Part, Sampling, latent_spec
-from ebm_jax.train import Recipe, per_network
+from ebm_jax.train import Pictures, Recipe, TrainState, per_network
 from ebm_jax.types import Kernel, Network
 from experiments.common import sources
 from experiments.common.building import (
@@ -349,7 +352,7 @@ def stages_of(trained: Model) -> dict[str, int | None]:
     return {'generator': 0, 'refined': None} if trained.has_energy else {'generator': None}
 
 
-def pictures_of(trained: Model, test: Any) -> Any:
+def pictures_of(trained: Model, test: Examples) -> Callable[[TrainState], Pictures] | None:
     """state -> samples of the generator from fixed draws, and test images above their
     reconstructions; None without a generator."""
     if trained.latent is None:
@@ -367,7 +370,7 @@ def pictures_of(trained: Model, test: Any) -> Any:
     def reconstruct(params):
         key = jax.random.key(0)
         one = partial(latent.reconstruct, trained.latent, params, key, steps=0)
-        return jax.vmap(one)(x, *conditions)
+        return jax.vmap(one)(jnp.asarray(x), *conditions)
 
     def pictures(state):
         params = jax.device_get(state.eval_params)  # to one device, wherever training has them

@@ -14,7 +14,7 @@ from ebm_jax.methods.jem import jem
 from ebm_jax.model import INITIAL
 from ebm_jax.spec import Part, Sampling, classifier_spec
 from ebm_jax.train import Recipe
-from ebm_jax.types import Kernel, Network, Transition, WeightRule
+from ebm_jax.types import InitialSampler, Kernel, Network, Transition, WeightRule
 from experiments.common import sources
 from experiments.common.building import (
     adam,
@@ -228,7 +228,8 @@ def training_chains(c: JemChain, num: int, kernel: Kernel | None = None) -> Trai
 
     def numbers(state):
         if not c.adaptive:
-            return chain_numbers(c, **({'momentum': c.momentum} if c.momentum else {}))
+            options = {'momentum': c.momentum} if c.momentum else {}
+            return chain_numbers(c, kernel, **options)
         tuned = map(float, np.asarray(state.chains.sampler.settings)[0])
         a, divisor, decay, momentum = tuned
         scale = (2 * a) ** 0.5 / divisor
@@ -248,7 +249,9 @@ def training_chains(c: JemChain, num: int, kernel: Kernel | None = None) -> Trai
     )
 
 
-def buffer_of(config: JemSettings, initial_sampler: Any, num_classes: int) -> replay.ReplayBuffer:
+def buffer_of(
+    config: JemSettings, initial_sampler: InitialSampler, num_classes: int
+) -> replay.ReplayBuffer:
     """One shard of the buffer: in blocks by class where some chains are conditional."""
     capacity = shard_capacity(config.buffer.capacity, config.shards)
     restart, conditional = config.buffer.restart, config.loss.conditional
