@@ -22,7 +22,7 @@ from flax.traverse_util import flatten_dict
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from ebm_jax import batching
+from ebm_jax import batching, mcmc
 from ebm_jax.apply import latent as apply_latent
 from ebm_jax.apply import sequences
 from ebm_jax.checkpoint import Checkpoints
@@ -190,6 +190,36 @@ class TrainedModel:
             frontend,
             np.broadcast_to(np.asarray(labels), (frames,)),
             self.model.num_steps(num_steps),
+        )
+        return frontend.sound(features)
+
+    def denoise_sound(
+        self,
+        key: Key,
+        sound: np.ndarray,
+        *,
+        num_steps: int = 100,
+        step_size: float = 0.2,
+        noise: float = 0.005,
+        anchor: float = 2.0,
+        percentile: float = 30.0,
+    ) -> np.ndarray:
+        """A recording with less noise, by a chain from its features: float [n] in [-1, 1] at the
+        model's rate -> [n]; see `apply.sequences.denoise_features`.
+
+        Raises: InputError where the model is not one of recordings.
+        """
+        frontend = self._frontend()
+        (features,) = sequences.denoise_features(
+            self.model.energy_fn,
+            self.params,
+            key,
+            mcmc.langevin(step_size, noise_scale=noise),
+            frontend,
+            [frontend.sequence(sound)],
+            num_steps,
+            anchor=anchor,
+            percentile=percentile,
         )
         return frontend.sound(features)
 

@@ -79,6 +79,14 @@ def test_a_loaded_run_classifies_and_generates_sound(trained, tmp_path):
     ]
     np.testing.assert_array_equal(*sounds)
     assert len(sounds[0]) == 19 * frontend.analysis.hop_length
+    noisy = audio.add_noise(recording.sound, audio.white_noise(len(recording.sound), 0), 10)
+    # without steps what is lost is what features lose
+    untouched = frontend.sound(frontend.sequence(noisy))
+    np.testing.assert_array_equal(
+        opened.denoise_sound(jax.random.key(0), noisy, num_steps=0), untouched
+    )
+    cleaned = opened.denoise_sound(jax.random.key(0), noisy, num_steps=2)
+    assert cleaned.shape == untouched.shape and not np.array_equal(cleaned, untouched)
     with pytest.raises(InputError, match='no generator'):
         opened.reconstruct(jax.random.key(0), sequence[None])
 

@@ -55,7 +55,7 @@ LIBRARY = {
     'model': BASE
     | {'apply', 'augment', 'composition', 'data', 'evaluate', 'mcmc', 'networks', 'objectives'}
     | {'spec'},
-    'trained': BASE | {'apply', 'checkpoint', 'model', 'record', 'spec'},
+    'trained': BASE | {'apply', 'checkpoint', 'mcmc', 'model', 'record', 'spec'},
     '__init__': {'trained', 'types'},
 }
 FOLDERS = ('apply', 'data', 'evaluate', 'methods', 'networks')

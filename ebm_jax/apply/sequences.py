@@ -227,3 +227,43 @@ def generate_features(
 
     inputs = [np.asarray(labels)[None]]
     return batching.for_each(one, params, key, inputs, description='generating')[0]
+
+
+def denoise_features(
+    energy_fn: ParamEnergyFn,
+    params: Params,
+    key: Key,
+    kernel: Kernel,
+    frontend: Frontend,
+    sequences: Sequence[np.ndarray],
+    num_steps: int,
+    *,
+    anchor: float,
+    percentile: float,
+) -> list[np.ndarray]:
+    """Each sequence [T, F, 1] after `denoise` on the sum of its windows' energies.
+
+    Args:
+      anchor: lambda >= 0.
+      percentile: in [0, 100], over the frames of a sequence: the estimated level of the noise of
+        each bin (our reading); 0: the plain anchor.
+    """
+    if not num_steps:
+        return list(sequences)
+    scale, length = frontend.scale, frontend.length
+    every, longest = 1 + length // 6, max(length, *map(len, sequences))
+    # one program for all
+    padded = [np.pad(x, ((0, longest - len(x)), (0, 0), (0, 0)), mode='edge') for x in sequences]
+    noises = [np.percentile(scale.to_decibels(x[..., 0]), percentile, axis=0) for x in sequences]
+    within = np.array([max(len(x), length) for x in sequences])
+
+    def one(params, key, x, noise, within):
+        energy = sequence_energy(partial(energy_fn, params), length, every, within=within)
+        if not percentile:
+            return denoise(key, energy, kernel, x, num_steps, anchor)
+        observe = in_noise(noise, scale.mean, audio.SPAN * scale.std)
+        return denoise(key, energy, kernel, x, num_steps, anchor, observe)
+
+    inputs = [np.stack(padded), np.stack(noises).astype(np.float32), within]
+    found = batching.for_each(one, params, key, inputs, batch_size=16, description='de-noising')
+    return [x[: len(given)] for x, given in zip(found, sequences)]

@@ -3,7 +3,6 @@ brings noisy ones back."""
 
 import pathlib
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -11,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from ebm_jax import audio, batching, mcmc
+from ebm_jax import audio, mcmc
 from ebm_jax.apply import sequences as apply_sequences
 from ebm_jax.data.recordings import Recording
 from ebm_jax.data.windows import Frontend
@@ -134,10 +133,7 @@ def denoised(
     prior: bool = True,
     seed: int = 0,
 ) -> Sequences:
-    """Sequences [T, F, 1] after the chain of `apply.sequences.denoise` with the settings c.
-
-    In each bin, the level of the noise is estimated by the c.percentile-th percentile over the
-    frames of the recording.
+    """Sequences [T, F, 1] after `apply.sequences.denoise_features` with the settings c.
 
     Args:
       model: a model on speech.
@@ -147,39 +143,21 @@ def denoised(
       prior: False leaves the energy out.
       seed: seed of the chains.
     """
-    if not c.num_steps:
-        return sequences
-    frontend, scale = model.speech, model.speech.scale
-    every, longest = 1 + frontend.length // 6, max(frontend.length, *map(len, sequences))
-    kernel = mcmc.langevin(c.step_size, noise_scale=c.noise)
-    # one program for all
-    padded = [np.pad(x, ((0, longest - len(x)), (0, 0), (0, 0)), mode='edge') for x in sequences]
-    noises = [np.percentile(scale.to_decibels(x[..., 0]), c.percentile, axis=0) for x in sequences]
-    within = np.array([max(len(x), frontend.length) for x in sequences])
-
-    def one(params, key, x, noise, within):
-        energy_fn = apply_sequences.sequence_energy(
-            partial(model.energy_fn, params), frontend.length, every, within=within
-        )
-        if not prior:
-            energy_fn = _no_energy
-        observe = _identity
-        if c.percentile:
-            observe = apply_sequences.in_noise(noise, scale.mean, audio.SPAN * scale.std)
-        return apply_sequences.denoise(key, energy_fn, kernel, x, c.num_steps, c.anchor, observe)
-
-    inputs = [np.stack(padded), np.stack(noises).astype(np.float32), within]
-    key = jax.random.key(seed)
-    found = batching.for_each(one, params, key, inputs, batch_size=16, description='de-noising')
-    return [x[: len(given)] for x, given in zip(found, sequences)]
+    return apply_sequences.denoise_features(
+        model.energy_fn if prior else _no_energy,
+        params,
+        jax.random.key(seed),
+        mcmc.langevin(c.step_size, noise_scale=c.noise),
+        model.speech,
+        sequences,
+        c.num_steps,
+        anchor=c.anchor,
+        percentile=c.percentile,
+    )
 
 
-def _no_energy(u):
+def _no_energy(params, x, label=None):
     return 0.0
-
-
-def _identity(u):
-    return u
 
 
 def spectral_error(frontend: Frontend, sequences: Sequences, clean: Sequences) -> float:

@@ -48,11 +48,11 @@ class SpeechData:
 class Features:
     """Log-mel features of sound."""
 
-    rate: int = setting(16000, 'samples per second')
-    bins: int = setting(80, 'mel bins')
-    window: float = setting(0.025, 'length of a frame in seconds')
-    hop: float = setting(0.010, 'seconds between frames')
-    preemphasis: float = setting(0.97, 'coefficient of the pre-emphasis')
+    rate: int = setting(16000, 'samples per second', low=1000)
+    bins: int = setting(80, 'mel bins', low=2)
+    window: float = setting(0.025, 'length of a frame in seconds', above=0)
+    hop: float = setting(0.010, 'seconds between frames', above=0)
+    preemphasis: float = setting(0.97, 'coefficient of the pre-emphasis', low=0, below=1)
 
 
 @dataclass
