@@ -14,6 +14,7 @@ import pytest
 from commands import in_process
 
 import ebm_jax
+from ebm_jax.errors import InputError
 from ebm_jax.evaluate import extractor
 from ebm_jax.train import state_shapes
 from experiments.common import runs
@@ -104,6 +105,26 @@ def test_the_kernel_of_the_guide_is_the_one_that_trains(as_module):
     assert 4.5 < kurtosis < 8  # of a Laplace distribution 6, of a normal one 3
     experiment = runs.build(guide, settings_of(guide))
     assert experiment.chains.make_kernel(step_size=1.0).step.__qualname__.startswith('laplace')
+
+
+def test_a_run_with_a_network_of_the_guide_is_used_by_the_commands(
+    as_module, tmp_path, monkeypatch, capsys
+):
+    """config.json cannot describe the network: the commands find it in the experiment."""
+    guide = as_module('experiments.own_network', block('ST-JEM with a network of your own'))
+    workdir, exported = f'--workdir={tmp_path}/run', f'{tmp_path}/exported'
+    in_process(monkeypatch, capsys, 'experiments.own_network', workdir, *SMALL)
+    in_process(monkeypatch, capsys, 'experiments.sample', workdir, '--num=4', '--steps=1')
+    in_process(monkeypatch, capsys, 'experiments.export', workdir, f'--out={exported}')
+    in_process(
+        monkeypatch, capsys, 'experiments.sample', f'--workdir={exported}', '--num=4', '--steps=1'
+    )
+    drawn = [np.load(f'{tmp_path}/{name}/samples/drawn.npz')['x'] for name in ('run', 'exported')]
+    np.testing.assert_array_equal(*drawn)
+    with pytest.raises(InputError, match='network'):
+        ebm_jax.load(exported)
+    opened = ebm_jax.load(exported, networks={'network': guide.NETWORKS['nnx']})
+    assert opened.class_probs(np.zeros((3, 8, 8, 1))).shape == (3, 10)
 
 
 @pytest.mark.parametrize('kind', ['linen', 'nnx', 'plain'])

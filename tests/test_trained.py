@@ -2,6 +2,7 @@
 Python; folders that cannot be opened get one sentence."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -124,6 +125,21 @@ def test_a_model_opens_without_the_experiments(run, tmp_path):
     assert done.returncode == 0, done.stderr
 
 
+DAMAGED = {
+    'no step': lambda content: content.pop('step'),
+    'step is a word': lambda content: content.update(step='x'),
+    'no networks': lambda content: content['model'].update(networks={}),
+    'shape is a word': lambda content: content['model'].update(shape='abc'),
+    'features without scale': lambda content: content['model'].update(speech={}),
+    'unknown kernel': lambda content: content['model']['sampling'].update(kernel=['gibbs', {}]),
+    'unknown argument': lambda content: content['model']['sampling'].update(
+        kernel=['langevin', {'heat': 1}]
+    ),
+    'unknown kind': lambda content: content['model'].update(kind='diffusion'),
+    'other classes': lambda content: content['model'].update(num_classes=7),
+}
+
+
 def damaged(folder, kind):
     if kind == 'weights of another file':
         file = folder / 'model.safetensors'
@@ -143,6 +159,10 @@ def damaged(folder, kind):
     elif kind == 'another format':
         content = json.loads((folder / 'config.json').read_text())
         (folder / 'config.json').write_text(json.dumps(content | {'format': 'other'}))
+    elif kind in DAMAGED:
+        content = json.loads((folder / 'config.json').read_text())
+        DAMAGED[kind](content)
+        (folder / 'config.json').write_text(json.dumps(content))
     elif kind == 'nothing there':
         shutil.rmtree(folder)
 
@@ -157,15 +177,31 @@ def damaged(folder, kind):
         ('no description', 'not a model description'),
         ('another format', "has the format 'other'"),
         ('nothing there', 'config.json is missing'),
+        ('no step', 'lacks a part of an exported model'),
+        ('step is a word', 'lacks a part of an exported model'),
+        ('no networks', "has one network, 'network'"),
+        ('shape is a word', 'not a model description'),
+        ('features without scale', 'speech features is damaged'),
+        ('unknown kernel', "there is no 'gibbs': it is one of langevin, mala, hmc"),
+        ('unknown argument', 'langevin cannot be made'),
+        ('unknown kind', "no kind of model 'diffusion'"),
+        ('other classes', 'outputs [10] where the description says 7 classes'),
     ],
 )
 def test_a_foreign_or_damaged_folder_gets_one_sentence(run, tmp_path, kind, says):
     folder = tmp_path / 'model'
     ebm_jax.load(run[0]).export(folder)
     damaged(folder, kind)
-    with pytest.raises(InputError, match=says) as caught:
+    with pytest.raises(InputError, match=re.escape(says)) as caught:
         ebm_jax.load(folder)
     assert '\n' not in str(caught.value)
+
+
+def test_a_damaged_summary_gets_one_sentence(run, tmp_path):
+    shutil.copytree(run[0], tmp_path / 'run')
+    (tmp_path / 'run' / 'summary.json').write_text('{"step": 2,')
+    with pytest.raises(InputError, match='summary.json cannot be read .* damaged'):
+        ebm_jax.load(tmp_path / 'run')
 
 
 def test_what_a_model_is_not_gets_one_sentence(run, tmp_path, monkeypatch, capsys):

@@ -1,0 +1,84 @@
+"""Networks and kernels of one's own in every family, without touching the library."""
+
+import importlib
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ebm_jax import mcmc
+from ebm_jax.train import init_state, make_local_step
+from ebm_jax.types import Kernel, Network
+from experiments.common import building
+from experiments.families import dual_mcmc, icd
+
+
+def plain(outputs):
+    """A linear network of two plain functions."""
+
+    def init(key, x, *label):
+        return {'w': 0.1 * jax.random.normal(key, (x.size, outputs))}
+
+    return Network(init, lambda params, x, *label: x.reshape(-1) @ params['w'])
+
+
+def own_kernel():
+    """Langevin dynamics that says its name."""
+    kernel = mcmc.langevin(0.1, noise_scale=0.01, noise_first=True)
+
+    def own_step(key, state, energy_fn):
+        return kernel.step(key, state, energy_fn)
+
+    return Kernel(kernel.init, own_step)
+
+
+@pytest.mark.parametrize('family', ['icd', 'dual_mcmc', 'speech'])
+def test_every_family_takes_networks_and_a_kernel_of_ones_own(family):
+    """Training moves the parameters of the network, by chains of the kernel (the guide's
+    example has JEM)."""
+    kernel = own_kernel()
+    if family == 'icd':
+        config = importlib.import_module('experiments.digits_icd').get_config()
+        experiment = icd.image_icd(config, network=plain(1), kernel=kernel)
+    elif family == 'dual_mcmc':
+        config = importlib.import_module('experiments.digits_dual_mcmc').get_config()
+        generator, inference = plain(64), plain(2 * config.latent_dim)
+        networks = {
+            'energy': plain(1),
+            'generator': generator._replace(
+                apply=lambda params, z, *label: generator.apply(params, z).reshape(8, 8, 1)
+            ),
+            'inference': inference._replace(
+                apply=lambda params, x, *label: jnp.split(inference.apply(params, x), 2)
+            ),
+        }
+        networks['energy'] = networks['energy']._replace(
+            apply=lambda params, x, *label: (x.reshape(-1) @ params['w'])[0]
+        )
+        experiment = dual_mcmc.image_dual_mcmc(config, networks=networks, kernel=kernel)
+    else:
+        pytest.importorskip('librosa', reason='the extra `speech` is not installed')
+        config = importlib.import_module('experiments.vowels_st_jem').get_config()
+        speech = importlib.import_module('experiments.families.speech_jem')
+        experiment = speech.speech_jem(config, network=plain(7), kernel=kernel)
+    assert experiment.chains.make_kernel(step_size=1.0).step.__name__ == 'own_step'
+    recipe = experiment.recipe
+    state = init_state(jax.random.key(0), recipe)
+    before = jax.device_get(state.params)
+    names = {'w'} if family != 'dual_mcmc' else {'energy', 'generator', 'inference'}
+    assert set(before) == names and recipe.description['networks'] == dict.fromkeys(
+        ['network'] if family != 'dual_mcmc' else sorted(names)
+    )
+    step = jax.jit(make_local_step(recipe))
+    for i in range(2):  # the warm-up begins at a learning rate of 0
+        state, metrics = step(state, recipe.batch_at(i))
+        assert metrics['healthy']
+    assert not any(
+        np.array_equal(a, b) for a, b in zip(jax.tree.leaves(before), jax.tree.leaves(state.params))
+    )
+
+
+def test_a_method_without_a_buffer_has_no_picture_of_one():
+    assert building.buffer_pictures(SimpleNamespace(chains=()), 10) == {}
