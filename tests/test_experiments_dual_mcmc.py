@@ -323,7 +323,7 @@ def test_a_table_trains_its_rows_and_continues(tmp_path, monkeypatch, capsys):
     )
     assert_one_sentence(monkeypatch, capsys, 'other flags', *arguments, '--seed=1')
     assert_one_sentence(
-        monkeypatch, capsys, 'no dual-MCMC experiment', *arguments, '--experiment=digits_icd'
+        monkeypatch, capsys, 'not a dual-MCMC experiment', *arguments, '--experiment=digits_icd'
     )
 
 

@@ -197,6 +197,19 @@ def test_a_foreign_or_damaged_folder_gets_one_sentence(run, tmp_path, kind, says
     assert '\n' not in str(caught.value)
 
 
+def test_the_card_names_the_command_that_trained(run, tmp_path, monkeypatch, capsys):
+    out = tmp_path / 'exported'
+    in_process(monkeypatch, capsys, 'experiments.export', f'--workdir={run[0]}', f'--out={out}')
+    (line,) = [
+        line
+        for line in (out / 'README.md').read_text().splitlines()
+        if line.startswith('python -m experiments.images_st_jem')
+    ]
+    given = [flag for flag in SMALL if flag != '--config.evaluate_every=0']
+    assert all(flag.replace(',4', ', 4') in line for flag in given if 'log_every' not in flag)
+    assert '--config.optimizer.learning_rate' not in line  # as shipped
+
+
 def test_a_damaged_summary_gets_one_sentence(run, tmp_path):
     shutil.copytree(run[0], tmp_path / 'run')
     (tmp_path / 'run' / 'summary.json').write_text('{"step": 2,')

@@ -306,7 +306,7 @@ def scores(values: Any, inputs: Inputs) -> Result:
     experiment = inputs.experiment
     if not experiment.scores:
         raise InputError(
-            '--task=scores needs an energy or an inference model, which this run has not'
+            '--task=scores needs an energy or an inference model, which this run does not have'
         )
     found = predict.predict_dataset(
         experiment.predict, inputs.params, inputs.examples, seed=values.seed

@@ -125,7 +125,7 @@ def load(source: str, split: str) -> tuple[list[Recording], bool]:
     """(recordings, whether labels are those of frames) of a source by its name.
 
     tfds: options are label=speaker_id, rate=16000, train=train_clean100[:90%] and test=SPLIT.
-    Raises: InputError for what is no source.
+    Raises: InputError for an unknown source.
     """
     kind, _, where = source.partition(':')
     if kind == 'vowels' and not where:

@@ -128,7 +128,7 @@ def module_of(name: str) -> ModuleType:
     except (ModuleNotFoundError, AttributeError):
         pass
     raise InputError(
-        f'--experiment={name} is no dual-MCMC experiment: give for instance digits_dual_mcmc'
+        f'--experiment={name} is not a dual-MCMC experiment: give, for instance, digits_dual_mcmc'
     )
 
 
