@@ -92,8 +92,8 @@ def long_chains(
             noise = (2 * sampling.step_size * numbers['temperature']) ** 0.5
         if noise <= 0:
             raise InputError(
-                'the chains of this run have no noise (config.fresh.noise is 0): there is nothing '
-                'to diagnose'
+                'fresh chains of this run have no noise (the noise of their kernel is 0): there is '
+                'nothing to diagnose'
             )
     return mixing.walk(
         key,

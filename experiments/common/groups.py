@@ -1,6 +1,8 @@
 """Groups of settings that several families share; each family adds its own."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from experiments.common.settings import group, setting
 
@@ -124,3 +126,13 @@ class RunSettings:
     def available_actions(self) -> tuple[str, ...]:
         """The recovery actions that can be taken."""
         return self.guard.actions
+
+    def fix_schedule(self, saved: Mapping[str, Any]) -> None:
+        """Give a schedule as long as the run (decay_steps = 0) its length, in place.
+
+        Args: saved: settings of the run that is continued, as `settings.flatten`; its length is
+          taken, else `steps`.
+        """
+        schedule = getattr(self, 'optimizer', None)
+        if schedule is not None and not schedule.decay_steps:
+            schedule.decay_steps = saved.get('optimizer.decay_steps', self.steps)

@@ -93,9 +93,7 @@ def check_same_run(workdir: pathlib.Path, module: ModuleType, config: Any) -> No
                 f'{workdir} holds a run of {other}: choose another --workdir for {module.__name__}'
             )
     old = {} if saved is None else settings.flatten(_read(workdir, saved, module))
-    optimizer = getattr(config, 'optimizer', None)
-    if optimizer is not None and not optimizer.decay_steps:
-        optimizer.decay_steps = old.get('optimizer.decay_steps', config.steps)
+    config.fix_schedule(old)
     if saved is None:
         return
     new, free = settings.flatten(config), settings.free_on_resume(config)
