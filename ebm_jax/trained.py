@@ -83,9 +83,7 @@ class TrainedModel:
 
         Raises: InputError where the model is not a classifier.
         """
-        classifier = self.model.classifier
-        if classifier is None:
-            raise InputError('this model is not a classifier: it has log_prob and sample')
+        classifier = self._classifier()
 
         def one(params, key, x):
             return jax.nn.softmax(classifier.logits(params, x))
@@ -166,10 +164,8 @@ class TrainedModel:
         Raises: InputError where the model is not one of recordings, or not a classifier.
         """
         frontend = self._frontend()
-        if self.model.classifier is None:
-            raise InputError('this model is not a classifier: it has log_prob and sample')
         (logits,) = sequences.recording_logits(
-            self.model.classifier.logits, self.params, frontend, [frontend.sequence(sound)]
+            self._classifier().logits, self.params, frontend, [frontend.sequence(sound)]
         )
         return np.asarray(jax.nn.softmax(jnp.asarray(logits)))
 
@@ -274,6 +270,11 @@ class TrainedModel:
     def _check_energy(self):
         if not self.model.has_energy:
             raise InputError('this model has no energy: it has a generator, see sample')
+
+    def _classifier(self):
+        if self.model.classifier is None:
+            raise InputError('this model is not a classifier: it has log_prob and sample')
+        return self.model.classifier
 
     def _generator(self):
         if self.model.latent is None:

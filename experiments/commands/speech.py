@@ -121,12 +121,13 @@ def run(values: Any) -> None:
 def prepare(values: Any) -> Inputs:
     """The model, and the recording that the task is about. Raises: InputError."""
     needs_recording = values.task != 'generate' and not values.input
-    if not needs_recording:
-        use_all_cores()
-        opened = runs.open_model(values.workdir)
+    if needs_recording:
+        config, module = runs.read_run(pathlib.Path(values.workdir))
+        use_all_cores(config)
+        experiment = runs.build(module, config)
     else:
-        run = runs.restore(values.workdir)
-        opened = runs.open_model(values.workdir)
+        use_all_cores()
+    opened = runs.open_model(values.workdir)
     frontend = opened.model.speech
     if frontend is None:
         raise InputError(
@@ -135,7 +136,7 @@ def prepare(values: Any) -> Inputs:
         )
     name, sound = '', None
     if needs_recording:
-        test = run.experiment.speech.test
+        test = experiment.speech.test
         if values.index >= len(test):
             raise InputError(
                 f'--index={values.index} is too large: there are {len(test)} test recordings'

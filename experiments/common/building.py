@@ -3,8 +3,9 @@ recovery actions, pictures."""
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 import optax
 
@@ -14,7 +15,7 @@ from ebm_jax.guard import RecoveryAction
 from ebm_jax.model import KERNELS
 from ebm_jax.spec import Part
 from ebm_jax.train import Pictures, Recipe, TrainState
-from ebm_jax.types import UNCONDITIONAL, Batch, Kernel, Transition
+from ebm_jax.types import UNCONDITIONAL, Batch, Kernel, PyTree, Transition
 from experiments.common import settings
 from experiments.common.groups import Chain, Schedule
 
@@ -166,6 +167,27 @@ def recovery_actions(config: Any, rebuild: Callable[[Any], Recipe]) -> list[Reco
     return actions
 
 
+class WaitingChains(NamedTuple):
+    """The entries of the replay buffers of all shards; a leading axis of entries."""
+
+    position: PyTree
+    label: np.ndarray
+    age: np.ndarray  # below 0 where the entry is empty or its chain diverged
+
+
+def waiting_chains(state: TrainState) -> WaitingChains | None:
+    """The chains in the replay buffer; None where the method keeps no buffer."""
+    buffer = getattr(state.chains, 'buffer', None)
+    if buffer is None:
+        return None
+
+    def flat(leaf):
+        return np.asarray(leaf).reshape(-1, *leaf.shape[2:])
+
+    position = jax.tree.map(flat, buffer.position)
+    return WaitingChains(position, flat(buffer.label), flat(buffer.age))
+
+
 def buffer_pictures(
     state: TrainState,
     num_classes: int,
@@ -177,13 +199,10 @@ def buffer_pictures(
 
     Args: as_images: positions [N, ...] -> images.
     """
-    buffer = getattr(state.chains, 'buffer', None)
-    if buffer is None:
+    waiting = waiting_chains(state)
+    if waiting is None:
         return {}
-    position, label, age = (
-        np.asarray(leaf).reshape(-1, *leaf.shape[2:])
-        for leaf in (buffer.position, buffer.label, buffer.age)
-    )
+    position, label, age = waiting
     columns = []
     for kind in (*range(num_classes), UNCONDITIONAL):
         entries = np.flatnonzero((label == kind) & (age >= 0))

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from experiments.common.settings import group, setting
 
@@ -136,3 +136,24 @@ class RunSettings:
         schedule = getattr(self, 'optimizer', None)
         if schedule is not None and not schedule.decay_steps:
             schedule.decay_steps = saved.get('optimizer.decay_steps', self.steps)
+
+
+@dataclass
+class PersistentRunSettings(RunSettings):
+    """Settings of methods whose chains wait in a replay buffer between steps."""
+
+    shards: int = setting(8, 'shards of the chains; a multiple of the devices', low=1)
+
+    if TYPE_CHECKING:  # each family has its own group
+        loss: Any = None
+
+    def divisors(self) -> tuple[int, ...]:
+        return self.batch_size, self.shards, self.loss.num_negatives
+
+    def recovery_paths(self) -> dict[str, tuple[str, ...]]:
+        return {
+            'new_key': (),
+            'learning_rate': ('optimizer.learning_rate',),
+            'num_steps': ('sampler.num_steps',),
+            'step_size': ('sampler.step_size',),
+        }

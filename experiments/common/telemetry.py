@@ -11,6 +11,7 @@ import numpy as np
 
 from ebm_jax.evaluate import mixing
 from ebm_jax.train import TrainState
+from experiments.common.building import waiting_chains
 from experiments.common.experiment import Experiment
 
 NUM = 32  # chains that are observed
@@ -33,11 +34,8 @@ def with_telemetry(experiment: Experiment, seed: int) -> Experiment:
 
 def buffer_ages(state: TrainState) -> np.ndarray | None:
     """Ages of all chains in the buffer, in rounds of sampling; None without a buffer."""
-    buffer = getattr(state.chains, 'buffer', None)
-    if buffer is None:
-        return None
-    ages = np.asarray(buffer.age).reshape(-1)
-    return ages[ages >= 0]
+    waiting = waiting_chains(state)
+    return None if waiting is None else waiting.age[waiting.age >= 0]
 
 
 def age_percentiles(ages: np.ndarray) -> dict[str, float]:
@@ -72,18 +70,13 @@ def telemetry_of(experiment: Experiment, seed: int) -> Callable[[TrainState], di
     def positions(state, params, key):
         """(positions, labels): entries spread over the buffer; without a buffer, initial
         positions."""
-        buffer = getattr(state.chains, 'buffer', None)
-        if buffer is None:
+        waiting = waiting_chains(state)
+        if waiting is None:
             labels, keys = jnp.asarray(model.labels(NUM)), jax.random.split(key, NUM)
             return jax.vmap(partial(model.initial_sampler, params))(keys, labels), labels
-
-        def flat(leaf):
-            return np.asarray(leaf).reshape(-1, *leaf.shape[2:])
-
-        filled = np.flatnonzero(flat(buffer.age) >= 0)
+        filled = np.flatnonzero(waiting.age >= 0)
         chosen = filled[np.linspace(0, len(filled) - 1, NUM).astype(int)]
-        x = jax.tree.map(lambda leaf: flat(leaf)[chosen], buffer.position)
-        return x, flat(buffer.label)[chosen]
+        return jax.tree.map(lambda leaf: leaf[chosen], waiting.position), waiting.label[chosen]
 
     def telemetry(state):
         state = jax.device_get(state.replace(opt_state=(), key=()))

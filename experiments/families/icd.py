@@ -34,7 +34,13 @@ from experiments.common.building import (
     traced_kernel,
 )
 from experiments.common.experiment import Experiment, TrainingChains
-from experiments.common.groups import Buffer, Chain, ImageData, Optimizer, RunSettings
+from experiments.common.groups import (
+    Buffer,
+    Chain,
+    ImageData,
+    Optimizer,
+    PersistentRunSettings,
+)
 from experiments.common.settings import group, setting
 from experiments.common.sources import Datasets, ood_names
 from experiments.evaluations.kl_term import kl_cost, kl_gradient_ratio
@@ -105,10 +111,9 @@ class IcdLoss:
 
 
 @dataclass
-class IcdSettings(RunSettings):
+class IcdSettings(PersistentRunSettings):
     """A run of improved contrastive divergence on images."""
 
-    shards: int = setting(8, 'shards of the chains; a multiple of the devices', low=1)
     data: IcdData = group(IcdData, noise=0.0)
     optimizer: Optimizer = group(
         Optimizer, learning_rate=2e-4, b1=0.0, b2=0.9, clip_norm=0.5, decay_to=1.0
@@ -119,17 +124,6 @@ class IcdSettings(RunSettings):
     transition: ChainTransition = group(ChainTransition)
     loss: IcdLoss = group(IcdLoss)
     network: Any = group(EnergyNetwork)
-
-    def divisors(self) -> tuple[int, ...]:
-        return self.batch_size, self.shards, self.loss.num_negatives
-
-    def recovery_paths(self) -> dict[str, tuple[str, ...]]:
-        return {
-            'new_key': (),
-            'learning_rate': ('optimizer.learning_rate',),
-            'num_steps': ('sampler.num_steps',),
-            'step_size': ('sampler.step_size',),
-        }
 
 
 def image_icd(

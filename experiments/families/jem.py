@@ -28,7 +28,13 @@ from experiments.common.building import (
     traced_kernel,
 )
 from experiments.common.experiment import Experiment, TrainingChains
-from experiments.common.groups import Buffer, Chain, ImageData, Optimizer, RunSettings
+from experiments.common.groups import (
+    Buffer,
+    Chain,
+    ImageData,
+    Optimizer,
+    PersistentRunSettings,
+)
 from experiments.common.settings import group, setting
 from experiments.common.sources import Datasets, ood_names
 from experiments.families.networks import ConvNetwork
@@ -60,10 +66,9 @@ class JemLoss:
 
 
 @dataclass
-class JemSettings(RunSettings):
+class JemSettings(PersistentRunSettings):
     """A JEM or ST-JEM run on images."""
 
-    shards: int = setting(8, 'shards of the chains; a multiple of the devices', low=1)
     data: Any = group(ImageData)
     optimizer: Optimizer = group(Optimizer)
     buffer: Buffer = group(Buffer)
@@ -71,17 +76,6 @@ class JemSettings(RunSettings):
     fresh: Chain = group(Chain, num_steps=200)
     loss: JemLoss = group(JemLoss)
     network: Any = group(ConvNetwork)
-
-    def divisors(self) -> tuple[int, ...]:
-        return self.batch_size, self.shards, self.loss.num_negatives
-
-    def recovery_paths(self) -> dict[str, tuple[str, ...]]:
-        return {
-            'new_key': (),
-            'learning_rate': ('optimizer.learning_rate',),
-            'num_steps': ('sampler.num_steps',),
-            'step_size': ('sampler.step_size',),
-        }
 
     def available_actions(self) -> tuple[str, ...]:
         if not self.sampler.adaptive:
