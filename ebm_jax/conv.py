@@ -1,11 +1,17 @@
-"""A convolution whose gradient stays fast inside `lax.scan` on every backend.
+"""A convolution whose gradient stays fast inside `lax.scan` on every platform.
 
 XLA:CPU brings the transposed convolutions of a gradient into its fast form only at the top level of
 a program. Inside the body of a scan (a Langevin chain) they run in a naive loop, 3 to 100 times
-slower (jax issue 12868). Here both gradients are written as ordinary forward convolutions, or as a
-matrix product over patches where that is faster (strided layers, and first layers with few input
-channels). The values are the same. Other backends keep XLA's own rule. The flax modules use it as
-`nn.Conv(conv_general_dilated=conv)`.
+slower (jax issue 12868). On the CPU both gradients are therefore written as ordinary forward
+convolutions, or as a matrix product over patches where that is faster (strided layers, and first
+layers with few input channels). The values are the same. Other platforms keep XLA's own rule. The
+choice follows the platform that a program is compiled for, which need not be the default one
+(`lax.platform_dependent`). The flax modules use it as `nn.Conv(conv_general_dilated=conv)`.
+
+The convolution is a primitive of its own, not a `jax.custom_vjp`: under `vmap` over examples that
+share a kernel it must become ONE convolution of the whole batch before it is differentiated. The
+gradient of a custom_vjp would be batched instead: a grouped convolution that makes the kernel's
+gradient for each example, only to add them up.
 """
 
 import math
@@ -16,12 +22,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.core import ShapedArray
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
 
 from ebm_jax.types import Array
 
 DIMENSIONS = ('NHWC', 'HWIO', 'NHWC')
 # up to here patches x matrix beats the convolution on the CPU (benchmarks/langevin.py)
 FEW_CHANNELS = 4
+PRIMITIVE = 'ebm_conv'
 
 
 def conv(
@@ -45,15 +55,14 @@ def conv(
       strides: one per spatial axis. padding: 'SAME', 'VALID' or ((lo, hi), (lo, hi)).
       The rest as in `lax.conv_general_dilated`; a dilated, grouped or differently laid out
       convolution is passed on to it.
-    Returns: [N, H', W', O]. On the CPU its gradient is reverse mode only (no bare `jax.jvp`);
-      second order works.
+    Returns: [N, H', W', O].
     """
     ordinary = (
         feature_group_count == 1
         and all(math.prod(d or (1,)) == 1 for d in (lhs_dilation, rhs_dilation))
         and _is_nhwc(dimension_numbers, x.shape, kernel.shape)
     )
-    if jax.default_backend() != 'cpu' or not ordinary:
+    if not ordinary:
         return lax.conv_general_dilated(
             x,
             kernel,
@@ -69,11 +78,15 @@ def conv(
     if isinstance(padding, str):
         padding = lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], strides, padding)
     padding = tuple((int(low), int(high)) for low, high in padding)
-    if tuple(strides) != (1, 1) or x.shape[-1] <= FEW_CHANNELS:
-        return _patches(x, kernel.shape[:2], strides, padding) @ kernel.reshape(
-            -1, kernel.shape[-1]
+    strides = tuple(strides)
+    if strides != (1, 1) or x.shape[-1] <= FEW_CHANNELS:
+        return lax.platform_dependent(
+            x,
+            kernel,
+            cpu=partial(_patches_times_kernel, strides=strides, padding=padding),
+            default=partial(_xlas, strides=strides, padding=padding),
         )
-    return _conv(x, kernel, padding)
+    return _conv_p.bind(x, kernel, padding=padding)
 
 
 def _is_nhwc(dimension_numbers, x_shape, kernel_shape):
@@ -81,6 +94,17 @@ def _is_nhwc(dimension_numbers, x_shape, kernel_shape):
         lax.conv_dimension_numbers(x_shape, kernel_shape, dimension_numbers)
         == lax.conv_dimension_numbers(x_shape, kernel_shape, DIMENSIONS)
     )
+
+
+def _xlas(x, kernel, *, padding, strides=(1, 1)):
+    """The convolution with XLA's own gradient."""
+    return lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=DIMENSIONS)
+
+
+def _patches_times_kernel(x, kernel, *, strides, padding):
+    """The convolution as a matrix product."""
+    patches = _patches(x, kernel.shape[:2], strides, padding)
+    return patches @ kernel.reshape(-1, kernel.shape[-1])
 
 
 def _patches(x, window, strides, padding):
@@ -97,27 +121,57 @@ def _patches(x, window, strides, padding):
     )
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _conv(x, kernel, padding):
-    return lax.conv_general_dilated(x, kernel, (1, 1), padding, dimension_numbers=DIMENSIONS)
+# The convolution of stride 1, [N, H, W, C] by [kh, kw, C, O]; parameter: padding.
+_conv_p = Primitive(PRIMITIVE)
+_conv_p.def_impl(jax.jit(_xlas, static_argnames='padding'))
+mlir.register_lowering(_conv_p, mlir.lower_fun(_xlas, multiple_results=False))
 
 
-def _conv_fwd(x, kernel, padding):
-    return _conv(x, kernel, padding), (x, kernel)
+@_conv_p.def_abstract_eval
+def _shape(x, kernel, *, padding):
+    out = jax.eval_shape(partial(_xlas, padding=padding), x, kernel)
+    return ShapedArray(out.shape, out.dtype)
 
 
-def _conv_bwd(padding, residuals, dy):
-    x, kernel = residuals
-    mirrored = kernel[::-1, ::-1].swapaxes(2, 3)
-    dx = _conv(
-        dy,
-        mirrored,
-        tuple((k - 1 - low, k - 1 - high) for k, (low, high) in zip(kernel.shape, padding)),
-    )
-    dkernel = _conv(x.transpose(3, 1, 2, 0), dy.transpose(1, 2, 0, 3), padding).transpose(
-        1, 2, 0, 3
-    )
-    return dx, dkernel
+def _batched(operands, axes, *, padding):
+    """Many batches of images by one kernel are one batch."""
+    (x, kernel), (x_axis, kernel_axis) = operands, axes
+    if kernel_axis is not None:
+        return jax.vmap(partial(_xlas, padding=padding), axes)(x, kernel), 0
+    x = jnp.moveaxis(x, x_axis, 0)
+    y = _conv_p.bind(x.reshape(-1, *x.shape[2:]), kernel, padding=padding)
+    return y.reshape(*x.shape[:2], *y.shape[1:]), 0
 
 
-_conv.defvjp(_conv_fwd, _conv_bwd)
+def _dx(dy, x, kernel, *, padding):
+    """The gradient in x: on the CPU a forward convolution with the mirrored kernel."""
+
+    def forward(kernel, dy):
+        mirrored = kernel[::-1, ::-1].swapaxes(2, 3)
+        flipped = tuple((k - 1 - low, k - 1 - high) for k, (low, high) in zip(kernel.shape, padding))
+        return _conv_p.bind(dy, mirrored, padding=flipped)
+
+    def xlas(kernel, dy):
+        shape = jax.ShapeDtypeStruct(x.aval.shape, x.aval.dtype)
+        return jax.linear_transpose(lambda x: _xlas(x, kernel, padding=padding), shape)(dy)[0]
+
+    return lax.platform_dependent(kernel, dy, cpu=forward, default=xlas)
+
+
+def _dkernel(dy, x, kernel, *, padding):
+    """The gradient in the kernel: on the CPU a forward convolution of x by dy, with batch and
+    channels exchanged."""
+
+    def forward(x, dy):
+        swapped = _conv_p.bind(x.transpose(3, 1, 2, 0), dy.transpose(1, 2, 0, 3), padding=padding)
+        return swapped.transpose(1, 2, 0, 3)
+
+    def xlas(x, dy):
+        shape = jax.ShapeDtypeStruct(kernel.aval.shape, kernel.aval.dtype)
+        return jax.linear_transpose(lambda kernel: _xlas(x, kernel, padding=padding), shape)(dy)[0]
+
+    return lax.platform_dependent(x, dy, cpu=forward, default=xlas)
+
+
+batching.primitive_batchers[_conv_p] = _batched
+ad.defbilinear(_conv_p, _dx, _dkernel)

@@ -9,7 +9,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.interpreters.partial_eval import dce_jaxpr
 
+from ebm_jax import conv
 from ebm_jax.types import Method, Params, PyTree
 
 # share of the measured matrix rate that a train step is assumed to reach, in the forecast only
@@ -21,7 +23,8 @@ def count_flops(fn: Callable[..., Any], *args: Any, loop_length: int = 1) -> int
     counted at their length.
 
     XLA's own `cost_analysis` counts the body of a scan once. A `while` of unknown length counts
-    `loop_length` times, a `cond` as its costliest branch.
+    `loop_length` times, a `cond` as its costliest branch; what no result depends on is not counted,
+    as it is not compiled either.
 
     Args: args: arrays or shapes (`jax.ShapeDtypeStruct`).
     Returns: int.
@@ -31,42 +34,56 @@ def count_flops(fn: Callable[..., Any], *args: Any, loop_length: int = 1) -> int
 
 def flops_of(program: Any, loop_length: int = 1) -> int:
     """As `count_flops`, for a program that is already traced (`jax.make_jaxpr`)."""
-    return _count(program.jaxpr, loop_length)
+    return _total(program, _flops, loop_length)
 
 
-def _count(jaxpr, loop_length):
-    return sum(_count_equation(equation, loop_length) for equation in jaxpr.eqns)
+def traffic_of(program: Any, loop_length: int = 1) -> int:
+    """Bytes that the matrix products and convolutions of a traced program read and write, each
+    operand and result once, counted as in `flops_of`: what a device moves where everything else is
+    fused into them."""
+    return _total(program, _traffic, loop_length)
 
 
-def _count_equation(equation, loop_length):
+def _total(program, of_equation, loop_length):
+    live, _ = dce_jaxpr(program.jaxpr, [True] * len(program.jaxpr.outvars))
+    return _sum(live, of_equation, loop_length)
+
+
+def _sum(jaxpr, of_equation, loop_length):
+    return sum(_sum_within(equation, of_equation, loop_length) for equation in jaxpr.eqns)
+
+
+def _sum_within(equation, of_equation, loop_length):
     name, params = equation.primitive.name, equation.params
-    if name == 'dot_general':
-        contracted = params['dimension_numbers'][0][0]
-        shape = equation.invars[0].aval.shape
-        return (
-            2
-            * math.prod(equation.outvars[0].aval.shape)
-            * math.prod(shape[axis] for axis in contracted)
-        )
-    if name == 'conv_general_dilated':
-        out_features = params['dimension_numbers'].rhs_spec[0]
-        kernel = equation.invars[1].aval.shape
-        return (
-            2
-            * math.prod(equation.outvars[0].aval.shape)
-            * math.prod(kernel)
-            // kernel[out_features]
-        )
+    if name in ('dot_general', 'conv_general_dilated', conv.PRIMITIVE):
+        return of_equation(equation)
     if name == 'cond':
-        return max(_count(branch.jaxpr, loop_length) for branch in params['branches'])
+        return max(_sum(branch.jaxpr, of_equation, loop_length) for branch in params['branches'])
     inner = sum(
-        _count(getattr(value, 'jaxpr', value), loop_length)
+        _sum(getattr(value, 'jaxpr', value), of_equation, loop_length)
         for value in jax.tree.leaves(
             list(params.values()), is_leaf=lambda v: hasattr(v, 'eqns') or hasattr(v, 'jaxpr')
         )
         if hasattr(getattr(value, 'jaxpr', value), 'eqns')
     )
     return inner * {'scan': params.get('length'), 'while': loop_length}.get(name, 1)
+
+
+def _flops(equation):
+    params, operands = equation.params, [v.aval.shape for v in equation.invars]
+    out = math.prod(equation.outvars[0].aval.shape)
+    if equation.primitive.name == 'dot_general':
+        contracted = params['dimension_numbers'][0][0]
+        return 2 * out * math.prod(operands[0][axis] for axis in contracted)
+    if equation.primitive.name == conv.PRIMITIVE:
+        return 2 * out * math.prod(operands[1][:-1])
+    # a dilated input is mostly zeros, with which no good kernel multiplies
+    out_features = operands[1][params['dimension_numbers'].rhs_spec[0]]
+    return 2 * out * math.prod(operands[1]) // (out_features * math.prod(params['lhs_dilation']))
+
+
+def _traffic(equation):
+    return num_bytes([v.aval for v in (*equation.invars, *equation.outvars)])
 
 
 def matmul_rate(

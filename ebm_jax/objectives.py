@@ -20,10 +20,20 @@ from ebm_jax.types import UNCONDITIONAL, Array, ArrayLike, Weights
 from ebm_jax.validity import EXCLUDED, masked_mean
 
 
+def at_label(values: Array, labels: ArrayLike) -> Array:
+    """values[..., y], the entry of each label: [..., C], int [...] -> [...].
+
+    As a selection and a sum, not as an index: under `vmap` an index becomes a gather, which a TPU
+    runs as a loop over the examples, in every step of a chain.
+    """
+    chosen = jnp.arange(values.shape[-1]) == jnp.asarray(labels)[..., None]
+    return jnp.sum(jnp.where(chosen, values, 0), -1)
+
+
 def joint_energy(logits: Array, label: ArrayLike) -> Array:
     """E(x, y) = -f(x)[y]. logits [C], label in [0, C) -> scalar. Grathwohl et al. 2020, eq. 4."""
     check_shape('logits', logits, (None,), '[C], of one example')
-    return -logits[label]
+    return -at_label(logits, label)
 
 
 def marginal_energy(logits: Array) -> Array:
@@ -40,7 +50,7 @@ def energy_of(logits: Array, label: ArrayLike) -> Array:
 def cross_entropy(logits: Array, labels: Array) -> Array:
     """-mean_i log softmax f(x_i)[y_i]. logits [N, C], labels [N] -> scalar, this device's mean."""
     _check_logits(logits, labels)
-    return -jnp.mean(jnp.take_along_axis(log_softmax(logits), labels[:, None], 1))
+    return -jnp.mean(at_label(log_softmax(logits), labels))
 
 
 def uniform(e_pos: Array, e_neg: Array) -> Weights:
@@ -137,7 +147,7 @@ def class_contrast(
     weights = stop_gradient(weights)
     share = class_shares(labels, logits_pos.shape[-1])
     pushed = jnp.sum(weights.positives * logits_pos, 0) + jnp.sum(weights.negatives * logits_neg, 0)
-    return -jnp.mean(jnp.take_along_axis(logits_pos, labels[:, None], 1)), share @ pushed
+    return -jnp.mean(at_label(logits_pos, labels)), share @ pushed
 
 
 def class_shares(labels: Array, num_classes: int) -> Array:
@@ -162,7 +172,7 @@ def batch_information(logits_pos: Array, labels: Array, logits_neg: Array) -> Ar
     logits_pos, labels, logits_neg = devices.gather((logits_pos, labels, logits_neg))
     everyone = jnp.concatenate([logits_pos, logits_neg])
     total = logsumexp(everyone)
-    log_xy = jnp.take_along_axis(logits_pos, labels[:, None], 1)[:, 0] - total
+    log_xy = at_label(logits_pos, labels) - total
     log_x = logsumexp(logits_pos, 1) - total
     log_y = (logsumexp(everyone, 0) - total)[labels]
     return jnp.mean(log_xy - log_x - log_y)

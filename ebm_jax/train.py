@@ -7,6 +7,7 @@ result does not depend on the number of devices.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -167,16 +168,10 @@ def make_local_step(
             loss_terms, taught = _round_loss(
                 part, params, loss_key, batch, jax.lax.stop_gradient(samples)
             )
-
-            def total(taught, loss_terms=loss_terms):
-                terms, metrics = loss_terms(taught)
-                return sum(terms.values()), (terms, metrics)
-
-            grads, (terms, found) = jax.grad(total, has_aux=True)(taught)
-            grads = across.mean(grads)
-            if watch_every:
-                now = (state.step + 1) % watch_every == 0
-                watched |= _term_norms(now, loss_terms, taught, tuple(terms))
+            terms, pull_back, found = jax.vjp(loss_terms, taught, has_aux=True)
+            watch = (state.step + 1) % watch_every == 0 if watch_every else None
+            grads, norms = _gradient(pull_back, terms, taught, watch)
+            watched |= norms
             updates, opt_state = recipe.optimizer.update(grads, opt_state, taught)
             taught = optax.apply_updates(taught, updates)
             params = taught if part.teaches is None else {**params, **taught}
@@ -225,22 +220,33 @@ def _round_loss(part: Round, params, key, batch, samples):
     return lambda taught: part.loss({**params, **taught}, key, batch, samples), taught
 
 
-def _term_norms(now, loss_terms, params, names):
-    """The norm of each loss term's gradient where `now`, else -1."""
+def _gradient(pull_back, terms, params, watch):
+    """(gradient of the sum of the loss terms, {'grad_norm/NAME': norm of each term's gradient}).
 
-    def norms(params):
-        values, pull_back, _ = jax.vjp(loss_terms, params, has_aux=True)
+    The sum and, at steps where `watch`, each term alone are pulled back by one loop, so that there
+    is one backward pass to compile. The norms are -1 at other steps; {} where `watch` is None.
+    """
 
-        def only(name):
-            return {other: jnp.full_like(value, other == name) for other, value in values.items()}
+    def pulled_back(weights):
+        cotangents = {
+            name: weights[i].astype(value.dtype) for i, (name, value) in enumerate(terms.items())
+        }
+        return across.mean(pull_back(cotangents)[0])
 
-        return {name: optax.tree.norm(across.mean(pull_back(only(name))[0])) for name in names}
+    n = len(terms)
+    if watch is None:
+        return pulled_back(jnp.ones(n)), {}
+    weights = jnp.concatenate([jnp.ones((1, n)), jnp.eye(n)])
 
-    def no_norms(params):
-        return {name: -jnp.ones(()) for name in names}
+    def body(i, carry):
+        total, norms = carry
+        grads = pulled_back(weights[i])
+        total = jax.tree.map(partial(jnp.where, i == 0), grads, total)
+        return total, norms.at[i].set(optax.tree.norm(grads).astype(norms.dtype))
 
-    found = jax.lax.cond(now, norms, no_norms, params)
-    return {f'grad_norm/{name}': value for name, value in found.items()}
+    start = jax.tree.map(jnp.zeros_like, params), -jnp.ones(1 + n, jnp.float32)
+    total, norms = jax.lax.fori_loop(0, jnp.where(watch, 1 + n, 1), body, start)
+    return total, {f'grad_norm/{name}': norms[1 + i] for i, name in enumerate(terms)}
 
 
 def per_network(

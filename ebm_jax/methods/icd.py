@@ -17,6 +17,7 @@ Source: Du, Li, Tenenbaum & Mordatch 2021, arXiv 2012.01316, with the constants 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -229,6 +230,11 @@ class _Icd:
         """x -> scalar, the sum over scales."""
         return lambda x: jnp.sum(self.energies(params, x, label))
 
+    @property
+    def first_live(self) -> int:
+        """The first of the last m steps, which carry a gradient."""
+        return self.num_steps - self.kl_steps
+
     def run_steps(self, params, keys, states, labels, first, count):
         """Steps first, ..., first + count - 1 of chains [n]."""
 
@@ -237,6 +243,20 @@ class _Icd:
             return mcmc.advance(key, self.kernel, energy_fn, state, count, first=first)[0]
 
         return jax.vmap(one)(keys, states, labels)
+
+    def run_chains(self, params, keys, states, labels):
+        """All steps of chains [n]: (states before their last m steps, states at their end).
+
+        One loop, not one before and one after: the network is compiled once for both.
+        """
+
+        def step(carry, t):
+            states, before = carry
+            before = jax.tree.map(partial(jnp.where, t == self.first_live), states, before)
+            return (self.run_steps(params, keys, states, labels, t, 1), before), None
+
+        (end, before), _ = jax.lax.scan(step, (states, states), jnp.arange(self.num_steps))
+        return before, end
 
     def init(self, key, batch):
         network_key, buffer_key = jax.random.split(key)
@@ -283,7 +303,6 @@ class _Icd:
                 f'got {self.num_negatives} for {len(batch["x"]) * devices.count()}'
             )
         run_keys = negatives.chain_keys(keys['chains'], self.per_shard)
-        first_live = self.num_steps - self.kl_steps
 
         def run(draw):
             move_keys = negatives.chain_keys(keys['transition'], self.per_shard)
@@ -295,8 +314,7 @@ class _Icd:
                     'the KL term needs a gradient through the kernel, which a Metropolis test '
                     'does not have: use mcmc.langevin, or kl_weight=0'
                 )
-            before = self.run_steps(params, run_keys, initial, draw.label, 0, first_live)
-            end = self.run_steps(params, run_keys, before, draw.label, first_live, self.kl_steps)
+            before, end = self.run_chains(params, run_keys, initial, draw.label)
             return negatives.Run(initial.position, end.position, before)
 
         found, buffer, before = negatives.advance(
@@ -333,9 +351,8 @@ class _Icd:
         """(value, metrics): E_sg at the end of chains whose last m steps are live, and their
         entropy."""
         tail = samples.tail
-        first_live = self.num_steps - self.kl_steps
         x = self.run_steps(
-            params, tail.key, tail.state, tail.label, first_live, self.kl_steps
+            params, tail.key, tail.state, tail.label, self.first_live, self.kl_steps
         ).position
         energies = self.batch_energies(stop_gradient(params), x, tail.label)
         energy = masked_mean(energies, tail.valid)
@@ -352,8 +369,9 @@ class _Icd:
     def loss(self, params, key, batch, samples):
         del key
         found = samples.negatives
-        all_pos = self.batch_energies(params, batch['x'], batch['y'])
-        all_neg = self.batch_energies(params, found.x, found.label)
+        x = jnp.concatenate([batch['x'], found.x])
+        labels = jnp.concatenate([batch['y'], found.label])
+        all_pos, all_neg = jnp.split(self.batch_energies(params, x, labels), [len(batch['x'])])
         e_pos, e_neg = jnp.mean(all_pos, 1), jnp.mean(all_neg, 1)
         weights = self.weights(e_pos, exclude(e_neg, found.valid))
         terms = {'contrast': sum(obj.contrast(e_pos, e_neg, weights))}

@@ -11,7 +11,7 @@ import os
 import pathlib
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -106,21 +106,49 @@ def leave(code: int) -> None:
     os._exit(code)
 
 
-def define_config(values: Any, config: Any) -> None:
-    """Define --workdir and --config.KEY=VALUE. Raises: InputError for an unknown setting."""
+def define_settings(values: Any, config: Any, arguments: Sequence[str]) -> None:
+    """Define --config.KEY=VALUE for all settings.
+
+    Args: arguments: of the command line. Raises: InputError for an unknown setting among them.
+    """
     known = settings.flatten(config)
-    for argument in sys.argv[1:]:
+    for argument in arguments:
         if argument.startswith(('--config.', '-config.', '--noconfig.')):
             name = argument.lstrip('-').partition('=')[0].partition('.')[2]
             if name not in known:
                 close = difflib.get_close_matches(name, known, 1, 0.5)
                 hint = f', did you mean --config.{close[0]}?' if close else ''
                 raise InputError(f'there is no setting --config.{name}{hint}')
+    config_flags.DEFINE_config_dataclass(
+        'config', config, 'Settings.', flag_values=values, sys_argv=['', *arguments]
+    )
+
+
+def define_config(values: Any, config: Any) -> None:
+    """Define --workdir and --config.KEY=VALUE. Raises: InputError for an unknown setting."""
     flags.DEFINE_string(
         'workdir', None, 'Folder of the run; the same command continues it.', flag_values=values
     )
     flags.mark_flag_as_required('workdir', values)
-    config_flags.DEFINE_config_dataclass('config', config, 'Settings.', flag_values=values)
+    define_settings(values, config, sys.argv[1:])
+
+
+def parsed_settings(config: Any, arguments: Sequence[str]) -> Any:
+    """The configuration with the settings of `--config.KEY=VALUE` arguments.
+
+    Raises: InputError for what is not such an argument, or not allowed.
+    """
+    values = flags.FlagValues()
+    define_settings(values, config, arguments)
+    try:
+        extra = values(['', *arguments])[1:]
+    except (flags.Error, AttributeError, TypeError, ValueError) as error:
+        raise InputError(str(error).strip().splitlines()[0]) from error
+    if extra:
+        raise InputError(f'unknown arguments {" ".join(extra)}')
+    settings.as_declared(values.config)
+    settings.check(values.config)
+    return values.config
 
 
 def train(module_name: str) -> None:
