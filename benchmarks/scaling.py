@@ -55,8 +55,7 @@ def main() -> None:
     experiment = runs.build(module, config)
     recipe = experiment.recipe
     state, batch = state_shapes(recipe), recipe.batch_at(0)
-    loop_length = recipe.method.chain_steps
-    flops = cost.count_flops(make_local_step(recipe), state, batch, loop_length=loop_length)
+    flops = cost.count_flops(make_local_step(recipe), state, batch)
     rate = options.rate or cost.EFFICIENCY * cost.matmul_rate()
     gradient = cost.num_bytes(state.params)
     chains = experiment.chains.num if experiment.chains else 0

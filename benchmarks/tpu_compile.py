@@ -37,7 +37,6 @@ from ebm_jax import cost  # noqa: E402
 from ebm_jax.devices import AXIS  # noqa: E402
 from ebm_jax.train import (  # noqa: E402
     Recipe,
-    make_local_step,
     make_train_step,
     state_shapes,
     trace_step,
@@ -233,9 +232,8 @@ def report(experiment: str, topology: str, settings: list[str]) -> dict[str, Any
     config, built = made.built(experiment, settings)
     recipe, devices = built.recipe, tpu_devices(topology)
     kind, n = topology.partition(':')[0], len(devices)
-    program = trace_step(make_local_step(recipe), state_shapes(recipe), recipe.batch_at(0), n)
-    loop_length = recipe.method.chain_steps
-    flops, moved = cost.flops_of(program, loop_length), cost.traffic_of(program, loop_length)
+    program = trace_step(recipe, n).program
+    flops, moved = cost.flops_of(program) * n, cost.traffic_of(program) * n
     step = compiled_step(recipe, devices, config.log_every)
     bounds = {name: roofline(flops, moved, chip, n) for name, chip in CHIPS.items()}
     return {

@@ -148,7 +148,9 @@ def _dx(dy, x, kernel, *, padding):
 
     def forward(kernel, dy):
         mirrored = kernel[::-1, ::-1].swapaxes(2, 3)
-        flipped = tuple((k - 1 - low, k - 1 - high) for k, (low, high) in zip(kernel.shape, padding))
+        flipped = tuple(
+            (k - 1 - low, k - 1 - high) for k, (low, high) in zip(kernel.shape, padding)
+        )
         return _conv_p.bind(dy, mirrored, padding=flipped)
 
     def xlas(kernel, dy):

@@ -16,57 +16,54 @@ from ebm_jax.types import Method, Params, PyTree
 
 # share of the measured matrix rate that a train step is assumed to reach, in the forecast only
 EFFICIENCY = 0.4
+# of one operation of the traced program on two CPU cores, in the forecast only
+# (benchmarks/compile_time.py)
+COMPILE_SECONDS = 0.005
 
 
-def count_flops(fn: Callable[..., Any], *args: Any, loop_length: int = 1) -> int:
+def count_flops(fn: Callable[..., Any], *args: Any) -> int:
     """Multiplications and additions in matrix products and convolutions of fn(*args), with loops
     counted at their length.
 
     XLA's own `cost_analysis` counts the body of a scan once. A `while` of unknown length counts
-    `loop_length` times, a `cond` as its costliest branch; what no result depends on is not counted,
-    as it is not compiled either.
+    once, a `cond` as its costliest branch; what no result depends on is not counted, as it is not
+    compiled either.
 
     Args: args: arrays or shapes (`jax.ShapeDtypeStruct`).
     Returns: int.
     """
-    return flops_of(jax.make_jaxpr(fn)(*args), loop_length)
+    return flops_of(jax.make_jaxpr(fn)(*args))
 
 
-def flops_of(program: Any, loop_length: int = 1) -> int:
+def flops_of(program: Any) -> int:
     """As `count_flops`, for a program that is already traced (`jax.make_jaxpr`)."""
-    return _total(program, _flops, loop_length)
+    return _total(program, _flops)
 
 
-def traffic_of(program: Any, loop_length: int = 1) -> int:
+def traffic_of(program: Any) -> int:
     """Bytes that the matrix products and convolutions of a traced program read and write, each
     operand and result once, counted as in `flops_of`: what a device moves where everything else is
     fused into them."""
-    return _total(program, _traffic, loop_length)
+    return _total(program, _traffic)
 
 
-def _total(program, of_equation, loop_length):
+def _total(program, of_equation):
     live, _ = dce_jaxpr(program.jaxpr, [True] * len(program.jaxpr.outvars))
-    return _sum(live, of_equation, loop_length)
+    return _sum(live, of_equation)
 
 
-def _sum(jaxpr, of_equation, loop_length):
-    return sum(_sum_within(equation, of_equation, loop_length) for equation in jaxpr.eqns)
+def _sum(jaxpr, of_equation):
+    return sum(_sum_within(equation, of_equation) for equation in jaxpr.eqns)
 
 
-def _sum_within(equation, of_equation, loop_length):
+def _sum_within(equation, of_equation):
     name, params = equation.primitive.name, equation.params
     if name in ('dot_general', 'conv_general_dilated', conv.PRIMITIVE):
         return of_equation(equation)
     if name == 'cond':
-        return max(_sum(branch.jaxpr, of_equation, loop_length) for branch in params['branches'])
-    inner = sum(
-        _sum(getattr(value, 'jaxpr', value), of_equation, loop_length)
-        for value in jax.tree.leaves(
-            list(params.values()), is_leaf=lambda v: hasattr(v, 'eqns') or hasattr(v, 'jaxpr')
-        )
-        if hasattr(getattr(value, 'jaxpr', value), 'eqns')
-    )
-    return inner * {'scan': params.get('length'), 'while': loop_length}.get(name, 1)
+        return max(_sum(branch.jaxpr, of_equation) for branch in params['branches'])
+    inner = sum(_sum(program, of_equation) for program in _inner(equation))
+    return inner * (params['length'] if name == 'scan' else 1)
 
 
 def _flops(equation):
@@ -114,21 +111,49 @@ def num_bytes(tree: PyTree) -> int:
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
+def num_operations(program: Any) -> int:
+    """Operations of a traced program that are compiled, each loop's body once."""
+    live, _ = dce_jaxpr(program.jaxpr, [True] * len(program.jaxpr.outvars))
+    return _num_operations(live)
+
+
+def _num_operations(jaxpr):
+    return sum(
+        1 + sum(_num_operations(inner) for inner in _inner(equation)) for equation in jaxpr.eqns
+    )
+
+
+def _inner(equation):
+    """The programs within an operation."""
+    values = jax.tree.leaves(
+        list(equation.params.values()),
+        is_leaf=lambda v: hasattr(v, 'eqns') or hasattr(v, 'jaxpr'),
+    )
+    programs = [getattr(value, 'jaxpr', value) for value in values]
+    return [program for program in programs if hasattr(program, 'eqns')]
+
+
 def forecast(
-    method: Method, flops: float, state: Any, devices: Sequence[jax.Device], steps: int
+    method: Method, program: Any, state: Any, devices: Sequence[jax.Device], steps: int
 ) -> str:
-    """The expected cost of the run, in a few lines, before the first long step. flops: of a whole
-    step."""
-    here = jax.local_devices()[0]
+    """The expected cost of the run, in a few lines, before the first long step.
+
+    Args: program: a whole step, traced, as each device runs it.
+    """
+    here, flops = jax.local_devices()[0], flops_of(program) * len(devices)
     # one CPU product uses all cores
     rate = matmul_rate(here) * (jax.process_count() if here.platform == 'cpu' else len(devices))
     seconds = steps * flops / (rate * EFFICIENCY)
+    compiling = 'compilation comes first'
+    if here.platform == 'cpu':
+        compiling += f', about {_duration(num_operations(program) * COMPILE_SECONDS)}'
     return (
         f'{describe(devices)}: {num_parameters(state.params):,} parameters; per step'
         f' {method.gradients_per_step:,} energy gradients along the chains and {flops / 1e9:.3g}'
-        f' GFLOP in all; state {num_bytes(state) / 2**20:.1f} MiB\nabout {_duration(seconds)} for'
-        f' {steps:,} steps, at {EFFICIENCY:.0%} of the {rate / 1e9:,.0f} GFLOP/s that a matrix'
-        ' product reaches here now (the progress bar below is more accurate)'
+        f' GFLOP in all; state {num_bytes(state) / 2**20:.1f} MiB\n{compiling}; then about'
+        f' {_duration(seconds)} for {steps:,} steps, at {EFFICIENCY:.0%} of the'
+        f' {rate / 1e9:,.0f} GFLOP/s that a matrix product reaches here now (the progress bar below'
+        ' is more accurate)'
     )
 
 

@@ -15,16 +15,18 @@ from ebm_jax.checkpoint import Checkpoints
 from ebm_jax.errors import Diverged, InputError, NotSaved, Stopped
 from ebm_jax.guard import Guard, RecoveryAction
 from ebm_jax.monitor import Monitor
+from ebm_jax.prefetch import prefetched
 from ebm_jax.record import NullRecorder, Recorder, update_summary, write_json
 from ebm_jax.train import (
     Recipe,
+    Traced,
     TrainState,
     init_state,
-    make_local_step,
     make_train_step,
     state_shapes,
     trace_step,
 )
+from ebm_jax.types import Method
 
 UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES}
 
@@ -81,7 +83,7 @@ def fit(
     # the devices of a process next to each other
     devices = sorted(devices or jax.devices(), key=lambda device: device.process_index)
     workdir = pathlib.Path(workdir)
-    flops = check(recipe, devices)
+    traced = check(recipe, devices, log_every if watch_every is None else watch_every)
     try:
         workdir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -123,8 +125,7 @@ def fit(
             )
             while True:
                 try:
-                    forecast_flops = None if guard.attempt else flops
-                    return loop.run(guard.recipe(recipe), forecast_flops)
+                    return loop.run(guard.recipe(recipe), None if guard.attempt else traced)
                 except Diverged as error:
                     loop.recover(error)
     except OSError as error:
@@ -137,10 +138,10 @@ def fit(
         ) from error
 
 
-def check(recipe: Recipe, devices: Sequence[jax.Device]) -> int:
+def check(recipe: Recipe, devices: Sequence[jax.Device], watch_every: int = 0) -> Traced:
     """Check, before any long work, that the parts fit together and split over the devices.
 
-    Returns: the FLOPs of a step.
+    Returns: the first training step, traced.
     Raises: InputError where they do not fit.
     """
     n, batch = len(devices), recipe.batch_at(0)
@@ -148,20 +149,18 @@ def check(recipe: Recipe, devices: Sequence[jax.Device]) -> int:
         shapes = state_shapes(recipe)
     except ValueError as error:
         raise _does_not_fit(error) from error
-    for what, number in (
-        ('a batch of', len(batch['x'])),
-        ('chains in shards of', sharding.num_shards(shapes)),
-    ):
+    numbers = {'chains in shards of': sharding.num_shards(shapes)}
+    numbers |= {f'a batch of ({name!r})': len(leaf) for name, leaf in batch.items()}
+    for what, number in numbers.items():
         if number is not None and number % n:
             raise InputError(
-                f'{what} {number} cannot be split over {n} devices: choose a number divisible by '
-                f'{n}, or fewer devices'
+                f'{what} {number} cannot be split over {n} devices: choose '
+                f'{sharding.multiples_near(number, n)}, or fewer devices'
             )
     try:
-        program = trace_step(make_local_step(recipe), shapes, batch, n)
+        return trace_step(recipe.at(0), n, watch_every=watch_every)
     except ValueError as error:
         raise _does_not_fit(error) from error
-    return cost.flops_of(program, recipe.method.chain_steps)
 
 
 def _does_not_fit(error):
@@ -194,10 +193,10 @@ class _Loop:
     every: Intervals
     echo: Callable[[str], None]
 
-    def run(self, recipe: Recipe, flops: int | None) -> TrainState:
+    def run(self, recipe: Recipe, traced: Traced | None) -> TrainState:
         """Train from where the current attempt is to the end; the final state.
 
-        flops: of a step, for a forecast; None for no forecast.
+        traced: the recipe's first step; None for another attempt, which needs no forecast.
         """
 
         def batch_at(step):
@@ -215,13 +214,16 @@ class _Loop:
             )
             self.summarise({'finished': True, 'diverged': False, 'account': None, 'step': start})
             return state
-        train_step = make_train_step(recipe, devices=devices, watch_every=self.every.watch)
-        if flops:
+        if traced:
             steps_left = self.steps - start
-            self.echo(cost.forecast(recipe.method, flops, state, devices, steps_left))
+            self.echo(cost.forecast(recipe.method, traced.program, state, devices, steps_left))
         state = sharding.shard_state(state, devices)
         recorder = Recorder(self.workdir, start) if process.is_primary() else NullRecorder()
-        with contextlib.closing(recorder):
+        batches = prefetched(
+            lambda step: sharding.shard_batch(batch_at(step), devices),
+            range(start + 1, self.steps + 1),
+        )
+        with contextlib.closing(recorder), contextlib.closing(batches):
             monitor = Monitor(
                 recorder,
                 steps=self.steps,
@@ -232,11 +234,21 @@ class _Loop:
                 platform=devices[0].platform,
             )
             tasks = self.tasks(recipe, recorder)
-            for step in monitor.bar(start):
+            compiled: Method | None = None
+            for step, batch in zip(monitor.bar(start), batches):
                 if self.stop.asked(step + self.guard.skipped):  # grows even where a run goes back
                     self.save_and_stop(step - 1, monitor, state, start)
-                batch = sharding.shard_batch(batch_at(step), devices)
-                state, metrics = train_step(state, batch)
+                now = recipe.at(step - 1)
+                if now.method is not compiled:
+                    compiled = now.method
+                    known = traced if now.method is recipe.at(0).method else None
+                    train_step = make_train_step(
+                        now, devices=devices, watch_every=self.every.watch, traced=known
+                    )
+                    with monitor.compiling():
+                        state, metrics = train_step(state, batch)
+                else:
+                    state, metrics = train_step(state, batch)
                 monitor.after_step(step, metrics)
                 due = [
                     task
@@ -257,6 +269,7 @@ class _Loop:
                 'step': self.steps,
                 'steps_per_second': monitor.steps_per_second(),
                 'seconds_per_step': monitor.seconds_per_step(),
+                'compile_seconds': monitor.compile_seconds,
                 'parameters': cost.num_parameters(state.params),
                 'devices': cost.describe(devices),
                 'quarantined_chains': int(state.quarantined),

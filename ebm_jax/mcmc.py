@@ -6,6 +6,7 @@ A kernel sees one chain and an `energy_fn` of one position (any pytree); `run_ch
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -243,22 +244,26 @@ def run_chain(
     kernel: Kernel,
     energy_fn: EnergyFn,
     x: PyTree,
-    num_steps: int | Array,
+    num_steps: int,
     record: Record | None = None,
+    *,
+    stop: ArrayLike | None = None,
 ) -> tuple[PyTree, PyTree]:
     """Run one chain: x_0 = x, x_{t+1} ~ kernel(x_t).
 
     Args:
       x: the initial position, any pytree.
-      num_steps: int >= 0, or a traced integer (then nothing can be recorded).
+      num_steps: int >= 0.
       record: None, or (state, info) -> pytree, kept for every step: `lambda state, info: info` for
         the reports, `lambda state, info: state.position` for the trajectory. What is not recorded
         is not computed.
+      stop: None, or an integer, which may be traced: the chain stands still from that step on. So
+        chains of different lengths share one program with a loop of fixed length.
     Returns: (last position, records with leading axis num_steps; None without `record`).
-    Raises: ValueError for a negative or traced num_steps with `record`.
+    Raises: ValueError for a negative or traced num_steps.
     """
     state, records = advance(
-        key, kernel, energy_fn, kernel.init(x, energy_fn), num_steps, record=record
+        key, kernel, energy_fn, kernel.init(x, energy_fn), num_steps, record=record, stop=stop
     )
     return state.position, records
 
@@ -268,10 +273,11 @@ def advance(
     kernel: Kernel,
     energy_fn: EnergyFn,
     state: Any,
-    num_steps: int | Array,
+    num_steps: int,
     *,
     first: ArrayLike = 0,
     record: Record | None = None,
+    stop: ArrayLike | None = None,
 ) -> tuple[Any, PyTree]:
     """Steps first, ..., first + num_steps - 1 of a chain that is at `state`: a chain may be run in
     pieces, with one key.
@@ -281,20 +287,19 @@ def advance(
     Returns: (last state, records).
     Raises: ValueError as in `run_chain`.
     """
-    fixed = not isinstance(num_steps, jax.Array)
-    if fixed and num_steps < 0 or not fixed and record is not None:
-        raise ValueError(
-            'num_steps must be an int >= 0 (may be traced only when nothing is recorded), got'
-            f' {num_steps}'
-        )
+    if isinstance(num_steps, jax.Array) or num_steps < 0:
+        raise ValueError(f'num_steps must be an int >= 0 (`stop` may be traced), got {num_steps}')
 
     def step(state, t):
-        state, info = kernel.step(jax.random.fold_in(key, t), state, energy_fn)
-        return state, None if record is None else record(state, info)
+        new, info = kernel.step(jax.random.fold_in(key, t), state, energy_fn)
+        if stop is not None:
+            new = jax.tree.map(partial(jnp.where, t < stop), new, state)
+        return new, None if record is None else record(new, info)
 
-    if fixed:
-        return lax.scan(step, state, first + jnp.arange(num_steps))
-    return lax.fori_loop(first, first + num_steps, lambda t, state: step(state, t)[0], state), None
+    if num_steps == 1:  # a loop of one turn costs seconds of tracing where it is differentiated
+        state, records = step(state, jnp.asarray(first))
+        return state, jax.tree.map(lambda leaf: leaf[None], records)
+    return lax.scan(step, state, first + jnp.arange(num_steps))
 
 
 def run_chains(
@@ -302,9 +307,10 @@ def run_chains(
     kernel: Kernel,
     energy_fn: Callable[..., Array],
     x: PyTree,
-    num_steps: int | Array,
+    num_steps: int,
     *conditions: PyTree,
     record: Record | None = None,
+    stop: ArrayLike | None = None,
 ) -> tuple[PyTree, PyTree]:
     """Run many chains at once: `run_chain` over the leading axis of keys, x and each of
     `conditions`.
@@ -312,6 +318,7 @@ def run_chains(
     Args:
       keys: [n] keys, one per chain. x: [n, ...].
       conditions: [n, ...] each, passed on as energy_fn(x, *conditions).
+      stop: of all chains, as in `run_chain`.
     Returns: as `run_chain`, with a leading axis of chains.
     Raises: ValueError where the leading axes differ, or as `run_chain`.
     """
@@ -319,6 +326,8 @@ def run_chains(
         check_leading(name, tree, len(keys), '[n, ...], one for each of the n keys')
 
     def one(key, x, *conditions):
-        return run_chain(key, kernel, lambda u: energy_fn(u, *conditions), x, num_steps, record)
+        return run_chain(
+            key, kernel, lambda u: energy_fn(u, *conditions), x, num_steps, record, stop=stop
+        )
 
     return jax.vmap(one)(keys, x, *conditions)

@@ -2,9 +2,11 @@
 an accelerator."""
 
 import collections
+import contextlib
 import statistics
+import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -16,6 +18,7 @@ from ebm_jax.errors import Diverged
 from ebm_jax.record import NullRecorder, Recorder
 from ebm_jax.types import Batch, Metrics
 
+TICK = 1.0  # seconds between signs of life while a step is compiled
 LAG = 2  # steps that may be under way on an accelerator before their metrics are checked
 
 
@@ -45,6 +48,7 @@ class Monitor:
         self.limits, self.batch_at, self.show = limits, batch_at, tuple(show)
         self.pending: collections.deque[tuple[int, Metrics]] = collections.deque()
         self.seconds: list[float] = []
+        self.compile_seconds = 0.0  # of all compilations, with the first step of each
         self.last_end: float | None = None
         self.progress: Any = None  # a tqdm, while steps are made
 
@@ -59,6 +63,29 @@ class Monitor:
             disable=not process.is_primary(),
         )
         return self.progress
+
+    @contextlib.contextmanager
+    def compiling(self) -> Iterator[None]:
+        """Around a step that is compiled first: says on the bar for how long, and keeps that time
+        out of the bar's rate."""
+        begin, done = time.perf_counter(), threading.Event()
+
+        def tick():
+            while not done.wait(TICK):
+                seconds = time.perf_counter() - begin
+                self.progress.set_description(f'compiling, {seconds:.0f} s so far')
+
+        ticker = threading.Thread(target=tick, daemon=True)
+        ticker.start()
+        try:
+            yield
+        finally:
+            done.set()
+            ticker.join()
+            self.compile_seconds += time.perf_counter() - begin
+            self.last_end = None
+            self.progress.set_description(refresh=False)
+            self.progress.unpause()
 
     def after_step(self, step: int, metrics: Metrics) -> None:
         """Check the steps that are due, and record the time.

@@ -15,19 +15,10 @@ from jax.lax import stop_gradient
 from jax.nn import log_softmax, logsumexp
 
 from ebm_jax import devices
+from ebm_jax.labels import at_label
 from ebm_jax.shapes import check_same_shape, check_shape
 from ebm_jax.types import UNCONDITIONAL, Array, ArrayLike, Weights
 from ebm_jax.validity import EXCLUDED, masked_mean
-
-
-def at_label(values: Array, labels: ArrayLike) -> Array:
-    """values[..., y], the entry of each label: [..., C], int [...] -> [...].
-
-    As a selection and a sum, not as an index: under `vmap` an index becomes a gather, which a TPU
-    runs as a loop over the examples, in every step of a chain.
-    """
-    chosen = jnp.arange(values.shape[-1]) == jnp.asarray(labels)[..., None]
-    return jnp.sum(jnp.where(chosen, values, 0), -1)
 
 
 def joint_energy(logits: Array, label: ArrayLike) -> Array:
@@ -174,7 +165,7 @@ def batch_information(logits_pos: Array, labels: Array, logits_neg: Array) -> Ar
     total = logsumexp(everyone)
     log_xy = at_label(logits_pos, labels) - total
     log_x = logsumexp(logits_pos, 1) - total
-    log_y = (logsumexp(everyone, 0) - total)[labels]
+    log_y = at_label(logsumexp(everyone, 0) - total, labels)
     return jnp.mean(log_xy - log_x - log_y)
 
 

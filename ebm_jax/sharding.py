@@ -25,10 +25,10 @@ def shard_state(state: TrainState, devices: Sequence[jax.Device]) -> TrainState:
     n, shards = len(devices), num_shards(state)
     if shards is not None and shards % n:
         raise ValueError(
-            f'{shards} shards of chains cannot be split over {n} devices: choose shards divisible'
-            f' by {n}'
+            f'{shards} shards of chains cannot be split over {n} devices: choose '
+            f'{multiples_near(shards, n)}'
         )
-    mesh = Mesh(_here(devices), (AXIS,), axis_types=(AxisType.Auto,))
+    mesh = _mesh(devices)
     split, whole = (
         NamedSharding(mesh, PartitionSpec(AXIS)),
         NamedSharding(mesh, PartitionSpec()),
@@ -76,20 +76,35 @@ def unshard_state(state: TrainState, devices: Sequence[jax.Device]) -> TrainStat
 
 
 def shard_batch(batch: Batch, devices: Sequence[jax.Device]) -> Batch:
-    """[N, ...] of all processes -> [devices of this process, N / devices, ...].
+    """[N, ...] of all processes -> [devices of this process, N / devices, ...], on the devices.
 
     Raises: ValueError when N does not divide.
     """
     n = len(devices)
-    size = len(batch['x'])
-    if size % n:
-        raise ValueError(
-            f'a batch of {size} cannot be split over {n} devices: choose a batch size divisible'
-            f' by {n}'
+    split = NamedSharding(_mesh(devices), PartitionSpec(AXIS))
+
+    def place(leaf):
+        if len(leaf) % n:
+            raise ValueError(
+                f'a batch of {len(leaf)} cannot be split over {n} devices: choose '
+                f'{multiples_near(len(leaf), n)}'
+            )
+        return jax.device_put(
+            _of_here(leaf.reshape(n, len(leaf) // n, *leaf.shape[1:]), devices), split
         )
-    return jax.tree.map(
-        lambda leaf: _of_here(leaf.reshape(n, size // n, *leaf.shape[1:]), devices), batch
-    )
+
+    return jax.tree.map(place, batch)
+
+
+def multiples_near(number: int, n: int) -> str:
+    """'96 or 104': the multiples of n next to a number that is none."""
+    below = number - number % n
+    return f'{below} or {below + n}' if below else f'{n}'
+
+
+def _mesh(devices):
+    """The devices of this process, along AXIS."""
+    return Mesh(_here(devices), (AXIS,), axis_types=(AxisType.Auto,))
 
 
 def _here(devices):

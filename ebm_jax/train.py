@@ -5,6 +5,7 @@ The only file that uses pmap. Whatever couples the batch goes through `ebm_jax.d
 result does not depend on the number of devices.
 """
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -15,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import struct
+from jax.extend.core import jaxpr_as_fun
 
 from ebm_jax import devices as across
 from ebm_jax.types import (
@@ -79,12 +81,13 @@ class Recipe:
       method: what is sampled and learned. optimizer: of all parameters, see `per_network`.
       batch_at: step -> batch, a dict of arrays [N, ...] as the source gives them; a function of the
         step alone, so that a resumed run sees what an uninterrupted one would have seen.
-      prepare: (key, example) -> the network's input, on the device.
+      prepare: (key, example) -> the network's input, on the device; of the batch's 'x'.
       ema: decay of the moving average of parameters, in [0, 1); 0 keeps none.
       limits: {metric: largest size}; beyond it the run has diverged.
       pictures: None, or TrainState -> {name: (images [N, H, W, C] in [-1, 1], columns or None)}.
       evaluate: None, or TrainState -> {name: float}. Both get chains as [shards, ...].
       show: metrics on the progress bar.
+      prepare_more: {name: as `prepare`} of further entries of the batch.
       description: None, or what `ebm_jax.load` needs to rebuild the model
         (`spec.ModelSpec.to_json`); it is written into the run's config.json.
     """
@@ -98,7 +101,18 @@ class Recipe:
     pictures: Callable[[TrainState], Pictures] | None = None
     evaluate: Callable[[TrainState], dict[str, float]] | None = None
     show: tuple[str, ...] = ('loss', 'accuracy', 's_gap', 'effective_sample_size')
+    prepare_more: Mapping[str, Transition] = field(default_factory=dict)
     description: Mapping[str, Any] | None = None
+
+    @property
+    def preparations(self) -> dict[str, Transition]:
+        """{entry of the batch: how its examples are prepared}."""
+        return {'x': self.prepare, **self.prepare_more}
+
+    def at(self, step: int) -> 'Recipe':
+        """The recipe of a training step, from 0: that of another method where `Method.at` says."""
+        at = self.method.at
+        return self if at is None else dataclasses.replace(self, method=at(step))
 
 
 def init_state(key: Key, recipe: Recipe) -> TrainState:
@@ -107,7 +121,7 @@ def init_state(key: Key, recipe: Recipe) -> TrainState:
     batch = recipe.batch_at(0)
 
     def make():
-        prepared = prepare_batch(recipe.prepare, prepare_key, batch)
+        prepared = prepare_batch(recipe.preparations, prepare_key, batch)
         params, chains = recipe.method.init(init_key, prepared)
         return TrainState(
             step=jnp.zeros((), jnp.int32),
@@ -128,9 +142,18 @@ def state_shapes(recipe: Recipe) -> TrainState:
     return jax.eval_shape(lambda: init_state(jax.random.key(0), recipe))
 
 
-def prepare_batch(prepare: Transition, key: Key, batch: Batch) -> Batch:
-    """Prepare each example under its own key; the same whatever the number of devices."""
-    return {**batch, 'x': jax.vmap(prepare)(across.keys(key, len(batch['x'])), batch['x'])}
+def prepare_batch(preparations: Mapping[str, Transition], key: Key, batch: Batch) -> Batch:
+    """Prepare each example under its own key; the same whatever the number of devices.
+
+    Args: preparations: {entry of the batch: (key, example) -> the network's input}.
+    """
+    prepared = dict(batch)
+    for i, (name, prepare) in enumerate(preparations.items()):
+        # from the far end: the examples' own keys are folded from 0 upwards
+        own = key if i == 0 else jax.random.fold_in(key, 2**32 - i)
+        examples = batch[name]
+        prepared[name] = jax.vmap(prepare)(across.keys(own, len(examples)), examples)
+    return prepared
 
 
 def make_local_step(
@@ -156,7 +179,7 @@ def make_local_step(
     def local_step(state, batch):
         key = jax.random.fold_in(state.key, state.step)
         prepare_key, sample_key, loss_key = jax.random.split(key, 3)
-        batch = prepare_batch(recipe.prepare, prepare_key, batch)
+        batch = prepare_batch(recipe.preparations, prepare_key, batch)
         params, opt_state, chains = state.params, state.opt_state, state.chains
         losses: Metrics = {}
         metrics: Metrics = {}
@@ -280,40 +303,59 @@ def per_network(
     return optax.GradientTransformation(init, update)
 
 
+@dataclass(frozen=True, eq=False)
+class Traced:
+    """A local step, traced for one of n devices."""
+
+    program: Any  # ClosedJaxpr: (state, batch) -> (state, metrics), flat
+    out_tree: Any
+    n: int
+
+    def __call__(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        """One device's share of a training step, as `make_local_step`."""
+        flat = jax.tree.leaves((state, batch))
+        return jax.tree.unflatten(self.out_tree, jaxpr_as_fun(self.program)(*flat))
+
+
+def trace_step(recipe: Recipe, n: int, *, watch_every: int = 0) -> Traced:
+    """The program of a training step as each of n devices runs it, traced and not compiled: to find
+    early what does not fit, to count operations, and to be compiled by `make_train_step`.
+
+    Raises: ValueError where the parts of the recipe do not fit together.
+    """
+
+    def share(leaf):
+        return jax.ShapeDtypeStruct((leaf.shape[0] // n, *leaf.shape[1:]), leaf.dtype)
+
+    state = state_shapes(recipe)
+    state = state.replace(chains=jax.tree.map(share, state.chains))
+    batch = jax.tree.map(share, recipe.batch_at(0))
+    step = make_local_step(recipe, watch_every=watch_every)
+    program, out = jax.make_jaxpr(step, axis_env=[(across.AXIS, n)], return_shape=True)(
+        state, batch
+    )
+    return Traced(program, jax.tree.structure(out), n)
+
+
 def make_train_step(
-    recipe: Recipe, *, devices: Sequence[jax.Device] | None = None, watch_every: int = 0
+    recipe: Recipe,
+    *,
+    devices: Sequence[jax.Device] | None = None,
+    watch_every: int = 0,
+    traced: Traced | None = None,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """`make_local_step` over devices (default: all local ones), compiled once, the state donated.
 
     Takes a state from `sharding.shard_state` and a batch with leaves [devices, N / devices, ...].
+    Args: traced: the step, where `trace_step` has traced it already; default: traced at its first
+      call.
     Returns the new state and metrics.
     """
     return jax.pmap(
-        make_local_step(recipe, watch_every=watch_every),
+        traced or make_local_step(recipe, watch_every=watch_every),
         axis_name=across.AXIS,
         in_axes=(AXES, 0),
         out_axes=(AXES, None),
         devices=devices,
         donate_argnums=0,
     )
-
-
-def trace_step(
-    local_step: Callable[[TrainState, Batch], tuple[TrainState, Metrics]],
-    state: TrainState,
-    batch: Batch,
-    n: int,
-) -> Any:
-    """The program of a local step as n devices run it, traced and not compiled: to find early what
-    does not fit, and to count operations.
-
-    Args: state: shapes, as of one device.
-    Returns: as `jax.make_jaxpr`, of all n devices.
-    """
-
-    def split(leaf):
-        return jax.ShapeDtypeStruct((n, leaf.shape[0] // n, *leaf.shape[1:]), leaf.dtype)
-
-    mapped = jax.vmap(local_step, in_axes=(AXES, 0), axis_name=across.AXIS)
-    chains = jax.tree.map(split, state.chains)
-    return jax.make_jaxpr(mapped)(state.replace(chains=chains), jax.tree.map(split, batch))

@@ -177,6 +177,8 @@ class Method(NamedTuple):
       None: all of params.
     then: further rounds of the same training step on the same batch, under the same keys, each
       with the parameters as the rounds before have left them.
+    at: None, or training step -> the Method of that step, where the program changes in the course
+      of a run (its state does not). Steps that share a program get the same object.
     Inside a train step `batch` and `chains` are one device's share; scalars are then averaged over
     the devices.
     Where `chains` has a field `buffer` (a ReplayState), pictures and telemetry show it; `samples`
@@ -190,6 +192,7 @@ class Method(NamedTuple):
     chain_steps: int = 1
     teaches: tuple[str, ...] | None = None
     then: tuple[Round, ...] = ()
+    at: Callable[[int], 'Method'] | None = None
 
     @property
     def rounds(self) -> tuple[Round, ...]:

@@ -22,7 +22,7 @@ build = image_dual_mcmc
 
 def get_config() -> DualSettings:
     config = cifar10_dual_mcmc.get_config()
-    config.steps = 301 * 1627
+    config.steps = 301 * (162_770 // 104)
     config.data.source = 'tfds:celeb_a?size=64&label=attributes.Male'
     config.x_chain.step_size = 0.045
     config.teaching.generator_chain = 70 * 0.09
@@ -31,6 +31,7 @@ def get_config() -> DualSettings:
         energy_down=(True,) * 5,
         generator_widths=(1024, 512, 256, 128, 64),
         inference_strides=(2, 2, 2, 2),
+        bfloat16=True,
     )
     return config
 

@@ -1,5 +1,5 @@
 """JEM on CIFAR-10 with the published constants (Grathwohl et al. 2020 and its code):
-Wide-ResNet-28-10, 200 epochs.
+Wide-ResNet-28-10, 200 epochs; in bfloat16 (ours).
 
     python -m experiments.cifar10_jem --workdir=runs/cifar10_jem --config.data.source=tfds:cifar10
     python -m experiments.evaluate --workdir=runs/cifar10_jem
@@ -29,7 +29,7 @@ def get_config() -> JemSettings:
     config.data.source = 'tfds:cifar10'
     config.data.crop, config.data.flip = 4, True
     config.ood = ('interpolation=mixed', 'noise')  # more with evaluate --ood=cifar100=npz:FILE
-    config.network = WideResNetwork()
+    config.network = WideResNetwork(bfloat16=True)
     config.optimizer.learning_rate = 1e-4
     config.optimizer.warmup, config.optimizer.ema = 1000, 0.0
     config.optimizer.milestones, config.optimizer.drop = (160 * EPOCH, 180 * EPOCH), 0.3

@@ -27,7 +27,9 @@ def get_config() -> SpeechSettings:
     config.ood = ('inverted', 'noise', 'mixed')
     config.sampler.num_steps = 5
     config.loss.alpha = 1.0
-    config.network = Conv1DNetwork('frequency', widths=(32, 64, 64), strides=(4, 4, 2), size=9)
+    config.network = Conv1DNetwork(
+        along='frequency', widths=(32, 64, 64), strides=(4, 4, 2), size=9
+    )
     return config
 
 

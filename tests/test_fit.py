@@ -218,7 +218,7 @@ def test_a_loss_beyond_the_limit_stops_the_run(tmp_path):
 
 
 def test_a_batch_that_does_not_divide_is_refused_before_anything_is_written(tmp_path):
-    with pytest.raises(InputError, match='divisible by 3'):
+    with pytest.raises(InputError, match='choose 3 or 6'):
         train(tmp_path / 'run', 3, devices=jax.devices()[:3])
     with pytest.raises(InputError, match='shards of 4 .* 8 devices'):
         train(tmp_path / 'run', 3, devices=jax.devices()[:8])

@@ -210,9 +210,14 @@ def test_chains_grow_longer_on_schedule():
     )
     params, chains = jax.jit(method.init)(jax.random.key(0), BATCH)
     for k in range(7):
-        samples, chains = sampler_of(method)(jax.random.key(k), params, chains, BATCH)
+        now = method.at(k)
+        samples, chains = sampler_of(now)(jax.random.key(k), params, chains, BATCH)
         steps.append(round(-float(samples.x[0, 0, 0, 0])))
     assert steps == [2, 2, 2, 3, 3, 3, 4]
+    # one program up to EXTRA_STEPS more steps, then the next; the same object for the same one
+    lengths = [method.at(k).chain_steps for k in range(0, 24, 3)]
+    assert lengths == [2, 7, 7, 7, 7, 7, 12, 12]
+    assert method.at(3) is method.at(17) is not method.at(18)
 
 
 def test_the_adaptive_sampler_finds_the_better_step():

@@ -18,15 +18,18 @@ BASE = {
     'initial',
     'batching',
     'shapes',
+    'labels',
 }
 LIBRARY = {
     'types': set(),
     'errors': set(),
     'conv': {'types'},
     'images': set(),
+    'labels': {'types'},
     'shapes': {'types'},
     'devices': {'types'},
-    'cost': {'types'},
+    'cost': {'types', 'conv'},
+    'prefetch': set(),
     'initial': {'types'},
     'batching': {'types', 'shapes'},
     'validity': {'types', 'devices'},
@@ -50,7 +53,9 @@ LIBRARY = {
     'checkpoint': BASE | {'process', 'train'},
     'guard': BASE | {'checkpoint', 'process', 'record', 'train'},
     'monitor': BASE | {'process', 'record'},
-    'fit': BASE | {'checkpoint', 'guard', 'monitor', 'process', 'record', 'sharding', 'train'},
+    'fit': BASE
+    | {'checkpoint', 'guard', 'monitor', 'prefetch'}
+    | {'process', 'record', 'sharding', 'train'},
     'spec': BASE | {'networks'},
     'model': BASE
     | {'apply', 'augment', 'composition', 'data', 'evaluate', 'mcmc', 'networks', 'objectives'}

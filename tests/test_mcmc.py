@@ -188,13 +188,20 @@ def test_positions_may_be_pytrees():
     np.testing.assert_allclose(x['b'].var(), 0.25, rtol=0.06)
 
 
-def test_a_traced_number_of_steps_gives_the_same_chain():
-    def run(n):
+def test_a_chain_stands_still_from_its_stop_on():
+    """So that one program runs chains of all lengths, to the same bits."""
+
+    def run(num_steps, stop=None):
+        kernel = langevin(0.1, temperature=1.0, momentum=0.5, decay=0.9)
         return run_chain(
-            jax.random.key(0), langevin(0.1, temperature=1.0), standard_normal, jnp.ones(3), n
+            jax.random.key(0), kernel, standard_normal, jnp.ones(3), num_steps, stop=stop
         )[0]
 
-    np.testing.assert_allclose(jax.jit(run)(6), run(6), rtol=1e-6)
+    stopped = jax.jit(lambda stop: run(9, stop))
+    for n in (0, 1, 6, 9):
+        chex.assert_trees_all_equal(stopped(n), jax.jit(lambda n=n: run(n))())
+    with pytest.raises(ValueError, match='num_steps must be an int'):
+        jax.jit(run)(6)
 
 
 def test_chains_are_traced_once_whatever_their_number_of_steps():

@@ -10,6 +10,8 @@ it, consistent with the first author's public code. alpha weighs the mutual info
 batch, L = (L_yx + L_x) - alpha I with I = L_x - L_xy; alpha = 1 is the loss of that code.
 """
 
+import dataclasses
+import functools
 from dataclasses import dataclass
 
 import jax
@@ -31,6 +33,9 @@ from ebm_jax.types import (
     WeightRule,
 )
 from ebm_jax.validity import exclude, masked_mean
+
+# a chain that grows is compiled anew when it has grown by as many steps
+EXTRA_STEPS = 5
 
 
 @struct.dataclass
@@ -56,6 +61,7 @@ def jem(
     conditional: float = 0.0,
     shards: int = 8,
     extra_step_every: int = 0,
+    separate: bool = False,
 ) -> Method:
     """JEM, or ST-JEM with `weights=objectives.balanced`.
 
@@ -66,7 +72,8 @@ def jem(
         split over devices.
       num_negatives: M, chains advanced at each step, over all devices; divisible by `shards`.
       num_steps: K, steps of the kernel per training step; one more every `extra_step_every`
-        training steps (0: never).
+        training steps (0: never). The compiled loop is up to EXTRA_STEPS - 1 steps longer, so that
+        it need not be compiled anew at each of them (`Method.at`).
       weights: `uniform`, `balanced`, or a partial of it (beta, include_positives).
       p_x_weight: factor on the generative part.
       alpha: weight in [0, 1] of the batch's mutual information I = L_x - L_xy; outside that range
@@ -77,6 +84,10 @@ def jem(
         batch; the others follow p(x). At each step these are M * conditional of the M chains,
         rounded at random so that the number is exact in expectation.
       shards: number of independent buffers; a multiple of the number of devices.
+      separate: the batch has two further entries, 'positives' [P, ...] and 'positives_y' [P], and
+        the contrasts of log p(x) and log p(x|y) take these: images of another number or, as
+        SADA-JEM has it (Yang et al. 2023, arXiv 2209.07959), without augmentation. The classifier
+        alone takes 'x' and 'y'. With the same examples in both it is the plain method.
     Returns: Method. Its loss terms: 'classifier', 'positives', 'negatives' (and
       'entropy_information').
     Raises: ValueError when a number is out of range or M does not divide.
@@ -104,20 +115,16 @@ def jem(
         weights=weights,
         num_negatives=num_negatives,
         num_steps=num_steps,
+        loop=num_steps,
         extra_step_every=extra_step_every,
+        separate=separate,
         conditional=conditional,
         p_x_weight=p_x_weight,
         alpha=alpha,
         entropy_weight=entropy_weight,
         shards=shards,
     )
-    return Method(
-        init=parts.init,
-        sample=parts.sample,
-        loss=parts.loss,
-        gradients_per_step=num_negatives * num_steps,
-        chain_steps=num_steps,
-    )
+    return parts.method()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -130,7 +137,9 @@ class _Jem:
     weights: WeightRule
     num_negatives: int
     num_steps: int
+    loop: int  # steps of the compiled loop, num_steps or more
     extra_step_every: int
+    separate: bool
     conditional: float
     p_x_weight: float
     alpha: float
@@ -140,6 +149,28 @@ class _Jem:
     @property
     def per_shard(self) -> int:
         return self.num_negatives // self.shards
+
+    def method(self) -> Method:
+        """The Method whose loop has `loop` steps."""
+        return Method(
+            init=self.init,
+            sample=self.sample,
+            loss=self.loss,
+            gradients_per_step=self.num_negatives * self.loop,
+            chain_steps=self.loop,
+            at=self.at if self.extra_step_every else None,
+        )
+
+    def at(self, step: int) -> Method:
+        """The Method of a training step, from 0: its loop has K steps or a few more."""
+        blocks = -(-(step // self.extra_step_every) // EXTRA_STEPS)
+        return _with_loop(self, self.num_steps + blocks * EXTRA_STEPS)
+
+    def positives(self, batch):
+        """{'x', 'y'} of the examples of p(x)."""
+        if not self.separate:
+            return batch
+        return {'x': batch['positives'], 'y': batch['positives_y']}
 
     def logits(self, params, x):
         """[n, ...] -> [n, C]."""
@@ -168,15 +199,15 @@ class _Jem:
         shift = jax.random.randint(shift_key, (), 0, self.num_negatives)
         chain = (first[:, None] + jnp.arange(self.per_shard) + shift) % self.num_negatives
         quota = jnp.floor(self.num_negatives * self.conditional + jax.random.uniform(quota_key))
-        labels = negatives.batch_labels(label_keys, self.per_shard, batch)
+        labels = negatives.batch_labels(label_keys, self.per_shard, self.positives(batch))
         return jnp.where(chain < quota, labels, UNCONDITIONAL)
 
     def sample(self, key, params, chains, batch):
         keys = negatives.shard_keys(key, len(chains.calls), 'labels', 'draw', 'chains', 'write')
         settings = jax.tree.map(lambda leaf: leaf[0], chains.sampler)
-        num_steps = self.num_steps
+        stop = None
         if self.extra_step_every:
-            num_steps = num_steps + chains.calls[0] // self.extra_step_every
+            stop = self.num_steps + chains.calls[0] // self.extra_step_every
 
         def run(draw):
             x, _ = run_chains(
@@ -184,8 +215,9 @@ class _Jem:
                 self.sampler.kernel(settings),
                 lambda x, label: obj.energy_of(self.network.apply(params, x), label),
                 draw.position,
-                num_steps,
+                self.loop,
                 draw.label,
+                stop=stop,
             )
             return negatives.Run(draw.position, x)
 
@@ -208,16 +240,20 @@ class _Jem:
 
     def loss(self, params, key, batch, samples):
         del key
-        labels, valid = batch['y'], samples.valid
-        logits = self.logits(params, jnp.concatenate([batch['x'], samples.x]))
-        pos, neg = jnp.split(logits, [len(batch['x'])])
+        positives, valid = self.positives(batch), samples.valid
+        labels, n = positives['y'], len(positives['x'])
+        images = [positives['x'], samples.x, *([batch['x']] if self.separate else [])]
+        logits = self.logits(params, jnp.concatenate(images))
+        pos, neg, classified = jnp.split(logits, [n, n + len(samples.x)])
+        if not self.separate:
+            classified = pos
         e_pos, e_neg = jax.vmap(obj.marginal_energy)(pos), jax.vmap(obj.marginal_energy)(neg)
         w = self.weights(e_pos, exclude(e_neg, valid))
         positives_term, negatives_term = obj.contrast(e_pos, e_neg, w)
         # the logits of excluded negatives, as energies -f(x)[y], are infinite
         counted = -exclude(-neg, valid)
         metrics = {
-            'accuracy': jnp.mean(jnp.argmax(pos, 1) == labels),
+            'accuracy': jnp.mean(jnp.argmax(classified, 1) == batch['y']),
             **obj.scores(e_pos, e_neg, valid),
             **negatives.metrics(samples),
             'effective_sample_size': obj.effective_sample_size(w),
@@ -231,11 +267,17 @@ class _Jem:
             shares = obj.class_shares(labels, pos.shape[1])
             metrics['effective_sample_size_by_class'] = shares @ obj.effective_sample_size(w_y)
         terms = {
-            'classifier': obj.cross_entropy(pos, labels),
+            'classifier': obj.cross_entropy(classified, batch['y']),
             'positives': self.p_x_weight * positives_term,
             'negatives': self.p_x_weight * negatives_term,
         }
         if self.entropy_weight:
-            information = obj.entropy_information(pos)
+            information = obj.entropy_information(classified)
             terms['entropy_information'] = -self.entropy_weight * information
         return terms, metrics
+
+
+@functools.lru_cache(maxsize=64)
+def _with_loop(parts, loop):
+    """The same object for the same arguments, so that `Method.at` says when to compile again."""
+    return dataclasses.replace(parts, loop=loop).method()

@@ -133,6 +133,7 @@ class TransformedConv(nn.Module):
     kernel_transform: Callable = identity
     stride: int = 1
     size: int = 3
+    dtype: jnp.dtype | None = None  # compute type; the kernel is transformed in its own
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -142,15 +143,17 @@ class TransformedConv(nn.Module):
             (self.size, self.size, x.shape[-1], self.features),
         )
         bias = self.param('bias', nn.initializers.zeros, (self.features,))
-        return (
-            conv(
-                x,
-                self.kernel_transform(kernel),
-                (self.stride, self.stride),
-                dimension_numbers=DIMENSIONS,
-            )
-            + bias
+        strides = (self.stride, self.stride)
+        x, kernel, bias = nn.dtypes.promote_dtype(
+            x, self.kernel_transform(kernel), bias, dtype=self.dtype
         )
+        return conv(x, kernel, strides, dimension_numbers=DIMENSIONS) + bias
+
+
+def float32(x: Array) -> Array:
+    """x in float32, or in float64 where it is that: what a network returns, whatever it computes
+    in."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def avg_pool_2x(x: Array) -> Array:

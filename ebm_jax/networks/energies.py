@@ -6,13 +6,22 @@ from functools import partial
 import flax.linen as nn
 import jax.numpy as jnp
 
-from ebm_jax.networks.base import TransformedConv, avg_pool_2x, check_label, identity, standardised
+from ebm_jax.networks.base import (
+    TransformedConv,
+    avg_pool_2x,
+    check_label,
+    float32,
+    identity,
+    standardised,
+)
 from ebm_jax.types import Array
 
 
 class SelfAttention(nn.Module):
     """x + gamma attention(x) over the grid, gamma starting at 0; queries and keys of C / 8. Zhang
     et al. 2019."""
+
+    dtype: jnp.dtype | None = None
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -21,10 +30,11 @@ class SelfAttention(nn.Module):
             raise ValueError(f'self-attention needs at least 8 channels, got {size[-1]}')
         pixels = x.reshape(size[0], -1, size[-1])
         query, key, value = (
-            nn.Dense(features)(pixels) for features in (size[-1] // 8, size[-1] // 8, size[-1])
+            nn.Dense(features, dtype=self.dtype)(pixels)
+            for features in (size[-1] // 8, size[-1] // 8, size[-1])
         )
         share = nn.softmax(jnp.einsum('nqc,nkc->nqk', query, key))
-        gamma = self.param('gamma', nn.initializers.zeros, ())
+        gamma = self.param('gamma', nn.initializers.zeros, ()).astype(value.dtype)
         return x + gamma * jnp.einsum('nqk,nkc->nqc', share, value).reshape(size)
 
 
@@ -37,34 +47,39 @@ class EnergyBlock(nn.Module):
     norm: bool
     num_classes: int
     down: int | None = None
+    dtype: jnp.dtype | None = None
 
     @nn.compact
     def __call__(self, x: Array, label: Array | None) -> Array:
         channels, y = x.shape[-1], x
         for layer in range(2):
-            y = TransformedConv(channels, self.kernel_transform)(y)
+            y = TransformedConv(channels, self.kernel_transform, dtype=self.dtype)(y)
             if self.norm:
                 if x.shape[1] * x.shape[2] == 1:
                     raise ValueError(
                         'a 1x1 grid cannot be normalised per channel: use fewer stages for images'
                         ' of this size'
                     )
-                y = nn.InstanceNorm()(y) if channels <= 128 else nn.GroupNorm(num_groups=32)(y)
+                few, dtype = channels <= 128, self.dtype
+                y = (nn.InstanceNorm(dtype=dtype) if few else nn.GroupNorm(32, dtype=dtype))(y)
             if self.num_classes:
                 gain, bias = (
                     nn.Embed(
-                        self.num_classes, channels, embedding_init=nn.initializers.zeros, name=name
+                        self.num_classes,
+                        channels,
+                        dtype=self.dtype,
+                        embedding_init=nn.initializers.zeros,
+                        name=name,
                     )(label)[:, None, None]
                     for name in (f'gain_{layer}', f'bias_{layer}')
                 )
                 y = (1 + gain) * y + bias
             y = nn.swish(y)
         x = x + y
-        return (
-            x
-            if self.down is None
-            else nn.swish(avg_pool_2x(TransformedConv(self.down, self.downsample_transform)(x)))
-        )
+        if self.down is None:
+            return x
+        down = TransformedConv(self.down, self.downsample_transform, dtype=self.dtype)
+        return nn.swish(avg_pool_2x(down(x)))
 
 
 class ResidualEnergy(nn.Module):
@@ -84,6 +99,7 @@ class ResidualEnergy(nn.Module):
       num_classes: 0, or C >= 1 for a class gain and bias behind each norm, initially 1 and 0.
       stem_stride: of the first convolution, 1 in the paper; 2 makes everything four times cheaper
         (our addition).
+      dtype: compute type, as bfloat16; None: that of the input. Energies are float32.
     Raises: ValueError when a normalised grid has shrunk to one pixel, or a label is missing.
     Source: [code] of Du et al. 2021.
     """
@@ -97,6 +113,7 @@ class ResidualEnergy(nn.Module):
     attention_after: int | None = None
     num_classes: int = 0
     stem_stride: int = 1
+    dtype: jnp.dtype | None = None
 
     @nn.compact
     def __call__(self, x: Array, label: Array | None = None) -> Array:
@@ -112,15 +129,19 @@ class ResidualEnergy(nn.Module):
             self.downsample_transform,
             self.norm,
             self.num_classes,
+            dtype=self.dtype,
         )
-        x = nn.swish(TransformedConv(self.width, self.downsample_transform, self.stem_stride)(x))
+        stem = TransformedConv(
+            self.width, self.downsample_transform, self.stem_stride, dtype=self.dtype
+        )
+        x = nn.swish(stem(x))
         for done, factor in enumerate(self.stages):
             if self.plain:
                 x = block()(x, label)
             x = block(down=factor * self.width)(x, label)
             if self.attention_after == done + 1:
-                x = SelfAttention()(x)
-        return nn.Dense(1)(x.mean((1, 2)))[:, 0]
+                x = SelfAttention(self.dtype)(x)
+        return nn.Dense(1)(float32(x).mean((1, 2)))[:, 0]
 
 
 class MultiScaleEnergy(nn.Module):
@@ -145,6 +166,7 @@ class MultiScaleEnergy(nn.Module):
     attention_after: int | None = 2
     num_classes: int = 0
     stem_stride: int = 1
+    dtype: jnp.dtype | None = None
 
     @nn.compact
     def __call__(self, x: Array, label: Array | None = None) -> Array:
@@ -166,6 +188,7 @@ class MultiScaleEnergy(nn.Module):
                     None if scale else self.attention_after,
                     self.num_classes,
                     self.stem_stride,
+                    self.dtype,
                 )(x, label)
             )
             x = avg_pool_2x(x)

@@ -15,12 +15,14 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ebm_jax.networks.base import Conv, TransformedConv, check_label, spectral
+from ebm_jax.labels import at_label
+from ebm_jax.networks.base import Conv, TransformedConv, check_label, float32, spectral
 from ebm_jax.types import Array
 
 
 def _norm(x):
-    return nn.GroupNorm(num_groups=None, group_size=math.gcd(16, x.shape[-1]))(x)
+    size = math.gcd(16, x.shape[-1])
+    return nn.GroupNorm(num_groups=None, group_size=size, dtype=x.dtype)(x)
 
 
 def _with_class(x, label, num_classes):
@@ -44,12 +46,14 @@ class Generator(nn.Module):
       widths: channels on the smallest grid, then after each doubling, so that H and W must be
         multiples of 2 ** (len(widths) - 1).
       num_classes: 0, or the number of labels.
+      dtype: compute type, as bfloat16; None: that of the input. Images are float32.
     Raises: ValueError for another size, or where a label is missing.
     """
 
     shape: Sequence[int]
     widths: Sequence[int] = (512, 512, 512, 512)
     num_classes: int = 0
+    dtype: jnp.dtype | None = None
 
     @nn.compact
     def __call__(self, z: Array, label: Array | None = None) -> Array:
@@ -61,16 +65,18 @@ class Generator(nn.Module):
                 f' and W must be multiples of {factor}, so change widths'
             )
         grid = height // factor, width // factor
-        x = nn.Dense(grid[0] * grid[1] * self.widths[0])(
+        conv = partial(Conv, dtype=self.dtype)
+        x = nn.Dense(grid[0] * grid[1] * self.widths[0], dtype=self.dtype)(
             _with_class(z, label, self.num_classes)
         ).reshape(-1, *grid, self.widths[0])
         for features in self.widths[1:]:
             large = partial(_enlarged, size=(2 * x.shape[1], 2 * x.shape[2]))
-            y = Conv(features, (3, 3))(large(nn.relu(_norm(x))))
-            y = Conv(features, (3, 3))(nn.relu(_norm(y)))
+            y = conv(features, (3, 3))(large(nn.relu(_norm(x))))
+            y = conv(features, (3, 3))(nn.relu(_norm(y)))
             # a 1x1 and the enlarging commute; this order is four times cheaper
-            x = y + large(Conv(features, (1, 1))(x))
-        return jnp.tanh(Conv(channels, (3, 3))(nn.relu(_norm(x))))
+            x = y + large(conv(features, (1, 1))(x))
+        x = conv(channels, (3, 3))(nn.relu(_norm(x)))
+        return jnp.tanh(float32(x))
 
 
 def _enlarged(x, size):
@@ -87,6 +93,7 @@ class InferenceNet(nn.Module):
     CelebA-64: all strides 2; 15.2 M parameters each at D = 128.
 
     Args: latent_dim: D. widths, strides: of each layer. num_classes: 0, or the number of labels.
+      dtype: compute type, as bfloat16; None: that of the input. Both results are float32.
     Raises: ValueError when widths and strides are not equally many, or a label is missing.
     """
 
@@ -94,6 +101,7 @@ class InferenceNet(nn.Module):
     widths: Sequence[int] = (128, 256, 512, 1024)
     strides: Sequence[int] = (1, 2, 2, 2)
     num_classes: int = 0
+    dtype: jnp.dtype | None = None
 
     @nn.compact
     def __call__(self, x: Array, label: Array | None = None) -> tuple[Array, Array]:
@@ -103,8 +111,10 @@ class InferenceNet(nn.Module):
             )
         for features, stride in zip(self.widths, self.strides):
             size = 3 if stride == 1 else 4
-            x = nn.leaky_relu(Conv(features, (size, size), (stride, stride))(x), 0.2)
-        x = _with_class(x.reshape(len(x), -1), label, self.num_classes)
+            conv = Conv(features, (size, size), (stride, stride), dtype=self.dtype)
+            x = nn.leaky_relu(conv(x), 0.2)
+        x = float32(x).reshape(len(x), -1)
+        x = _with_class(x, label, self.num_classes)
         return nn.Dense(self.latent_dim)(x), nn.Dense(self.latent_dim)(x)
 
 
@@ -122,6 +132,7 @@ class SpectralEnergy(nn.Module):
       widths: channels after each block.
       down: which blocks halve the grid, which must then be even.
       num_classes: 0, or the number of labels.
+      dtype: compute type, as bfloat16; None: that of the input. Energies are float32.
     Raises: ValueError when widths and down are not equally many, an odd grid is to be halved,
       or a label is missing.
     """
@@ -129,6 +140,7 @@ class SpectralEnergy(nn.Module):
     widths: Sequence[int] = (512, 512, 512, 512)
     down: Sequence[bool] = (True, True, False, False)
     num_classes: int = 0
+    dtype: jnp.dtype | None = None
 
     @nn.compact
     def __call__(self, x: Array, label: Array | None = None) -> Array:
@@ -137,14 +149,15 @@ class SpectralEnergy(nn.Module):
                 f'widths and down must be equally many, got {self.widths} and {self.down}'
             )
         for block, (features, down) in enumerate(zip(self.widths, self.down)):
-            y = TransformedConv(features, spectral)(nn.relu(x) if block else x)
-            y = TransformedConv(features, spectral)(nn.relu(y))
+            conv = partial(TransformedConv, features, spectral, dtype=self.dtype)
+            y = conv()(nn.relu(x) if block else x)
+            y = conv()(nn.relu(y))
             if down:
                 x, y = _averaged(x), _averaged(y)  # before the 1x1, with which it commutes
             if down or x.shape[-1] != features:
-                x = TransformedConv(features, spectral, size=1)(x)
+                x = conv(size=1)(x)
             x = x + y
-        x = nn.relu(x).mean((1, 2))
+        x = nn.relu(float32(x)).mean((1, 2))
         kernel = self.param(
             'head', nn.initializers.lecun_normal(), (x.shape[-1], self.num_classes or 1)
         )
@@ -153,7 +166,7 @@ class SpectralEnergy(nn.Module):
         check_label(self.num_classes, label)
         if not self.num_classes:
             return energies[:, 0]
-        return jnp.take_along_axis(energies, jnp.asarray(label)[:, None], 1)[:, 0]
+        return at_label(energies, jnp.asarray(label))
 
 
 def _averaged(x):

@@ -20,6 +20,7 @@ from ml_collections import config_flags
 
 from ebm_jax.errors import Diverged, InputError, NotSaved, Stopped
 from experiments.common import processes, settings
+from experiments.common.compiled import keep_programs
 from experiments.common.cores import use_all_cores
 from experiments.common.runs import fit_experiment
 
@@ -38,6 +39,7 @@ def main(
       define_flags: defines the flags in the given flag values.
       description: what --help prints before the flags.
     """
+    keep_programs()
     for name in ('absl', 'asyncio'):  # orbax logs the traceback of what it also raises
         logging.getLogger(name).setLevel(logging.CRITICAL)
     values = flags.FlagValues()

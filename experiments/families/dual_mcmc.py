@@ -37,6 +37,7 @@ from experiments.common.groups import Chain, ImageData, RunSettings, Schedule
 from experiments.common.settings import group, setting
 from experiments.common.sources import Datasets, ood_names
 from experiments.evaluations.generator import inpainting, reconstruction
+from experiments.families.networks import ComputeType
 
 PRESETS = {
     'paper': method.PAPER,
@@ -109,7 +110,7 @@ class DualLoss:
 
 
 @dataclass
-class DualNetworks:
+class DualNetworks(ComputeType):
     """The energy, the generator and the inference model."""
 
     energy_widths: tuple[int, ...] = setting(
@@ -136,10 +137,10 @@ class DualNetworks:
     ) -> dict[str, Network]:
         """num_classes: 0 for networks that take no class."""
         modules = {
-            'energy': SpectralEnergy(self.energy_widths, self.energy_down, num_classes),
-            'generator': Generator(shape, self.generator_widths, num_classes),
+            'energy': SpectralEnergy(self.energy_widths, self.energy_down, num_classes, self.dtype),
+            'generator': Generator(shape, self.generator_widths, num_classes, self.dtype),
             'inference': InferenceNet(
-                latent_dim, self.inference_widths, self.inference_strides, num_classes
+                latent_dim, self.inference_widths, self.inference_strides, num_classes, self.dtype
             ),
         }
         return {name: per_example(module) for name, module in modules.items()}
@@ -167,6 +168,7 @@ class SizedDualNetworks(DualNetworks):
         energy_widths = self.energy_widths or widths
         inference_widths = self.inference_widths or widths
         sized = DualNetworks(
+            bfloat16=self.bfloat16,
             energy_widths=energy_widths,
             energy_down=self.energy_down
             or tuple(block < halvings for block in range(len(energy_widths))),

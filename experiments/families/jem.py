@@ -1,6 +1,7 @@
 """JEM and ST-JEM: their settings, and the experiments on images or other data that they define."""
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -14,7 +15,7 @@ from ebm_jax.methods.jem import jem
 from ebm_jax.model import INITIAL
 from ebm_jax.spec import Part, Sampling, classifier_spec
 from ebm_jax.train import Recipe
-from ebm_jax.types import InitialSampler, Kernel, Network, Transition, WeightRule
+from ebm_jax.types import Batch, InitialSampler, Kernel, Network, Transition, WeightRule
 from experiments.common import sources
 from experiments.common.building import (
     adam,
@@ -59,6 +60,9 @@ class JemLoss:
     beta: float = setting(1.0, 'inverse temperature of balanced weights', low=0)
     include_positives: bool = setting(True, 'balanced weights are over positives, too')
     num_negatives: int = setting(64, 'chains M of a step, over all devices', low=1)
+    positives: int = setting(
+        0, 'examples of p(x) of a step, without crop and flip; 0: those of the classifier', low=0
+    )
     conditional: float = setting(0.5, 'share of the chains on p(x|y)', low=0, high=1)
     p_x_weight: float = setting(1.0, 'weight of the generative part', low=0)
     alpha: float = setting(0.0, 'weight of the mutual information of the batch', low=0, high=1)
@@ -76,6 +80,10 @@ class JemSettings(PersistentRunSettings):
     fresh: Chain = group(Chain, num_steps=200)
     loss: JemLoss = group(JemLoss)
     network: Any = group(ConvNetwork)
+
+    def divisors(self) -> tuple[int, ...]:
+        # 0 for no examples of p(x) of their own, which any number divides
+        return *super().divisors(), self.loss.positives
 
     def available_actions(self) -> tuple[str, ...]:
         if not self.sampler.adaptive:
@@ -154,6 +162,7 @@ def jem_experiment(
         p_x_weight=loss.p_x_weight,
         alpha=loss.alpha,
         entropy_weight=loss.entropy_weight,
+        separate=loss.positives > 0,
     )
     sampling = Sampling(
         kernel=kernel_part(config.fresh, 'fresh'),
@@ -189,17 +198,35 @@ def _recipe(config, datasets, method, prepare, prepare_test, trained):
     def pictures(state):
         return buffer_pictures(state, num_classes, trained.pictures)
 
-    optimizer = config.optimizer
+    optimizer, positives = config.optimizer, config.loss.positives
+    batch_at = batches(train, config.batch_size, config.seed)
+    if positives:
+        batch_at = with_positives(batch_at, train, positives, config.seed)
     return Recipe(
         method=method,
         optimizer=adam(optimizer, optimizer.learning_rate, config.steps),
-        batch_at=batches(train, config.batch_size, config.seed),
+        batch_at=batch_at,
         prepare=prepare,
+        prepare_more={'positives': prepare_test} if positives else {},
         ema=optimizer.ema,
         pictures=pictures,
         evaluate=evaluate,
         description=trained.spec.to_json(),
     )
+
+
+def with_positives(
+    batch_at: Callable[[int], Batch], train: data.Examples, num: int, seed: int
+) -> Callable[[int], Batch]:
+    """step -> batch with further examples 'positives' and 'positives_y', from permutations of their
+    own."""
+    own = batches(train, num, seed + 2**20)
+
+    def both(step):
+        more = own(step)
+        return {**batch_at(step), 'positives': more['x'], 'positives_y': more['y']}
+
+    return both
 
 
 def sampler_of(c: JemChain, kernel: Kernel | None = None) -> adapt.Sampler:

@@ -1,7 +1,8 @@
 """Groups of settings that build a Network for a number of classes."""
 
 import math
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
+from typing import Any
 
 import jax.numpy as jnp
 
@@ -23,14 +24,25 @@ KERNEL_TRANSFORMS = {'standardised': standardised, 'spectral': spectral, 'plain'
 
 
 @dataclass
-class ConvNetwork:
+class ComputeType:
+    """The type that a network computes in."""
+
+    bfloat16: bool = setting(False, 'compute in bfloat16, with float32 energies and chains')
+
+    @property
+    def dtype(self) -> Any:
+        return jnp.bfloat16 if self.bfloat16 else jnp.float32
+
+
+@dataclass
+class ConvNetwork(ComputeType):
     """3x3 convolutions with swish and a dense head."""
 
     widths: tuple[int, ...] = setting((32, 64, 128), 'channels of each layer', low=1)
     strides: tuple[int, ...] = setting((1, 2, 2), 'stride of each layer', low=1)
 
     def build(self, num_classes: int, shape: Shape) -> Network:
-        return per_example(ConvNet(num_classes, self.widths, self.strides))
+        return per_example(ConvNet(num_classes, self.widths, self.strides, self.dtype))
 
 
 @dataclass
@@ -47,24 +59,22 @@ class SizedConvNetwork(ConvNetwork):
         strides = self.strides or (1, *[2] * (len(widths) - 1))
         if min(shape[:2]) > 16 and not self.strides:
             strides = (2, 1, *strides[2:])  # the costliest layer on a quarter of the grid
-        return per_example(ConvNet(num_classes, widths, strides))
+        return per_example(ConvNet(num_classes, widths, strides, self.dtype))
 
 
 @dataclass
-class WideResNetwork:
+class WideResNetwork(ComputeType):
     """A Wide-ResNet without normalisation."""
 
     depth: int = setting(28, '6 n + 4, n blocks in each of three stages', low=10)
     width: int = setting(10, 'factor on 16, 32 and 64 channels', low=1)
-    bfloat16: bool = setting(False, 'compute in bfloat16, with float32 energies and chains')
 
     def build(self, num_classes: int, shape: Shape) -> Network:
-        dtype = jnp.bfloat16 if self.bfloat16 else jnp.float32
-        return per_example(WideResNet(num_classes, self.depth, self.width, dtype))
+        return per_example(WideResNet(num_classes, self.depth, self.width, self.dtype))
 
 
 @dataclass
-class Conv1DNetwork:
+class Conv1DNetwork(ComputeType):
     """Convolutions along time or frequency and a dense head, for speech."""
 
     along: str = setting('time', 'axis of the convolutions', choices=('time', 'frequency'))
@@ -73,11 +83,14 @@ class Conv1DNetwork:
     size: int = setting(5, 'size of the kernels', low=1)
 
     def build(self, num_classes: int, shape: Shape) -> Network:
-        return per_example(Conv1DNet(num_classes, **asdict(self)))
+        module = Conv1DNet(
+            num_classes, self.along, self.widths, self.strides, self.size, self.dtype
+        )
+        return per_example(module)
 
 
 @dataclass
-class SpeechNetwork:
+class SpeechNetwork(ComputeType):
     """2-D convolutions over (time, frequency), or a Wide-ResNet in their place."""
 
     wide: bool = setting(False, 'a Wide-ResNet of that depth and width')
@@ -88,12 +101,12 @@ class SpeechNetwork:
 
     def build(self, num_classes: int, shape: Shape) -> Network:
         if self.wide:
-            return per_example(WideResNet(num_classes, self.depth, self.width))
-        return per_example(ConvNet(num_classes, self.widths, self.strides))
+            return per_example(WideResNet(num_classes, self.depth, self.width, self.dtype))
+        return per_example(ConvNet(num_classes, self.widths, self.strides, self.dtype))
 
 
 @dataclass
-class EnergyNetwork:
+class EnergyNetwork(ComputeType):
     """Residual energies at several scales (ICD)."""
 
     width: int = setting(64, 'channels F of the first stage', low=1)
@@ -122,6 +135,7 @@ class EnergyNetwork:
             attention_after=self.attention_after or None,
             num_classes=num_classes,
             stem_stride=self.stem_stride,
+            dtype=self.dtype,
         )
         return per_example(module)
 

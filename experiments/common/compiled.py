@@ -1,0 +1,22 @@
+"""Compiled programs that are kept from one run to the next."""
+
+import os
+import pathlib
+
+import jax
+
+MAX_BYTES = 4 * 2**30  # of the folder; the programs that were not used for longest go first
+
+
+def keep_programs() -> None:
+    """Keep compiled programs in the user's cache folder, so that the second start of an experiment
+    does not compile again. Has no effect where the user chose a folder (JAX_COMPILATION_CACHE_DIR),
+    or none (JAX_ENABLE_COMPILATION_CACHE=false).
+
+    The folder is $XDG_CACHE_HOME/ebm_jax, by default ~/.cache/ebm_jax; JAX names the programs by
+    their code, its own version, the devices and the flags.
+    """
+    if jax.config.values['jax_compilation_cache_dir'] is None:
+        caches = os.environ.get('XDG_CACHE_HOME') or pathlib.Path.home() / '.cache'
+        jax.config.update('jax_compilation_cache_dir', str(pathlib.Path(caches) / 'ebm_jax'))
+        jax.config.update('jax_compilation_cache_max_size', MAX_BYTES)
