@@ -35,9 +35,17 @@ def random_crop(pad: int) -> Transition:
     """
 
     def crop(key, x):
-        padded = jnp.pad(x, ((pad, pad), (pad, pad), (0, 0)), mode='reflect')
+        window = jnp.pad(x, ((pad, pad), (pad, pad), (0, 0)), mode='reflect')
         corner = jax.random.randint(key, (2,), 0, 2 * pad + 1)
-        return jax.lax.dynamic_slice(padded, (*corner, 0), x.shape)
+        # a selection among fixed windows: a slice at a random place becomes a gather under vmap,
+        # which a TPU runs as a loop over the images
+        for axis in (0, 1):
+            windows = [
+                jax.lax.slice_in_dim(window, begin, begin + x.shape[axis], axis=axis)
+                for begin in range(2 * pad + 1)
+            ]
+            window = jnp.select([corner[axis] == i for i in range(2 * pad + 1)], windows)
+        return window
 
     return crop
 

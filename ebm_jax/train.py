@@ -33,6 +33,7 @@ from ebm_jax.types import (
 )
 
 LIMITS = {'loss': 1e8}  # JEM [code]
+GRADIENT = 'gradient'  # name of the loop over gradients in the compiled program
 Pictures = dict[str, tuple[np.ndarray, int | None]]  # {name: (images in [-1, 1], columns)}
 
 
@@ -268,7 +269,8 @@ def _gradient(pull_back, terms, params, watch):
         return total, norms.at[i].set(optax.tree.norm(grads).astype(norms.dtype))
 
     start = jax.tree.map(jnp.zeros_like, params), -jnp.ones(1 + n, jnp.float32)
-    total, norms = jax.lax.fori_loop(0, jnp.where(watch, 1 + n, 1), body, start)
+    with jax.named_scope(GRADIENT):
+        total, norms = jax.lax.fori_loop(0, jnp.where(watch, 1 + n, 1), body, start)
     return total, {f'grad_norm/{name}': norms[1 + i] for i, name in enumerate(terms)}
 
 
