@@ -32,6 +32,7 @@ setup(
         'tensorflow-datasets>=4.9.10,<5',
         # tensorflow-datasets imports it and does not require it on newer Pythons
         'importlib_resources',
+        'grain>=0.2.12,<0.3; platform_system == "Linux"',
         'array_record>=0.8; platform_system == "Linux"',
         'numpy>=2.0',
         'scipy>=1.15',

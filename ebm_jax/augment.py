@@ -5,11 +5,16 @@ Images are [H, W, C] in [-1, 1]; everything below `random_flip` stays in that ra
 arithmetic is that of dm_pix.
 """
 
-import dm_pix
 import jax
 import jax.numpy as jnp
 
 from ebm_jax.types import Array, Key, Transition
+
+
+def _pix():
+    import dm_pix  # not needed where nothing is augmented
+
+    return dm_pix
 
 
 def scale_pixels(key: Key, x: Array) -> Array:
@@ -117,7 +122,7 @@ def _factor(key, strength):
 
 
 def _grey(x):
-    return dm_pix.rgb_to_grayscale(x, keep_dims=True)
+    return _pix().rgb_to_grayscale(x, keep_dims=True)
 
 
 def colour_jitter(
@@ -145,7 +150,7 @@ def colour_jitter(
         lambda key, x: _factor(key, brightness) * x,
         lambda key, x: _blend(_factor(key, contrast), x, jnp.mean(_grey(x))),
         lambda key, x: _blend(_factor(key, saturation), x, _grey(x)),
-        lambda key, x: dm_pix.adjust_hue(x, jax.random.uniform(key, minval=-hue, maxval=hue)),
+        lambda key, x: _pix().adjust_hue(x, jax.random.uniform(key, minval=-hue, maxval=hue)),
     )
 
     def jitter(key, x):
@@ -180,7 +185,7 @@ def gaussian_blur(sigma: tuple[float, float] = (0.1, 2.0), size: int = 5) -> Tra
 
     def blur(key, x):
         padded = jnp.pad(x, ((half, half), (half, half), (0, 0)), mode='reflect')
-        return dm_pix.gaussian_blur(
+        return _pix().gaussian_blur(
             padded, jax.random.uniform(key, minval=sigma[0], maxval=sigma[1]), size, padding='VALID'
         )
 
@@ -229,7 +234,7 @@ def random_affine(
         centre = (sides - 1) / 2
         offset = centre - pull @ (centre + shift)
         matrix = jnp.eye(4).at[:2, :2].set(pull).at[:2, 3].set(offset)
-        return jnp.clip(dm_pix.affine_transform(x, matrix, mode='constant', cval=fill), -1, 1)
+        return jnp.clip(_pix().affine_transform(x, matrix, mode='constant', cval=fill), -1, 1)
 
     return affine
 
@@ -244,7 +249,7 @@ def elastic(alpha: float = 8.0, sigma: float = 2.0) -> Transition:
     """
     if alpha < 0 or not sigma > 0:
         raise ValueError(f'alpha must be at least 0 and sigma above 0, got {alpha} and {sigma}')
-    return lambda key, x: jnp.clip(dm_pix.elastic_deformation(key, x, alpha, sigma), -1, 1)
+    return lambda key, x: jnp.clip(_pix().elastic_deformation(key, x, alpha, sigma), -1, 1)
 
 
 def chain(*steps: Transition) -> Transition:

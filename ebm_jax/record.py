@@ -5,11 +5,11 @@ import json
 import math
 import os
 import pathlib
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from tensorboardX import SummaryWriter
 
 from ebm_jax.errors import InputError
 from ebm_jax.images import image_grid, save_grid
@@ -88,7 +88,7 @@ class Recorder:
         )
         atomic_write(path, ''.join(line + '\n' for line in kept))
         self._lines = path.open('a')
-        self._events = SummaryWriter(str(self.workdir / 'tensorboard'), purge_step=start_step + 1)
+        self._events = _events(self.workdir / 'tensorboard', start_step)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """One line of metrics; a number that is not finite is written as a string, since JSON has
@@ -99,7 +99,7 @@ class Recorder:
         self._lines.write(json.dumps({'step': step, **row}) + '\n')
         self._lines.flush()
         for name, value in values.items():
-            if math.isfinite(value):
+            if self._events is not None and math.isfinite(value):
                 self._events.add_scalar(name, value, step)
 
     def pictures(self, step: int, grids: Mapping[str, tuple[np.ndarray, int | None]]) -> None:
@@ -108,11 +108,13 @@ class Recorder:
         for name, (images, columns) in grids.items():
             grid = image_grid(images, columns)
             save_grid(self.workdir / 'samples' / f'{name}_{step:06d}.png', grid)
-            self._events.add_image(name, grid, step, dataformats='HWC')
+            if self._events is not None:
+                self._events.add_image(name, grid, step, dataformats='HWC')
 
     def close(self) -> None:
         self._lines.close()
-        self._events.close()
+        if self._events is not None:
+            self._events.close()
 
 
 class NullRecorder:
@@ -123,6 +125,18 @@ class NullRecorder:
 
     def close(self) -> None:
         pass
+
+
+def _events(folder, start_step):
+    """A writer of TensorBoard events; None where tensorboardX is not installed."""
+    try:
+        from tensorboardX import SummaryWriter
+    except ModuleNotFoundError:
+        warnings.warn(
+            'no events for TensorBoard are written: pip install tensorboardX', stacklevel=2
+        )
+        return None
+    return SummaryWriter(str(folder), purge_step=start_step + 1)
 
 
 def _step_of(line):

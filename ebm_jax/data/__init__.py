@@ -1,5 +1,5 @@
-"""Data: images and their labels (`examples`, whose functions are here), speech (`recordings`,
-`windows`), and a synthetic speech set (`formants`)."""
+"""Data: images and their labels (`examples` and `prepared`, whose functions are here), speech
+(`recordings`, `windows`), and a synthetic speech set (`formants`)."""
 
 from ebm_jax.data.examples import (
     Examples,
@@ -7,19 +7,19 @@ from ebm_jax.data.examples import (
     digits,
     folder,
     inverted,
-    middle,
     mixed,
     npz,
     open_npz,
     rotated,
     select_classes,
     subsample,
-    tfds,
     uniform_noise,
 )
+from ebm_jax.data.prepared import OnDisk, middle, tfds
 
 __all__ = [
     'Examples',
+    'OnDisk',
     'batch_at',
     'digits',
     'folder',

@@ -9,7 +9,6 @@ would have seen. Scaling and augmentation happen on the device, in `augment`.
 
 import contextlib
 import functools
-import operator
 import pathlib
 import zipfile
 import zlib
@@ -26,7 +25,7 @@ class Examples(NamedTuple):
     """One split of a data set."""
 
     name: str
-    x: np.ndarray  # uint8 [N, H, W, C], or float32 in [-1, 1]
+    x: np.ndarray  # uint8 [N, H, W, C], or float32 in [-1, 1]; or `prepared.OnDisk`
     y: np.ndarray  # int32 [N]
 
     @property
@@ -34,8 +33,8 @@ class Examples(NamedTuple):
         return int(self.y.max()) + 1
 
 
-def _examples(name, x, y):
-    """Check and normalise what a loader found."""
+def checked(name: str, x: Any, y: Any) -> Examples:
+    """What a loader found, as Examples. Raises: InputError."""
     x, y = np.asarray(x), np.asarray(y)
     if x.ndim == 3:
         x = x[..., None]
@@ -52,7 +51,8 @@ def _examples(name, x, y):
     return Examples(name, x, y.astype(np.int32))
 
 
-def _check_split(split):
+def check_split(split: str) -> None:
+    """Raises: InputError for another split than 'train' and 'test'."""
     if split not in ('train', 'test'):
         raise InputError(f"the split must be 'train' or 'test', got {split!r}")
 
@@ -63,13 +63,13 @@ def digits(split: str) -> Examples:
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
-    _check_split(split)
+    check_split(split)
     x, y = load_digits(return_X_y=True)
     x = np.round(x.reshape(-1, 8, 8, 1) * (255 / 16)).astype(np.uint8)
     x_train, x_test, y_train, y_test = train_test_split(
         x, y, test_size=360, random_state=0, stratify=y
     )
-    return _examples('digits', *((x_train, y_train) if split == 'train' else (x_test, y_test)))
+    return checked('digits', *((x_train, y_train) if split == 'train' else (x_test, y_test)))
 
 
 @contextlib.contextmanager
@@ -94,7 +94,7 @@ def open_npz(path: str | pathlib.Path) -> Iterator[Any]:
 def npz(path: str | pathlib.Path, split: str) -> Examples:
     """Arrays x_SPLIT and y_SPLIT (or x and y, as either split) of a .npz file. Labels may be left
     out of a test split (zeros)."""
-    _check_split(split)
+    check_split(split)
     with open_npz(path) as pack:
         suffix = f'_{split}' if f'x_{split}' in pack.files else ''
         if f'x{suffix}' not in pack.files:
@@ -105,7 +105,7 @@ def npz(path: str | pathlib.Path, split: str) -> Examples:
             raise InputError(f'{path} has no labels y{suffix}: training needs them')
         x = pack[f'x{suffix}']
         y = pack[f'y{suffix}'] if f'y{suffix}' in pack.files else np.zeros(len(x), np.int32)
-    return _examples(pathlib.Path(path).stem, x, y)
+    return checked(pathlib.Path(path).stem, x, y)
 
 
 def folder(path: str | pathlib.Path, split: str) -> Examples:
@@ -116,7 +116,7 @@ def folder(path: str | pathlib.Path, split: str) -> Examples:
     """
     from PIL import Image, UnidentifiedImageError
 
-    _check_split(split)
+    check_split(split)
     top = pathlib.Path(path)
     root = top / split if (top / split).is_dir() else top
     # both splits share their numbering
@@ -146,7 +146,7 @@ def folder(path: str | pathlib.Path, split: str) -> Examples:
                 f'{file} is {list(images[-1].shape)}, but the first image is'
                 f' {list(images[0].shape)}: bring all to one size'
             )
-    return _examples(
+    return checked(
         top.name, np.stack(images), np.array([classes[file.parent.name] for file in files])
     )
 
@@ -157,76 +157,6 @@ def _images(place):
         for file in sorted(place.glob('*/*'))
         if file.suffix.lower() in ('.png', '.jpg', '.jpeg', '.bmp')
     ]
-
-
-def tfds(
-    name: str,
-    split: str,
-    data_dir: str | None = None,
-    *,
-    size: int | None = None,
-    label: str = 'label',
-) -> Examples:
-    """A prepared TensorFlow-Datasets image set, read through `tfds.data_source` (no TensorFlow):
-    decoded once, into memory.
-
-    Args:
-      data_dir: folder that holds the set, prepared as array_record (default: TFDS's own folder);
-        see the README for how to prepare one.
-      size: None, or the side length of the images: the largest central square of each is resized to
-        it (our reading of "64x64" for CelebA).
-      label: name of the label in an example, dots between levels: 'label', 'attributes.Male'.
-    """
-    import tensorflow_datasets
-
-    _check_split(split)
-    try:
-        source = tensorflow_datasets.data_source(
-            name, split=split, data_dir=data_dir, download=False
-        )
-    except Exception as error:  # tfds raises many types where the set is not available as asked
-        message = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(
-            f'TFDS set {name!r} ({split}) cannot be opened in {data_dir or "the default folder"}'
-            f' ({message}): prepare it first with file_format="array_record", see the README'
-        ) from error
-    try:
-        rows = (
-            source[i]
-            for i in tqdm(
-                range(len(source)), desc=f'decoding {name} {split}', unit='image', delay=2
-            )
-        )
-        pairs = [
-            (
-                row['image'] if size is None else middle(row['image'], size),
-                functools.reduce(operator.getitem, label.split('.'), row),
-            )
-            for row in rows
-        ]
-        x, y = np.stack([image for image, _ in pairs]), np.array([value for _, value in pairs])
-    except (KeyError, TypeError, IndexError, ValueError) as error:
-        raise InputError(
-            f"TFDS set {name!r} does not hold an 'image' of one size and a {label!r} per example"
-            f' ({error}): choose another set, size or label, or convert it to one size as .npz'
-        ) from error
-    return _examples(name, x, y.astype(np.int32) if y.dtype == bool else y)
-
-
-def middle(image: np.ndarray, size: int) -> np.ndarray:
-    """The largest central square of an image, resized to size x size (Pillow's cubic filter, which
-    averages). uint8 [H, W, C]."""
-    from PIL import Image
-
-    height, width = image.shape[:2]
-    side = min(height, width)
-    top, left = (height - side) // 2, (width - side) // 2
-    square = image[top : top + side, left : left + side]
-    return np.asarray(
-        Image.fromarray(square.squeeze(-1) if square.shape[-1] == 1 else square).resize(
-            (size, size), Image.Resampling.BICUBIC
-        )
-    ).reshape(size, size, -1)
 
 
 @functools.lru_cache(maxsize=4)

@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping
 import jax
 import jax.numpy as jnp
 import numpy as np
-from arviz_stats.base import array_stats
 from jax.flatten_util import ravel_pytree
 
 from ebm_jax import batching
@@ -125,6 +124,8 @@ def mixing(traces: Mapping[str, np.ndarray]) -> dict[str, dict[str, float]]:
     Returns: {name: {'ess', 'r_hat'}}.
     Source: Vehtari et al. 2021, by arviz.
     """
+    from arviz_stats.base import array_stats  # not needed where nothing is evaluated
+
     later = {
         name: trace[:, trace.shape[1] // 2 :].astype(np.float64) for name, trace in traces.items()
     }

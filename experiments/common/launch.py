@@ -16,7 +16,6 @@ from typing import Any
 
 import jax
 from absl import flags
-from ml_collections import config_flags
 
 from ebm_jax.errors import Diverged, InputError, NotSaved, Stopped
 from experiments.common import processes, settings
@@ -113,6 +112,8 @@ def define_settings(values: Any, config: Any, arguments: Sequence[str]) -> None:
 
     Args: arguments: of the command line. Raises: InputError for an unknown setting among them.
     """
+    from ml_collections import config_flags  # not needed where settings are not flags
+
     known = settings.flatten(config)
     for argument in arguments:
         if argument.startswith(('--config.', '-config.', '--noconfig.')):

@@ -1,5 +1,5 @@
 """Data by name: 'digits', 'npz:FILE', 'folder:FOLDER',
-'tfds:NAME[@FOLDER][?size=64&label=FIELD]'."""
+'tfds:NAME[@FOLDER][?size=64&label=FIELD&memory=false]'."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -46,14 +46,20 @@ def load(source: str, split: str) -> Examples:
     if kind == 'folder' and where:
         return data.folder(where, split)
     if kind == 'tfds' and where:
-        name, folder, options = tfds_parts(source, ('size', 'label'))
+        name, folder, options = tfds_parts(source, ('size', 'label', 'memory'))
+        memory = options.pop('memory', 'true')
+        if memory not in ('true', 'false'):
+            raise InputError(f'{source!r}: memory must be true or false, got {memory!r}')
+        # what is tested is small, and looked at from all sides
+        in_memory = memory == 'true' or split == 'test'
         size = options.pop('size', None)
         if size is not None and not (size.isdecimal() and int(size) > 0):
             raise InputError(f'{source!r}: the size must be a whole number of pixels, got {size!r}')
-        return data.tfds(name, split, folder, size=int(size) if size else None, **options)
+        pixels = int(size) if size else None
+        return data.tfds(name, split, folder, size=pixels, memory=in_memory, **options)
     raise InputError(
         f'unknown data {source!r}: give digits, npz:FILE, folder:FOLDER or '
-        'tfds:NAME[@FOLDER][?size=64&label=FIELD]'
+        'tfds:NAME[@FOLDER][?size=64&label=FIELD&memory=false]'
     )
 
 
