@@ -119,3 +119,57 @@ def test_xlas_own_gradient_would_be_found_slow(monkeypatch):
     monkeypatch.setattr(classifiers, 'Conv', nn.Conv)
     slow, layouts = slow_layouts(ConvNet(10), (8, 8, 1))
     assert slow and layouts
+
+
+def test_the_weight_gradient_of_a_mapped_batch_is_one_convolution():
+    """The mean over examples of a loss of one example is a loss of the batch: its gradient must not
+    be made for each example (a grouped convolution) and added up."""
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.normal(size=(5, 6, 6, 8)), jnp.float32)
+    kernel = jnp.asarray(rng.normal(size=(3, 3, 8, 8)), jnp.float32)
+
+    def one(kernel, x):
+        return jnp.sum(jnp.tanh(conv(x[None], kernel, dimension_numbers=DIMENSIONS)))
+
+    def mapped(kernel):
+        return jnp.sum(jax.vmap(one, (None, 0))(kernel, x))
+
+    def batch(kernel):
+        return jnp.sum(jnp.tanh(conv(x, kernel, dimension_numbers=DIMENSIONS)))
+
+    gradient = jax.jit(jax.grad(mapped))
+    np.testing.assert_allclose(gradient(kernel), jax.grad(batch)(kernel), rtol=1e-5, atol=1e-5)
+    text = gradient.lower(kernel).as_text()
+    assert 'convolution' in text
+    assert set(re.findall(r'feature_group_count = (\d+)', text)) == {'1'}
+
+
+def test_forward_mode_and_kernels_of_each_example():
+    rng = np.random.default_rng(0)
+    x, dx = jnp.asarray(rng.normal(size=(2, 3, 5, 5, 8)), jnp.float32)
+    kernels = jnp.asarray(rng.normal(size=(3, 3, 3, 8, 4)), jnp.float32)
+
+    def ours(x, k):
+        return conv(x[None], k, dimension_numbers=DIMENSIONS)
+
+    def theirs(x, k):
+        return lax.conv_general_dilated(x[None], k, (1, 1), 'SAME', dimension_numbers=DIMENSIONS)
+
+    def along(f):
+        return jax.jvp(lambda x: jax.vmap(f)(x, kernels), (x,), (dx,))
+
+    chex.assert_trees_all_close(along(ours), along(theirs), rtol=1e-5, atol=1e-4)
+
+
+def test_the_gradient_follows_the_platform_that_is_compiled_for():
+    """A program for a TPU has XLA's own transposed convolution, also where the CPU is JAX's default
+    platform; one for the CPU does not."""
+
+    def energy(x, kernel):
+        return jnp.sum(jnp.tanh(conv(x, kernel, dimension_numbers=DIMENSIONS)))
+
+    shapes = jnp.zeros((2, 6, 6, 8)), jnp.zeros((3, 3, 8, 4))
+    traced = jax.jit(jax.grad(energy)).trace(*shapes)
+    transposed = '[0, 1, o, i]'  # of kernels
+    assert transposed in traced.lower(lowering_platforms=('tpu',)).as_text()
+    assert transposed not in traced.lower(lowering_platforms=('cpu',)).as_text()

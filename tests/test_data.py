@@ -2,6 +2,8 @@
 the step."""
 
 import itertools
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -239,3 +241,74 @@ def test_changed_sets():
         for a, b in itertools.permutations(examples.x, 2)
     }
     assert all(image.tobytes() in halves for image in mixed.x)
+
+
+def test_images_on_disk_are_those_in_memory(tmp_path):
+    """Batches read from disk are the same bits, in the same order."""
+    import tensorflow_datasets as tfds
+
+    rows = [{'image': png(image), 'label': int(label)} for image, label in zip(X, Y)]
+    features = {
+        'image': tfds.features.Image(shape=(5, 4, 3)),
+        'label': tfds.features.ClassLabel(num_classes=3),
+    }
+    prepare(tmp_path, 'MadeOnDisk', features, {'train': rows, 'test': rows[:2]})
+    source = f'tfds:made_on_disk:1.0.0@{tmp_path}'
+    memory, disk = load(source, 'train'), load(f'{source}?memory=false', 'train')
+    assert isinstance(disk.x, data.OnDisk) and disk.num_classes == memory.num_classes
+    assert disk.x.shape == memory.x.shape and disk.x.dtype == memory.x.dtype
+    for step in range(4):
+        a, b = (data.batch_at(examples, step, 2, seed=1) for examples in (memory, disk))
+        np.testing.assert_array_equal(a['x'], b['x'])
+        np.testing.assert_array_equal(a['y'], b['y'])
+    np.testing.assert_array_equal(disk.x[1], memory.x[1])
+    np.testing.assert_array_equal(disk.x[:2], memory.x[:2])
+    np.testing.assert_array_equal(disk.x[memory.y == 0], memory.x[memory.y == 0])
+    np.testing.assert_array_equal(np.asarray(disk.x), memory.x)
+    assert isinstance(load(f'{source}?memory=false', 'test').x, np.ndarray)
+    with pytest.raises(InputError, match='memory must be true or false'):
+        load(f'{source}?memory=no', 'train')
+
+
+READ_ALL = """
+import pathlib, re, sys
+import subprocess
+import sys
+
+import numpy as np
+from ebm_jax import data
+from experiments.common.sources import load
+train = load(sys.argv[1], 'train')
+def most():
+    return int(re.search(r'VmHWM:\\s+(\\d+)', pathlib.Path('/proc/self/status').read_text()).group(1))
+before = most()
+total = sum(int(data.batch_at(train, step, 20)['x'].sum()) for step in range(len(train.x) // 20))
+print(total, before, most(), np.prod(train.x.shape))
+"""
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='reads the memory of a process as Linux has it')
+def test_a_set_larger_than_the_memory_is_read_within_it(tmp_path):
+    """An epoch over 88 MB of images takes less than 44 MB; held in memory they take all of them."""
+    import tensorflow_datasets as tfds
+
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (4, 270, 270, 3), np.uint8)
+    rows = [{'image': png(images[i % 4]), 'label': i % 2} for i in range(400)]
+    features = {
+        'image': tfds.features.Image(shape=(270, 270, 3)),
+        'label': tfds.features.ClassLabel(num_classes=2),
+    }
+    prepare(tmp_path, 'Large', features, {'train': rows, 'test': rows[:2]})
+    totals, empty = set(), None
+    for memory in ('false', 'true'):
+        source = f'tfds:large:1.0.0@{tmp_path}?memory={memory}'
+        run = subprocess.run(
+            [sys.executable, '-c', READ_ALL, source], capture_output=True, text=True, check=True
+        )
+        total, before, after, size = map(int, run.stdout.split())
+        totals.add(total)
+        empty = empty or before
+        used, size = 1024 * (after - empty), int(size)
+        assert used < size / 2 if memory == 'false' else used > size
+    assert len(totals) == 1

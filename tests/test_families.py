@@ -8,10 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ebm_jax import mcmc
+from benchmarks import made
+from ebm_jax import cost, fit, mcmc
+from ebm_jax.errors import InputError
 from ebm_jax.train import init_state, make_local_step
 from ebm_jax.types import Kernel, Network
-from experiments.common import building
+from experiments.common import building, runs, settings
 from experiments.families import dual_mcmc, icd
 
 
@@ -82,3 +84,50 @@ def test_every_family_takes_networks_and_a_kernel_of_ones_own(family):
 
 def test_a_method_without_a_buffer_has_no_picture_of_one():
     assert building.buffer_pictures(SimpleNamespace(chains=()), 10) == {}
+
+
+SMALL_NETWORKS = {
+    'jem': {'network.depth': 10, 'network.width': 1},
+    'icd': {'network.width': 8, 'network.stages': (1, 2), 'network.scales': 1}
+    | {'network.attention_after': 0},
+    'dual_mcmc': {
+        'network.energy_widths': (4,) * 4,
+        'network.energy_down': (True, True, False, False),
+        'network.generator_widths': (4,) * 4,
+        'network.inference_widths': (4,) * 4,
+        'network.inference_strides': (1, 2, 2, 2),
+    },
+}
+ACCELERATOR = [
+    'cifar10_jem',
+    'cifar10_st_jem',
+    'cifar10_st_jem_fast',
+    'cifar10_icd',
+    'cifar10_dual_mcmc',
+    'celeba64_dual_mcmc',
+]
+
+
+@pytest.mark.parametrize('name', ACCELERATOR)
+def test_experiments_for_accelerators_run_unchanged_on_1_2_4_and_8_devices(name):
+    """Their batches, chains and shards split; the step is traced for 8."""
+    module = importlib.import_module(f'experiments.{name}')
+    config = module.get_config()
+    for n in (1, 2, 4, 8):
+        assert all(number % n == 0 for number in config.divisors()), (name, n, config.divisors())
+    family = next(
+        family for family in SMALL_NETWORKS if name.removesuffix('_fast').endswith(family)
+    )
+    settings.update(config, SMALL_NETWORKS[family])
+    recipe = runs.build(module, config, made.datasets(name, size=256)).recipe
+    traced = fit.check(recipe, jax.devices()[:8])
+    assert traced.n == 8 and cost.flops_of(traced.program) > 0
+
+
+def test_the_refusal_of_a_number_of_devices_says_which_number_to_give():
+    module = importlib.import_module('experiments.cifar10_dual_mcmc_published')
+    config = module.get_config()
+    settings.update(config, SMALL_NETWORKS['dual_mcmc'])
+    recipe = runs.build(module, config, made.datasets('cifar10', size=256)).recipe
+    with pytest.raises(InputError, match='batch of .* 100 cannot be split over 8 .* 96 or 104'):
+        fit.check(recipe, jax.devices()[:8])

@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 from trees import as_data
 
-from ebm_jax import adapt, augment, cost, data, initial, replay
+from ebm_jax import adapt, augment, cost, data, initial, monitor, replay
+from ebm_jax import fit as fit_module
 from ebm_jax import objectives as obj
 from ebm_jax.checkpoint import Checkpoints
 from ebm_jax.errors import Diverged, InputError
@@ -29,7 +30,7 @@ TRAIN = data.digits('train')
 SHAPE = (8, 8, 1)
 
 
-def make_method(widths=(8, 8)):
+def make_method(widths=(8, 8), **options):
     buffer = replay.class_conditional(initial.uniform(SHAPE), 40, 10, unconditional=0.5)
     return jem(
         per_example(ConvNet(10, widths, (2, 2))),
@@ -40,6 +41,7 @@ def make_method(widths=(8, 8)):
         conditional=0.5,
         shards=4,
         weights=obj.balanced,
+        **options,
     )
 
 
@@ -326,3 +328,36 @@ def test_numbers_that_are_not_finite_stay_readable_json(tmp_path):
         'good': 1.5,
         'bad': 'nan',
     }
+
+
+def test_a_chain_that_grows_is_compiled_at_its_blocks_and_resumes_exactly(tmp_path, monkeypatch):
+    """K = 2 and one more every 2 steps: programs of 2 and 7 steps; a run that is stopped among the
+    longer ones goes on with the same bits."""
+    compilations = []
+    make = fit_module.make_train_step
+
+    def counted(recipe, **options):
+        compilations.append(recipe.method.chain_steps)
+        return make(recipe, **options)
+
+    monkeypatch.setattr(fit_module, 'make_train_step', counted)
+    growing = recipe(make_method(extra_step_every=2))
+    whole = train(tmp_path / 'whole', 7, growing, checkpoint_every=1)
+    assert compilations == [2, 7]
+    train(tmp_path / 'pieces', 5, growing, checkpoint_every=1)
+    pieces = train(tmp_path / 'pieces', 7, growing, checkpoint_every=1)
+    assert compilations == [2, 7, 2, 7, 7]
+    chex.assert_trees_all_equal(as_data(whole), as_data(pieces))
+    summary = json.loads((tmp_path / 'whole' / 'summary.json').read_text())
+    assert summary['compile_seconds'] > 0
+
+
+def test_compilation_shows_signs_of_life(tmp_path, monkeypatch, capsys):
+    """While the first step is compiled the bar says for how long; afterwards it does not."""
+    monkeypatch.setattr(monitor, 'TICK', 0.01)
+    said = []
+    train(tmp_path, 2, echo=said.append)
+    shown = capsys.readouterr().err.split('\r')
+    waiting = [line for line in shown if 'compiling, ' in line and 's so far' in line]
+    assert waiting and 'compiling' not in shown[-1] and '2/2' in shown[-1]
+    assert any('compilation comes first, about' in line for line in said)

@@ -273,3 +273,50 @@ def test_the_adaptive_sampler_has_the_published_kernel():
 def test_numbers_that_do_not_fit_are_refused(options):
     with pytest.raises(ValueError):
         make_jem(**options)
+
+
+def test_separate_images_of_p_x_that_are_the_classifiers_change_nothing():
+    """With the same examples in both places the loss and its gradient are the plain method's."""
+    options = dict(weights=obj.balanced, alpha=0.6, entropy_weight=0.1)
+    plain, separate = make_jem(**options), make_jem(**options, separate=True)
+    both = {**BATCH, 'positives': BATCH['x'], 'positives_y': BATCH['y']}
+    params, chains, samples, _ = prepared(plain)
+    again, _ = sampler_of(separate)(jax.random.key(1), params, chains, both)
+    chex.assert_trees_all_equal(samples, again)
+
+    def found(method, batch):
+        def loss(params):
+            terms, metrics = method.loss(params, jax.random.key(2), batch, samples)
+            return sum(terms.values()), (terms, metrics)
+
+        return jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
+
+    chex.assert_trees_all_close(found(plain, BATCH), found(separate, both), rtol=1e-5, atol=1e-6)
+
+
+def test_each_of_two_batches_teaches_its_own_terms():
+    """Other images of p(x), of another number, change the contrasts and leave the classifier's term
+    and accuracy alone; other images of the classifier the other way round."""
+    method = make_jem(weights=obj.balanced, alpha=0.6, separate=True)
+    more = {'positives': BATCH['x'][:3] * 0.5, 'positives_y': BATCH['y'][:3]}
+    params, _, samples, _ = prepared(make_jem(weights=obj.balanced, alpha=0.6))
+
+    def terms(batch):
+        terms, metrics = jax.jit(method.loss)(params, jax.random.key(2), batch, samples)
+        return {**terms, 'accuracy': metrics['accuracy']}
+
+    base = terms({**BATCH, **more})
+    other_positives = terms({**BATCH, **more, 'positives': -more['positives']})
+    other_classified = terms({**BATCH, **more, 'x': -BATCH['x']})
+    for name in ('classifier', 'accuracy'):
+        np.testing.assert_allclose(base[name], other_positives[name], rtol=1e-6)
+    for name in ('positives', 'negatives'):
+        np.testing.assert_allclose(base[name], other_classified[name], rtol=1e-5)
+        assert abs(base[name] - other_positives[name]) > 1e-4
+    assert abs(base['classifier'] - other_classified['classifier']) > 1e-4
+    # the contrast is that of the plain method on the images of p(x)
+    plain = make_jem(weights=obj.balanced, alpha=0.6)
+    own = {'x': more['positives'], 'y': more['positives_y']}
+    expected, _ = jax.jit(plain.loss)(params, jax.random.key(2), own, samples)
+    np.testing.assert_allclose(base['positives'], expected['positives'], rtol=1e-5)
+    np.testing.assert_allclose(base['negatives'], expected['negatives'], rtol=1e-5)

@@ -1,6 +1,7 @@
 """The sharded step: one device equals eight, pmap equals shard_map, one compilation, terms, what
 is not finite."""
 
+import dataclasses
 from functools import partial
 
 import chex
@@ -27,6 +28,8 @@ from ebm_jax.train import (
     make_local_step,
     make_train_step,
     per_network,
+    prepare_batch,
+    trace_step,
 )
 from ebm_jax.types import Method
 
@@ -338,3 +341,30 @@ def test_what_does_not_divide_is_refused():
         shard_state(state, jax.devices()[:3])
     with pytest.raises(ValueError, match='batch of 16 .* 3 devices'):
         shard_batch(BATCHES[0], jax.devices()[:3])
+
+
+def test_a_traced_step_is_the_step():
+    """Traced beforehand, as `fit` does, it makes the same bits as traced at its first call."""
+    devs, run = jax.devices()[:2], recipe(ema=0.9)
+    results = []
+    for traced in (None, trace_step(run, 2, watch_every=2)):
+        state = shard_state(init_state(jax.random.key(0), run), devs)
+        step = make_train_step(run, devices=devs, watch_every=2, traced=traced)
+        for batch in BATCHES[:2]:
+            state, metrics = step(state, shard_batch(batch, devs))
+        results.append((state.params, metrics))
+    chex.assert_trees_all_equal(*results)
+    assert results[0][1]['grad_norm/negatives'] > 0
+
+
+def test_further_entries_of_a_batch_are_prepared_under_keys_of_their_own():
+    run = dataclasses.replace(recipe(), prepare_more={'more': augment.gaussian_noise(1.0)})
+    noise = augment.gaussian_noise(1.0)
+    zeros = np.zeros((300, 4), np.float32)
+    prepared = prepare_batch(
+        {**run.preparations, 'x': noise}, jax.random.key(0), {'x': zeros, 'more': zeros, 'y': 0}
+    )
+    x, more = prepared['x'].reshape(-1), prepared['more'].reshape(-1)
+    assert abs(np.corrcoef(x, more)[0, 1]) < 0.1 and len(np.unique(np.append(x, more))) == 2400
+    alone = prepare_batch({'x': noise}, jax.random.key(0), {'x': zeros})
+    np.testing.assert_array_equal(alone['x'], prepared['x'])

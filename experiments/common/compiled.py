@@ -16,7 +16,7 @@ def keep_programs() -> None:
     The folder is $XDG_CACHE_HOME/ebm_jax, by default ~/.cache/ebm_jax; JAX names the programs by
     their code, its own version, the devices and the flags.
     """
-    if jax.config.values['jax_compilation_cache_dir'] is None:
+    if not jax.config.values['jax_compilation_cache_dir']:
         caches = os.environ.get('XDG_CACHE_HOME') or pathlib.Path.home() / '.cache'
         jax.config.update('jax_compilation_cache_dir', str(pathlib.Path(caches) / 'ebm_jax'))
         jax.config.update('jax_compilation_cache_max_size', MAX_BYTES)

@@ -1,0 +1,82 @@
+"""The start of a run: kept programs, and which packages it needs."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+from commands import ROOT
+
+SMALL = [
+    '--config.steps=2',
+    '--config.batch_size=8',
+    '--config.loss.num_negatives=8',
+    '--config.buffer.capacity=160',
+    '--config.network.widths=(4,)',
+    '--config.network.strides=(2,)',
+    '--config.sampler.num_steps=1',
+    '--config.evaluate_every=0',
+]
+BLOCKED = """
+import runpy, sys
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition('.')[0] in ABSENT:
+            raise ModuleNotFoundError(f'No module named {name!r}', name=name)
+sys.meta_path.insert(0, Missing())
+sys.argv = sys.argv[1:]
+runpy.run_module(sys.argv[0], run_name='__main__', alter_sys=True)
+"""
+
+
+def start(arguments, code=None, **environment):
+    prefix = ['-c', code] if code else ['-m']
+    run = subprocess.run(
+        [sys.executable, *prefix, *arguments],
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert run.returncode == 0, run.stderr
+    return run
+
+
+def test_a_second_start_compiles_nothing(tmp_path):
+    """Programs are kept in the user's cache folder, unless another folder was chosen."""
+    environment = {
+        'XDG_CACHE_HOME': str(tmp_path / 'cache'),
+        'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0.3',
+        'JAX_COMPILATION_CACHE_DIR': '',
+    }
+    kept = []
+    for name in ('first', 'second'):
+        run = ['experiments.digits_st_jem', f'--workdir={tmp_path / name}', *SMALL]
+        start(run, **{k: v for k, v in environment.items()})
+        programs = (tmp_path / 'cache' / 'ebm_jax').glob('*-cache')
+        kept.append({path.name for path in programs})
+    assert any('_fun' in name or 'local_step' in name for name in kept[0])
+    assert kept[0] == kept[1]
+
+
+def test_a_run_on_npz_needs_no_tfds_no_tensorboard_and_no_arviz(tmp_path):
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (2, 40, 8, 8, 1), np.uint8)
+    labels = np.arange(40) % 10
+    np.savez(
+        tmp_path / 'own.npz', x_train=images[0], y_train=labels, x_test=images[1], y_test=labels
+    )
+    absent = ['tensorflow_datasets', 'array_record', 'grain', 'tensorboardX', 'arviz_stats']
+    code = f'ABSENT = {[*absent, "dm_pix"]}\n{BLOCKED}'
+    run = start(
+        [
+            'experiments.digits_st_jem',
+            f'--workdir={tmp_path}/run',
+            f'--config.data.source=npz:{tmp_path}/own.npz',
+            *SMALL,
+        ],
+        code,
+    )
+    assert 'pip install tensorboardX' in run.stderr
+    assert (tmp_path / 'run' / 'metrics.jsonl').read_text().count('\n') == 2
