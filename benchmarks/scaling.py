@@ -2,10 +2,10 @@
 shapes, times from rates that you give.
 
     python -m benchmarks.scaling --experiment=cifar10_st_jem --rate=2e14 --bandwidth=50e9 \\
-        [--latency=5e-6]
+        [--latency=5e-6] [--config.KEY=VALUE]
 
 Every device keeps the experiment's batch and chains (weak scaling), so n devices train on n times
-as many. Calculation:
+as many. The data are made. Calculation:
 
     compute       FLOPs of a step / rate
     all-reduce    of the gradients, by a ring,
@@ -19,14 +19,13 @@ link between the devices.
 """
 
 import argparse
-import importlib
 import math
 
 import numpy as np
 
+from benchmarks import made
 from ebm_jax import cost
 from ebm_jax.train import make_local_step, state_shapes
-from experiments.common import runs
 
 
 def step_seconds(n, seconds, gradient_bytes, gathered_bytes, bandwidth, latency):
@@ -44,15 +43,11 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument('--experiment', default='cifar10_st_jem')
-    parser.add_argument('--source', help='data of the right size, as in --config.data.source')
     parser.add_argument('--rate', type=float)
     parser.add_argument('--bandwidth', type=float, default=50e9)
     parser.add_argument('--latency', type=float, default=5e-6)
-    options = parser.parse_args()
-    module = importlib.import_module(f'experiments.{options.experiment}')
-    config = module.get_config()
-    config.data.source = options.source or config.data.source
-    experiment = runs.build(module, config)
+    options, settings = parser.parse_known_args()
+    _, experiment = made.built(options.experiment, settings)
     recipe = experiment.recipe
     state, batch = state_shapes(recipe), recipe.batch_at(0)
     flops = cost.count_flops(make_local_step(recipe), state, batch)

@@ -13,7 +13,8 @@ class ImageData:
 
     source: str = setting(
         'digits',
-        'digits, npz:FILE, folder:FOLDER or tfds:NAME[@FOLDER][?size=64&label=attributes.Male]',
+        'digits, npz:FILE, folder:FOLDER or '
+        'tfds:NAME[@FOLDER][?size=64&label=attributes.Male&memory=false]',
     )
     noise: float = setting(
         0.03, 'standard deviation of Gaussian noise, in training and test (JEM)', low=0
