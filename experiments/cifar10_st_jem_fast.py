@@ -9,8 +9,8 @@ K = 5; cross-entropy on 128 augmented images, p(x) and p(x|y) on 64 images that 
 (as SADA-JEM has it, Yang et al. 2023), 64 negatives, bfloat16, Adam with a cosine. Ours, otherwise.
 Narrower and faster: --config.network.depth=16 --config.network.width=8.
 
-Time: 39,000 steps; not run on a GPU (docs/results.md has the roofline). Published anchors: JEM
-92.9 % in 101 hours on a V100, SADA-JEM 95.5 %.
+Time: 39,000 steps; not run on a GPU (docs/results.md has the roofline). Expected: unknown;
+published anchors are JEM with 92.9 % in 101 hours on a V100 and SADA-JEM with 95.5 %.
 
 On a laptop, add:
 

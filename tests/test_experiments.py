@@ -18,7 +18,7 @@ from ebm_jax.evaluate import extractor
 from ebm_jax.train import state_shapes
 from ebm_jax.types import UNCONDITIONAL
 from experiments.commands import compose as compose_runs
-from experiments.common import building, launch, runs, sources
+from experiments.common import building, launch, runs, settings, sources
 from experiments.studies import digits_compose, icd_stability
 
 SHARED = ROOT.parent / 'shared' / 'data'
@@ -28,12 +28,15 @@ NAMES = [
     'mnist_st_jem',
     'cifar10_jem',
     'cifar10_st_jem',
+    'cifar10_st_jem_published',
+    'cifar10_st_jem_fast',
     'digits_icd',
     'mnist_icd',
     'cifar10_icd',
     'digits_dual_mcmc',
     'mnist_dual_mcmc',
     'cifar10_dual_mcmc',
+    'cifar10_dual_mcmc_published',
     'celeba64_dual_mcmc',
     'images_st_jem',
     'images_icd',
@@ -671,7 +674,7 @@ def test_experiments_carry_their_command_and_build(name, tmp_path):
     np.savez(tmp_path / 'made.npz', **made)
     config.data.source = f'npz:{tmp_path}/made.npz'
     shapes = state_shapes(runs.build(module, config).recipe)
-    if name.endswith('dual_mcmc'):
+    if 'dual_mcmc' in name:
         assert set(shapes.params) == {'energy', 'generator', 'inference'} and shapes.chains == ()
         return
     assert shapes.chains.buffer.position.shape[2:] == size and shapes.chains.buffer.seen.shape == (
@@ -682,7 +685,7 @@ def test_experiments_carry_their_command_and_build(name, tmp_path):
 def test_cifar10_configurations_have_the_published_constants():
     jem, st_jem = (
         importlib.import_module(f'experiments.cifar10_{name}').get_config()
-        for name in ('jem', 'st_jem')
+        for name in ('jem', 'st_jem_published')
     )
     assert (jem.network.depth, jem.network.width, jem.batch_size, jem.steps // 781) == (
         28,
@@ -722,6 +725,21 @@ def test_cifar10_configurations_have_the_published_constants():
         st_jem.sampler.momentum,
     ) == (0.1, 1e-4, True, 0.1)
     assert st_jem.sampler.extra_step_every == 781 and st_jem.sampler.adaptive
+    # the default differs in its chains alone: many short ones, as many gradients at each step
+    default = importlib.import_module('experiments.cifar10_st_jem').get_config()
+    changed = {
+        name
+        for name, value in settings.flatten(default).items()
+        if value != settings.flatten(st_jem)[name]
+    }
+    chains = {'loss.num_negatives', 'sampler.num_steps', 'sampler.extra_step_every', 'shards'}
+    assert changed == chains
+    for epoch in (0, 22):
+        many, few = (
+            c.loss.num_negatives * (c.sampler.num_steps + epoch * 781 // c.sampler.extra_step_every)
+            for c in (default, st_jem)
+        )
+        np.testing.assert_allclose(many, few, rtol=0.07)
 
     def rate(config, step):
         c = config.optimizer

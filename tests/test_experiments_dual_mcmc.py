@@ -329,8 +329,8 @@ def test_a_table_trains_its_rows_and_continues(tmp_path, monkeypatch, capsys):
 
 def test_the_releases_constants():
     cifar, celeba = (
-        importlib.import_module(f'experiments.{name}_dual_mcmc').get_config()
-        for name in ('cifar10', 'celeba64')
+        importlib.import_module(f'experiments.{name}').get_config()
+        for name in ('cifar10_dual_mcmc_published', 'celeba64_dual_mcmc')
     )
     settings = method_settings(cifar)
     x, z, variance = cifar.x_chain, cifar.z_chain, settings.sigma**2
