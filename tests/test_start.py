@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 from commands import ROOT
+from tfds_sets import png, prepare
 
 SMALL = [
     '--config.steps=2',
@@ -80,3 +81,30 @@ def test_a_run_on_npz_needs_no_tfds_no_tensorboard_and_no_arviz(tmp_path):
     )
     assert 'pip install tensorboardX' in run.stderr
     assert (tmp_path / 'run' / 'metrics.jsonl').read_text().count('\n') == 2
+
+
+def test_images_on_disk_train_the_same_model_and_continue_exactly(tmp_path):
+    """A run that reads its images from disk, in two commands, ends with the bits of one that holds
+    them in memory."""
+    import tensorflow_datasets as tfds
+
+    from benchmarks.same_bits import numbers_of
+
+    rng = np.random.default_rng(0)
+    images, labels = rng.integers(0, 256, (40, 8, 8, 3), np.uint8), np.arange(40) % 10
+    rows = [{'image': png(image), 'label': int(y)} for image, y in zip(images, labels)]
+    features = {
+        'image': tfds.features.Image(shape=(8, 8, 3)),
+        'label': tfds.features.ClassLabel(num_classes=10),
+    }
+    prepare(tmp_path, 'Continued', features, {'train': rows, 'test': rows[:20]})
+    source = f'--config.data.source=tfds:continued:1.0.0@{tmp_path}'
+    memory, disk = f'--workdir={tmp_path}/memory', f'--workdir={tmp_path}/disk'
+    run = ['experiments.images_st_jem', *SMALL[1:], '--config.optimizer.decay_steps=4']
+    start([*run, source, memory, '--config.steps=4'])
+    start([*run, f'{source}?memory=false', disk, '--config.steps=2'])
+    start([*run, f'{source}?memory=false', disk, '--config.steps=4'])
+    before, after = (numbers_of(tmp_path / name) for name in ('memory', 'disk'))
+    assert before.keys() == after.keys() and len(before) > 10
+    for name, leaf in before.items():
+        np.testing.assert_array_equal(leaf, after[name], err_msg=name)
