@@ -1,6 +1,7 @@
 # make demo            train ST-JEM on the built-in digits: pictures, metrics and a checkpoint in runs/demo
 # make test            run the tests
 # make demo JAX=cuda13 the same on an NVIDIA GPU (driver 580 or newer); JAX=tpu on a TPU
+# make test JAX=tpu-compile the tests that compile for a TPU, too, on a machine without one
 PYTHON ?= python3
 JAX ?= cpu
 VENV := .venv
@@ -25,7 +26,7 @@ lint: $(STAMP)
 	$(VENV)/bin/mypy
 
 $(STAMP): setup.py requirements.txt
-	@case "$(JAX)" in cpu|cuda13|tpu) ;; *) echo "JAX=$(JAX) is not known: use cpu, cuda13 or tpu" >&2; exit 2;; esac
+	@case "$(JAX)" in cpu|cuda13|tpu|tpu-compile) ;; *) echo "JAX=$(JAX) is not known: use cpu, cuda13, tpu or tpu-compile" >&2; exit 2;; esac
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=python3.12" >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r requirements.txt -e '.[$(EXTRAS)]'

@@ -159,8 +159,9 @@ def faults(step: Compiled, chips: int, memory: float) -> list[str]:
     for name, origin in bodies.items():
         if re.search(r'gather|scatter', origin):
             found.append(f'a loop made of {origin}')
-        inside = '\n'.join(reachable(computations, name))
-        communicates = re.search(r' all-(?:reduce|gather)(?:-start)?\(', inside)
+        # the compiler may overlap what comes before or after the loop with its steps
+        inside = [line for line in reachable(computations, name) if '/while/body/' in line]
+        communicates = re.search(r' all-(?:reduce|gather)(?:-start)?\(', '\n'.join(inside))
         if communicates and GRADIENT not in origin:
             found.append(f'communication within the loop {origin}')
         share = copied_share(computations, name)

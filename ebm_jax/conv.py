@@ -53,12 +53,13 @@ def conv(
     Args:
       x: images [N, H, W, C]. kernel: weights [kh, kw, C, O].
       strides: one per spatial axis. padding: 'SAME', 'VALID' or ((lo, hi), (lo, hi)).
-      The rest as in `lax.conv_general_dilated`; a dilated, grouped or differently laid out
-      convolution is passed on to it.
+      The rest as in `lax.conv_general_dilated`; a convolution that is dilated, grouped, laid out
+      differently or of a stated precision is passed on to it.
     Returns: [N, H', W', O].
     """
     ordinary = (
         feature_group_count == 1
+        and precision is preferred_element_type is None
         and all(math.prod(d or (1,)) == 1 for d in (lhs_dilation, rhs_dilation))
         and _is_nhwc(dimension_numbers, x.shape, kernel.shape)
     )

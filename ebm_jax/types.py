@@ -178,7 +178,8 @@ class Method(NamedTuple):
     then: further rounds of the same training step on the same batch, under the same keys, each
       with the parameters as the rounds before have left them.
     at: None, or training step -> the Method of that step, where the program changes in the course
-      of a run (its state does not). Steps that share a program get the same object.
+      of a run (its state does not). Steps that share a program get the same object. `fit` asks it
+      at every step, and so must whoever makes the steps by hand (`Recipe.at`).
     Inside a train step `batch` and `chains` are one device's share; scalars are then averaged over
     the devices.
     Where `chains` has a field `buffer` (a ReplayState), pictures and telemetry show it; `samples`

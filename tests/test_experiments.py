@@ -428,9 +428,9 @@ def mistakes(workdir, tmp_path):
         'batch not divisible by devices': (
             train,
             [new, '--config.batch_size=36'],
-            'divisible by 8',
+            'choose 32 or 40',
         ),
-        'chains not divisible by devices': (train, [new, '--config.shards=4'], 'divisible by 8'),
+        'chains not divisible by devices': (train, [new, '--config.shards=4'], 'choose 8, or'),
         'negative seed': (train, [new, '--config.seed=-1'], 'seed'),
         'no batch': (train, [new, '--config.batch_size=0'], 'batch_size'),
         'widths of another length': (train, [new, '--config.network.widths=(4,4)'], 'widths'),

@@ -109,12 +109,16 @@ ACCELERATOR = [
 
 
 @pytest.mark.parametrize('name', ACCELERATOR)
-def test_experiments_for_accelerators_run_unchanged_on_1_2_4_and_8_devices(name):
-    """Their batches, chains and shards split; the step is traced for 8."""
-    module = importlib.import_module(f'experiments.{name}')
-    config = module.get_config()
+def test_experiments_for_accelerators_split_over_1_2_4_and_8_devices(name):
+    config = importlib.import_module(f'experiments.{name}').get_config()
     for n in (1, 2, 4, 8):
         assert all(number % n == 0 for number in config.divisors()), (name, n, config.divisors())
+
+
+@pytest.mark.parametrize('name', ['cifar10_st_jem_fast', 'cifar10_icd', 'cifar10_dual_mcmc'])
+def test_a_step_of_each_family_is_traced_for_8_devices_before_anything_runs(name):
+    module = importlib.import_module(f'experiments.{name}')
+    config = module.get_config()
     family = next(
         family for family in SMALL_NETWORKS if name.removesuffix('_fast').endswith(family)
     )
