@@ -84,7 +84,7 @@ def told(text, n=1, aliased=1, peak=0):
 
 x = (16, 8, 8, 8), jnp.float32
 chain = lambda one: lambda x: lax.scan(lambda x, _: (one(x), None), x, length=5)[0]
-crop = lambda x, i: lax.dynamic_slice(x, (i, 0, 0), (32, 40, 3))
+crop = lambda x, i: lax.dynamic_slice(x, (i, i, 0), (32, 32, 3))
 fine = text(chain(jnp.sin), x)
 print(told(fine))
 print(told(fine, aliased=0))
