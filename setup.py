@@ -61,8 +61,8 @@ setup(
         ],
         'cuda13': ['jax[cuda13]'],
         'tpu': ['jax[tpu]'],
-        # the compiler alone, for machines without a TPU; set JAX_PLATFORMS=cpu there
-        'tpu-compile': ['libtpu>=0.0.40'],
+        # the same, for its compiler, on machines without a TPU: set JAX_PLATFORMS=cpu there
+        'tpu-compile': ['jax[tpu]'],
         'prepare': ['tensorflow-cpu>=2.20'],  # only to prepare TFDS image sets, once
     },
     classifiers=[
