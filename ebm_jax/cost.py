@@ -48,8 +48,12 @@ def traffic_of(program: Any) -> int:
 
 
 def _total(program, of_equation):
-    live, _ = dce_jaxpr(program.jaxpr, [True] * len(program.jaxpr.outvars))
-    return _sum(live, of_equation)
+    return _sum(_live(program), of_equation)
+
+
+def _live(program):
+    """The program without what no result depends on."""
+    return dce_jaxpr(program.jaxpr, [True] * len(program.jaxpr.outvars))[0]
 
 
 def _sum(jaxpr, of_equation):
@@ -113,8 +117,7 @@ def num_bytes(tree: PyTree) -> int:
 
 def num_operations(program: Any) -> int:
     """Operations of a traced program that are compiled, each loop's body once."""
-    live, _ = dce_jaxpr(program.jaxpr, [True] * len(program.jaxpr.outvars))
-    return _num_operations(live)
+    return _num_operations(_live(program))
 
 
 def _num_operations(jaxpr):

@@ -150,7 +150,7 @@ def check(recipe: Recipe, devices: Sequence[jax.Device], watch_every: int = 0) -
     except ValueError as error:
         raise _does_not_fit(error) from error
     numbers = {'chains in shards of': sharding.num_shards(shapes)}
-    numbers |= {f'a batch of ({name!r})': len(leaf) for name, leaf in batch.items()}
+    numbers |= {f'a batch of {name!r} of size': len(leaf) for name, leaf in batch.items()}
     for what, number in numbers.items():
         if number is not None and number % n:
             raise InputError(
@@ -158,7 +158,7 @@ def check(recipe: Recipe, devices: Sequence[jax.Device], watch_every: int = 0) -
                 f'{sharding.multiples_near(number, n)}, or fewer devices'
             )
     try:
-        return trace_step(recipe.at(0), n, watch_every=watch_every)
+        return trace_step(recipe.at(0), n, watch_every=watch_every, shapes=shapes)
     except ValueError as error:
         raise _does_not_fit(error) from error
 
@@ -239,15 +239,14 @@ class _Loop:
                 if self.stop.asked(step + self.guard.skipped):  # grows even where a run goes back
                     self.save_and_stop(step - 1, monitor, state, start)
                 now = recipe.at(step - 1)
+                waiting: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
                 if now.method is not compiled:
-                    compiled = now.method
+                    compiled, waiting = now.method, monitor.compiling()
                     known = traced if now.method is recipe.at(0).method else None
                     train_step = make_train_step(
                         now, devices=devices, watch_every=self.every.watch, traced=known
                     )
-                    with monitor.compiling():
-                        state, metrics = train_step(state, batch)
-                else:
+                with waiting:
                     state, metrics = train_step(state, batch)
                 monitor.after_step(step, metrics)
                 due = [

@@ -319,17 +319,20 @@ class Traced:
         return jax.tree.unflatten(self.out_tree, jaxpr_as_fun(self.program)(*flat))
 
 
-def trace_step(recipe: Recipe, n: int, *, watch_every: int = 0) -> Traced:
+def trace_step(
+    recipe: Recipe, n: int, *, watch_every: int = 0, shapes: TrainState | None = None
+) -> Traced:
     """The program of a training step as each of n devices runs it, traced and not compiled: to find
     early what does not fit, to count operations, and to be compiled by `make_train_step`.
 
+    Args: shapes: of the state, where `state_shapes` has found them already.
     Raises: ValueError where the parts of the recipe do not fit together.
     """
 
     def share(leaf):
         return jax.ShapeDtypeStruct((leaf.shape[0] // n, *leaf.shape[1:]), leaf.dtype)
 
-    state = state_shapes(recipe)
+    state = shapes or state_shapes(recipe)
     state = state.replace(chains=jax.tree.map(share, state.chains))
     batch = jax.tree.map(share, recipe.batch_at(0))
     step = make_local_step(recipe, watch_every=watch_every)
