@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from ebm_jax import versions
 from ebm_jax.types import Array, ArrayLike, Key, PyTree
 
 AXIS = 'devices'
@@ -39,7 +40,7 @@ def count() -> int:
     try:
         return lax.axis_size(AXIS)
     except NameError:  # jax's way to say that no such axis is bound
-        mapped = jax.sharding.get_abstract_mesh().manual_axes
+        mapped = versions.mapped_axes()
         if mapped and not _INDEPENDENT.get():
             raise RuntimeError(
                 f'this computation is mapped over the axes {mapped} without the axis {AXIS!r}: '

@@ -12,6 +12,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from ebm_jax.devices import AXIS
 from ebm_jax.train import TrainState
 from ebm_jax.types import Batch
+from ebm_jax.versions import pmap_sharding
 
 
 def shard_state(state: TrainState, devices: Sequence[jax.Device]) -> TrainState:
@@ -28,19 +29,14 @@ def shard_state(state: TrainState, devices: Sequence[jax.Device]) -> TrainState:
             f'{shards} shards of chains cannot be split over {n} devices: choose '
             f'{multiples_near(shards, n)}'
         )
-    mesh = _mesh(devices)
-    split, whole = (
-        NamedSharding(mesh, PartitionSpec(AXIS)),
-        NamedSharding(mesh, PartitionSpec()),
-    )
 
-    def place(leaf):
-        return jax.device_put(
-            _of_here(leaf.reshape(n, len(leaf) // n, *leaf.shape[1:]), devices), split
-        )
+    def everywhere(leaf):
+        return pmap_sharding(_here(devices), AXIS, leaf.shape, split=False)
 
-    rest = jax.device_put(state.replace(chains=()), whole)
-    return rest.replace(chains=jax.tree.map(place, state.chains))
+    rest = state.replace(chains=())
+    rest = jax.device_put(rest, jax.tree.map(everywhere, rest))
+    chains = jax.tree.map(lambda leaf: _split(leaf, devices), state.chains)
+    return rest.replace(chains=chains)
 
 
 def num_shards(state: TrainState) -> int | None:
@@ -81,7 +77,6 @@ def shard_batch(batch: Batch, devices: Sequence[jax.Device]) -> Batch:
     Raises: ValueError when N does not divide.
     """
     n = len(devices)
-    split = NamedSharding(_mesh(devices), PartitionSpec(AXIS))
 
     def place(leaf):
         if len(leaf) % n:
@@ -89,9 +84,7 @@ def shard_batch(batch: Batch, devices: Sequence[jax.Device]) -> Batch:
                 f'a batch of {len(leaf)} cannot be split over {n} devices: choose '
                 f'{multiples_near(len(leaf), n)}'
             )
-        return jax.device_put(
-            _of_here(leaf.reshape(n, len(leaf) // n, *leaf.shape[1:]), devices), split
-        )
+        return _split(leaf, devices)
 
     return jax.tree.map(place, batch)
 
@@ -102,9 +95,11 @@ def multiples_near(number: int, n: int) -> str:
     return f'{below} or {below + n}' if below else f'{n}'
 
 
-def _mesh(devices):
-    """The devices of this process, along AXIS."""
-    return Mesh(_here(devices), (AXIS,), axis_types=(AxisType.Auto,))
+def _split(leaf, devices):
+    """[N, ...] -> [devices of this process, N / devices, ...], on the devices."""
+    n = len(devices)
+    rows = _of_here(leaf.reshape(n, len(leaf) // n, *leaf.shape[1:]), devices)
+    return jax.device_put(rows, pmap_sharding(_here(devices), AXIS, rows.shape, split=True))
 
 
 def _here(devices):

@@ -18,7 +18,7 @@ from methods_under_test import (
     prepared,
 )
 
-from ebm_jax import mcmc, replay
+from ebm_jax import mcmc, replay, versions
 from ebm_jax import objectives as obj
 from ebm_jax.types import UNCONDITIONAL, Network
 
@@ -52,7 +52,7 @@ TANH = Network(
 def test_kl_gradient_is_that_of_the_frozen_energy_at_a_live_sample(name, network, steps):
     """Against central differences of theta' -> E_theta(x(theta')), in float64, the chain written
     out independently."""
-    with jax.enable_x64(True):
+    with versions.enable_x64(True):
         method = make_icd(network, kl_steps=steps, entropy_weight=0.0)
         params, chains = jax.jit(method.init)(jax.random.key(0), BATCH)
         params = jax.tree.map(lambda p: jnp.asarray(p, jnp.float64), params)

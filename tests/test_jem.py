@@ -19,7 +19,7 @@ from methods_under_test import (
     total,
 )
 
-from ebm_jax import adapt, mcmc, replay
+from ebm_jax import adapt, mcmc, replay, versions
 from ebm_jax import objectives as obj
 from ebm_jax.methods.jem import jem
 from ebm_jax.negatives import Negatives
@@ -42,7 +42,7 @@ def test_an_energy_shift_changes_neither_samples_nor_gradient(options):
 
 def test_jem_gradient_against_finite_differences():
     """In float64, on a two-layer network written out here."""
-    with jax.enable_x64(True):
+    with versions.enable_x64(True):
         rng = np.random.default_rng(0)
         params = {'w': rng.normal(size=(64, 7)) / 8, 'v': rng.normal(size=(7, CLASSES))}
         network = Network(

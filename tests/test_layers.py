@@ -19,6 +19,7 @@ BASE = {
     'batching',
     'shapes',
     'labels',
+    'versions',
 }
 LIBRARY = {
     'types': set(),
@@ -27,7 +28,8 @@ LIBRARY = {
     'images': set(),
     'labels': {'types'},
     'shapes': {'types'},
-    'devices': {'types'},
+    'versions': set(),
+    'devices': {'types', 'versions'},
     'cost': {'types', 'conv'},
     'prefetch': set(),
     'initial': {'types'},

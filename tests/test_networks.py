@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ebm_jax import versions
 from ebm_jax.cost import count_flops, num_parameters
 from ebm_jax.networks import (
     Conv1DNet,
@@ -232,7 +233,7 @@ def test_residual_energies_treat_one_example_as_a_batch_of_one(name):
 def test_attention_starts_as_the_identity_and_has_input_gradients():
     """The author says that attention gives poor input gradients: they must at least be there, and
     right (finite differences)."""
-    with jax.enable_x64(True):
+    with versions.enable_x64(True):
         x = jax.random.normal(jax.random.key(1), (1, 4, 4, 16))
         module = SelfAttention()
         params = jax.tree.map(

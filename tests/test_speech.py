@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ebm_jax import mcmc
+from ebm_jax import mcmc, versions
 from ebm_jax.apply import sequences as apply_speech
 from ebm_jax.errors import InputError
 
@@ -520,7 +520,7 @@ def random_energy(length, bins):
 @pytest.mark.parametrize('every', [1, 2])
 def test_the_gradient_of_a_long_sequence_is_that_of_the_sum_of_its_windows(every):
     """By central differences, in double precision; divided by the coverage where that is shared."""
-    with jax.enable_x64(True):
+    with versions.enable_x64(True):
         length, x = 4, np.random.default_rng(0).normal(size=(9, 3, 1))
         begins = np.asarray(apply_speech.begins(9, length, every)[0])
         labels = np.arange(len(begins)) % 3

@@ -14,7 +14,7 @@ from jax.sharding import AxisType, Mesh, PartitionSpec
 from methods_under_test import make_dual
 from trees import as_data
 
-from ebm_jax import adapt, augment, devices, initial, mcmc, replay
+from ebm_jax import adapt, augment, devices, initial, mcmc, replay, versions
 from ebm_jax import objectives as obj
 from ebm_jax.methods import dual_mcmc
 from ebm_jax.methods.icd import icd
@@ -172,6 +172,9 @@ def test_networks_that_a_round_does_not_teach_stay_as_they_are():
         optimizer.init({'a': jnp.ones(2)})
 
 
+@pytest.mark.skipif(
+    not versions.PMAP_IS_SHARD_MAP, reason='see versions.py: JAX 0.7 cannot map its convolution so'
+)
 def test_pmap_equals_shard_map(on_one_device):
     devs = jax.devices()[:4]
     local = make_local_step(recipe(ema=0.9), watch_every=2)
@@ -213,6 +216,8 @@ def test_an_axis_of_another_name_is_refused(mapped):
         return jax.jit(share)(x)
 
     np.testing.assert_array_equal(means(devices.AXIS), [[2.0], [2.0]])
+    if mapped == 'pmap' and not versions.PMAP_IS_SHARD_MAP:
+        pytest.skip('see versions.mapped_axes: the older pmap cannot be told from a vmap')
     with pytest.raises(RuntimeError, match="without the axis 'devices'"):
         means('batch')
     with devices.independent():  # each copy is a run of its own

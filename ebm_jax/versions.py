@@ -1,0 +1,39 @@
+"""What differs between the versions of JAX that the library runs on: 0.7.2 to 0.12.
+
+Up to 0.7 `pmap` is a transformation of its own, since 0.8 it is `jit` of a `shard_map`. The older
+one places arrays by `PmapSharding`; given arrays placed over a mesh, it compiles a second time for
+what it returns itself. In a shard_map of 0.7 the weight gradient of a mapped convolution of XLA's
+own fails (NotImplementedError): the studies of stability need a newer version.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.experimental
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, Sharding
+
+PMAP_IS_SHARD_MAP: bool = getattr(jax.config, 'jax_pmap_shmap_merge', True)
+
+# the context manager; jax.enable_x64 since 0.8
+enable_x64: Any = getattr(jax, 'enable_x64', None) or jax.experimental.enable_x64
+
+
+def pmap_sharding(
+    devices: Sequence[jax.Device], axis: str, shape: Sequence[int], split: bool
+) -> Sharding:
+    """How `pmap` places an array over the devices of this process.
+
+    Args: shape: of the array. split: along its leading axis, one part a device, or all of it on
+      each.
+    """
+    if PMAP_IS_SHARD_MAP:
+        mesh = Mesh(devices, (axis,), axis_types=(AxisType.Auto,))
+        return NamedSharding(mesh, PartitionSpec(axis) if split else PartitionSpec())
+    return jax.sharding.PmapSharding.default(tuple(shape), 0 if split else None, devices)
+
+
+def mapped_axes() -> tuple[str, ...]:
+    """Names of the axes that a pmap or shard_map around this computation binds. Up to 0.7 those of
+    a pmap are left out: nothing tells them from the axes of a vmap."""
+    return tuple(map(str, jax.sharding.get_abstract_mesh().manual_axes))
