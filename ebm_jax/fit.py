@@ -45,6 +45,7 @@ def fit(
     picture_every: int = 500,
     evaluate_every: int = 0,
     recovery_actions: Sequence[RecoveryAction] = (),
+    report: Callable[[int], object] | None = None,
     echo: Callable[[str], None] = print,
 ) -> TrainState:
     """Train until `steps`, from the newest checkpoint of `workdir` where there is one.
@@ -64,6 +65,7 @@ def fit(
       watch_every: of the gradient norms of loss terms (default log_every).
       recovery_actions: one for each time that a diverged run may go back to a checkpoint and
         continue; see guard.py.
+      report: called with the step when pictures and evaluations of that step are written.
       echo: takes messages for the user.
     Returns: the final state, chains as [shards, ...].
     Raises: InputError for what cannot be run; Diverged at a step that is not healthy (see
@@ -121,6 +123,7 @@ def fit(
                 seed=seed,
                 steps=steps,
                 every=every,
+                report=report,
                 echo=echo,
             )
             while True:
@@ -191,6 +194,7 @@ class _Loop:
     seed: int
     steps: int
     every: Intervals
+    report: Callable[[int], object] | None
     echo: Callable[[str], None]
 
     def run(self, recipe: Recipe, traced: Traced | None) -> TrainState:
@@ -290,12 +294,19 @@ class _Loop:
             if process.is_primary():
                 recorder.scalars(step, recipe.evaluate(state))
 
+        def show(step, state):
+            if process.is_primary():
+                assert self.report is not None
+                self.report(step)
+
         def save(step, state):
             self.checkpoints.save(state)
 
+        seen = [every for every in (self.every.picture, self.every.evaluate) if every]
         return [
             (self.every.picture if recipe.pictures else 0, draw_pictures),
             (self.every.evaluate if recipe.evaluate else 0, evaluate),
+            (min(seen) if self.report else 0, show),
             (self.every.checkpoint, save),
         ]
 

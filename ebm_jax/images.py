@@ -2,11 +2,13 @@
 
 import math
 import pathlib
+import textwrap
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 
 def as_float(images: ArrayLike) -> np.ndarray:
@@ -39,15 +41,29 @@ def as_unit(images: ArrayLike) -> np.ndarray:
     return (as_pixels(images) + 1) / 2
 
 
-def stacked(rows: Sequence[np.ndarray], columns: int = 10) -> tuple[np.ndarray, int]:
-    """(images, columns) for `image_grid`: corresponding images of several series of equal length
-    below each other, filled up with grey."""
+class Grid(NamedTuple):
+    """Images for a picture.
+
+    Attributes:
+      images: [N, H, W, C] in [-1, 1], row by row. columns: default about as many as rows.
+      caption: what is to be seen, written below. headings: of the columns.
+    """
+
+    images: np.ndarray
+    columns: int | None = None
+    caption: str = ''
+    headings: Sequence[str] = ()
+
+
+def stacked(rows: Sequence[np.ndarray], columns: int = 10, caption: str = '') -> Grid:
+    """Corresponding images of several series of equal length below each other, filled up with
+    grey."""
     columns = min(columns, len(rows[0]))
     missing = -len(rows[0]) % columns
     filled = [np.concatenate([row, np.zeros((missing, *row.shape[1:]), row.dtype)]) for row in rows]
     begins = range(0, len(rows[0]), columns)
     lines = [row[begin : begin + columns] for begin in begins for row in filled]
-    return np.concatenate(lines), columns
+    return Grid(np.concatenate(lines), columns, caption)
 
 
 def image_grid(images: ArrayLike, columns: int | None = None, gap: int = 1) -> np.ndarray:
@@ -64,14 +80,52 @@ def image_grid(images: ArrayLike, columns: int | None = None, gap: int = 1) -> n
     return grid
 
 
-def save_grid(path: str | pathlib.Path, grid: np.ndarray, side: int = 640) -> None:
+def save_grid(path: str | pathlib.Path, grid: Grid, side: int = 640, gap: int = 1) -> None:
     """Save a picture as PNG, enlarged by an integer factor to about `side` pixels so that small
-    images can be seen."""
+    images can be seen, with its headings and its caption. gap: pixels between images."""
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    image = Image.fromarray(grid[..., 0] if grid.shape[-1] == 1 else grid)
+    _with_words(_enlarged(grid, side, gap), grid).save(path)
+
+
+def save_frames(
+    path: str | pathlib.Path, frames: Sequence[Grid], side: int = 480, milliseconds: int = 160
+) -> None:
+    """Save grids of one size as a moving picture (GIF); the last one stays for a while."""
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pictures = [_enlarged(grid, side).convert('RGB') for grid in frames]
+    durations = [milliseconds] * (len(pictures) - 1) + [8 * milliseconds]
+    pictures[0].save(
+        path, save_all=True, append_images=pictures[1:], duration=durations, loop=0, disposal=1
+    )
+
+
+def _enlarged(grid, side, gap=1):
+    pixels = image_grid(grid.images, grid.columns, gap)
+    image = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
     factor = max(1, round(side / max(image.size)))
-    image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST).save(path)
+    size = image.width * factor, image.height * factor
+    return image.resize(size, Image.Resampling.NEAREST)
+
+
+def _with_words(image, grid):
+    """The picture with headings above its columns and the caption below."""
+    if not (grid.caption or grid.headings):
+        return image
+    font, margin, line = ImageFont.load_default(14), 6, 18
+    words = textwrap.wrap(grid.caption, max(20, int(image.width / font.getlength('n'))))
+    above = line + margin if grid.headings else 0
+    below = len(words) * line + 2 * margin if words else 0
+    page = Image.new('RGB', (image.width, above + image.height + below), 'white')
+    page.paste(image, (0, above))
+    draw = ImageDraw.Draw(page)
+    for i, heading in enumerate(grid.headings):
+        middle = (i + 0.5) * image.width / len(grid.headings)
+        draw.text((middle, above - margin / 2), heading, 'black', font, 'mb')
+    for i, text in enumerate(words):
+        draw.text((margin, above + image.height + margin + i * line), text, 'black', font)
+    return page
 
 
 def spectrogram_images(x: ArrayLike, height: int = 48) -> np.ndarray:

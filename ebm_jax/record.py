@@ -9,10 +9,8 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from ebm_jax.errors import InputError
-from ebm_jax.images import image_grid, save_grid
+from ebm_jax.images import Grid, image_grid, save_grid
 
 SUMMARY = 'summary.json'
 
@@ -102,14 +100,14 @@ class Recorder:
             if self._events is not None and math.isfinite(value):
                 self._events.add_scalar(name, value, step)
 
-    def pictures(self, step: int, grids: Mapping[str, tuple[np.ndarray, int | None]]) -> None:
-        """Grids {name: (images in [-1, 1], columns)}, as WORKDIR/samples/NAME_STEP.png and as
-        TensorBoard images."""
-        for name, (images, columns) in grids.items():
-            grid = image_grid(images, columns)
-            save_grid(self.workdir / 'samples' / f'{name}_{step:06d}.png', grid)
+    def pictures(self, step: int, grids: Mapping[str, Grid]) -> None:
+        """Grids by name, as WORKDIR/samples/NAME_STEP.png and as TensorBoard images."""
+        for name, grid in grids.items():
+            captioned = grid._replace(caption=f'Step {step:,}. {grid.caption}')
+            save_grid(self.workdir / 'samples' / f'{name}_{step:06d}.png', captioned)
             if self._events is not None:
-                self._events.add_image(name, grid, step, dataformats='HWC')
+                picture = image_grid(grid.images, grid.columns)
+                self._events.add_image(name, picture, step, dataformats='HWC')
 
     def close(self) -> None:
         self._lines.close()

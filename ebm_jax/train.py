@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from flax import struct
 from jax.extend.core import jaxpr_as_fun
 
 from ebm_jax import devices as across
+from ebm_jax.images import Grid
 from ebm_jax.types import (
     Array,
     ArrayLike,
@@ -34,7 +34,7 @@ from ebm_jax.types import (
 
 LIMITS = {'loss': 1e8}  # JEM [code]
 GRADIENT = 'gradient'  # name of the loop over gradients in the compiled program
-Pictures = dict[str, tuple[np.ndarray, int | None]]  # {name: (images in [-1, 1], columns)}
+Pictures = dict[str, Grid]
 
 
 @struct.dataclass
@@ -85,7 +85,7 @@ class Recipe:
       prepare: (key, example) -> the network's input, on the device; of the batch's 'x'.
       ema: decay of the moving average of parameters, in [0, 1); 0 keeps none.
       limits: {metric: largest size}; beyond it the run has diverged.
-      pictures: None, or TrainState -> {name: (images [N, H, W, C] in [-1, 1], columns or None)}.
+      pictures: None, or TrainState -> {name: images.Grid}.
       evaluate: None, or TrainState -> {name: float}. Both get chains as [shards, ...].
       show: metrics on the progress bar.
       prepare_more: {name: as `prepare`} of further entries of the batch.

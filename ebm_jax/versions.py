@@ -16,7 +16,8 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, Sharding
 PMAP_IS_SHARD_MAP: bool = getattr(jax.config, 'jax_pmap_shmap_merge', True)
 
 # the context manager; jax.enable_x64 since 0.8
-enable_x64: Any = getattr(jax, 'enable_x64', None) or jax.experimental.enable_x64
+_OLDER: Any = jax.experimental
+enable_x64: Any = jax.enable_x64 if hasattr(jax, 'enable_x64') else _OLDER.enable_x64
 
 
 def pmap_sharding(
@@ -30,7 +31,8 @@ def pmap_sharding(
     if PMAP_IS_SHARD_MAP:
         mesh = Mesh(devices, (axis,), axis_types=(AxisType.Auto,))
         return NamedSharding(mesh, PartitionSpec(axis) if split else PartitionSpec())
-    return jax.sharding.PmapSharding.default(tuple(shape), 0 if split else None, devices)
+    older: Any = jax.sharding
+    return older.PmapSharding.default(tuple(shape), 0 if split else None, devices)
 
 
 def mapped_axes() -> tuple[str, ...]:

@@ -19,7 +19,7 @@ from ebm_jax import objectives as obj
 from ebm_jax.checkpoint import Checkpoints
 from ebm_jax.errors import Diverged, InputError
 from ebm_jax.fit import fit
-from ebm_jax.images import image_grid, save_grid
+from ebm_jax.images import Grid, image_grid, save_grid
 from ebm_jax.methods.jem import jem
 from ebm_jax.networks import ConvNet, per_example
 from ebm_jax.record import Recorder, update_summary
@@ -313,7 +313,7 @@ def test_a_grid_puts_each_image_in_its_place(tmp_path):
     grid = image_grid(images, columns=2)
     assert grid.shape == (7, 9, 1)
     assert [int(grid[y, x, 0]) for y, x in ((1, 1), (1, 5), (4, 1), (4, 5))] == [0, 128, 255, 255]
-    save_grid(tmp_path / 'grid.png', grid)
+    save_grid(tmp_path / 'grid.png', Grid(images, 2))
     saved = np.asarray(Image.open(tmp_path / 'grid.png'))
     factor = saved.shape[0] // 7
     np.testing.assert_array_equal(saved[::factor, ::factor], grid[..., 0])

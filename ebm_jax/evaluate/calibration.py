@@ -1,6 +1,7 @@
 """Accuracy and calibration of class probabilities."""
 
 import numpy as np
+from scipy import stats
 from sklearn.calibration import calibration_curve
 
 from ebm_jax.shapes import check_shape
@@ -41,6 +42,27 @@ def expected_calibration_error(logits: np.ndarray, labels: np.ndarray, bins: int
     """
     confidence, hit, share = reliability(logits, labels, bins)
     return float(np.sum(share * np.abs(hit - confidence)))
+
+
+def ece_interval(
+    logits: np.ndarray, labels: np.ndarray, bins: int = 20, resamples: int = 200
+) -> tuple[float, float]:
+    """95 % interval of the ECE over examples, by scipy's basic bootstrap, which takes off the bias
+    that resampling adds to an absolute value; cut at 0."""
+    _check(logits, labels)
+
+    def ece(rows):
+        return expected_calibration_error(logits[rows], labels[rows], bins)
+
+    found = stats.bootstrap(
+        (np.arange(len(labels)),),
+        ece,
+        vectorized=False,
+        method='basic',
+        n_resamples=resamples,
+        rng=np.random.default_rng(0),
+    ).confidence_interval
+    return max(0.0, float(found.low)), max(0.0, float(found.high))
 
 
 def _check(logits, labels):

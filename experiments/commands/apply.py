@@ -7,7 +7,7 @@
                the energy on what is hidden
   refine       a chain of the energy from the images (--data=npz:MINE.npz, for instance corrupted
                ones)
-  scores       every score of every image, to tell familiar from unfamiliar
+  scores       every score of every image, to tell familiar from unfamiliar; as a table (.csv), too
 
 refine, scores and inpaint work on runs of every method (inpaint without a generator starts from
 noise); the others need a generator. Images are the run's test images, or --data. Conditional
@@ -31,7 +31,8 @@ from ebm_jax.apply.refine import refine
 from ebm_jax.data import Examples
 from ebm_jax.errors import InputError
 from ebm_jax.evaluate import predict
-from ebm_jax.images import as_float, image_grid, save_grid, stacked
+from ebm_jax.images import Grid, as_float, save_grid, stacked
+from ebm_jax.record import atomic_write
 from ebm_jax.types import UNCONDITIONAL, Key, Params
 from experiments.common import launch, runs, sources
 from experiments.common.experiment import Experiment
@@ -86,6 +87,9 @@ def define(values: Any) -> None:
     flags.mark_flag_as_required('task', values)
 
 
+TABLE_ROWS = 25  # that are printed
+
+
 class Inputs(NamedTuple):
     """What a task works on."""
 
@@ -105,6 +109,7 @@ class Result(NamedTuple):
     numbers: dict[str, Any]
     summary: str
     columns: int | None = None  # of the grid, where each row is one series
+    table: Sequence[Sequence[str]] = ()  # printed and written as CSV, the header first
 
 
 def run(values: Any) -> None:
@@ -115,14 +120,22 @@ def run(values: Any) -> None:
     out = pathlib.Path(values.out or pathlib.Path(values.workdir) / 'samples' / values.task)
     written = [out.with_suffix('.npz')]
     if result.rows:
-        images, columns = stacked(result.rows)
+        grid = stacked(result.rows)
         if result.columns is not None:
-            images, columns = np.concatenate(result.rows), result.columns
-        grid = image_grid(inputs.experiment.model.pictures(images), columns)
-        save_grid(out.with_suffix('.png'), grid)
+            grid = Grid(np.concatenate(result.rows), result.columns)
+        pictures = inputs.experiment.model.pictures(grid.images)
+        caption = f'From top to bottom: {result.summary}.'
+        save_grid(out.with_suffix('.png'), grid._replace(images=pictures, caption=caption))
         written.insert(0, out.with_suffix('.png'))
     out.parent.mkdir(parents=True, exist_ok=True)
     np.savez(out.with_suffix('.npz'), **result.numbers)
+    if result.table:
+        written.append(out.with_suffix('.csv'))
+        atomic_write(written[-1], '\n'.join(','.join(row) for row in result.table) + '\n')
+        shown = result.table[: 1 + TABLE_ROWS]
+        print('\n'.join(''.join(f'{cell:>12}' for cell in row) for row in shown))
+        if len(result.table) > len(shown):
+            print(f'... and {len(result.table) - len(shown)} more in {written[-1]}')
     print(f'{result.summary}: {" and ".join(map(str, written))}')
 
 
@@ -311,11 +324,17 @@ def scores(values: Any, inputs: Inputs) -> Result:
     found = predict.predict_dataset(
         experiment.predict, inputs.params, inputs.examples, seed=values.seed
     )
+    names = list(experiment.scores)
+    labels = [str(label) for label in inputs.examples.y]
+    rows = zip(*([f'{value:.5g}' for value in found[name]] for name in names))
+    table = [['image', 'label', *names]]
+    table += [[str(i), label, *row] for i, (label, row) in enumerate(zip(labels, rows))]
     means = ', '.join(f'{name} {np.mean(found[name]):.4g}' for name in experiment.scores)
     return Result(
         [],
         {name: found[name] for name in experiment.scores},
         f'scores of {len(inputs.x)} images of {inputs.examples.name} (means: {means})',
+        table=table,
     )
 
 

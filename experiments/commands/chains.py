@@ -20,8 +20,8 @@ from matplotlib.figure import Figure
 
 from ebm_jax import batching
 from ebm_jax.errors import InputError
-from ebm_jax.evaluate import distance, extractor, mixing
-from ebm_jax.images import image_grid, save_grid
+from ebm_jax.evaluate import distance, extractor, figures, mixing
+from ebm_jax.images import Grid, save_grid
 from ebm_jax.record import update_summary
 from ebm_jax.types import Key, Params
 from experiments.common import launch, runs
@@ -67,7 +67,7 @@ def run(values: Any) -> None:
     ages = buffer_ages(state)
     if ages is not None:
         found['age'] = age_percentiles(ages)
-    plot(workdir / 'chains.png', traces, ages)
+    figures.save(plot(traces, ages), workdir / 'chains.png', dpi=90)
     update_summary(workdir, {'chains': found})
     lines = report(found, values.num, values.steps, steps)
     (workdir / 'chains.txt').write_text('\n'.join(lines) + '\n')
@@ -123,13 +123,17 @@ def drift(
     measure, found = distance.distances_to(features(reference), halves=20), {}
     for steps in lengths:
         x = model.sample(key, params, model.labels(n), steps)
-        grid = image_grid(model.pictures(x[:100]), 10)
+        caption = (
+            f'Fresh chains after {steps:,} steps; training runs {experiment.chains.num_steps}.'
+        )
+        grid = Grid(model.pictures(x[:100]), 10, caption)
         save_grid(workdir / 'samples' / f'after_{steps}_steps.png', grid)
         found[str(steps)] = measure(features(x))['frechet']['value']
     return found
 
 
-def plot(path: pathlib.Path, traces: dict[str, np.ndarray], ages: np.ndarray | None) -> None:
+@figures.styled
+def plot(traces: dict[str, np.ndarray], ages: np.ndarray | None) -> Figure:
     """Energy, drift over noise and acceptance along the chains, and ages in the buffer."""
     titles = {
         'energy': 'E(x)',
@@ -137,17 +141,19 @@ def plot(path: pathlib.Path, traces: dict[str, np.ndarray], ages: np.ndarray | N
         'acceptance': 'acceptance of a Metropolis test',
     }
     titles = {name: title for name, title in titles.items() if name in traces}
-    figure = Figure(figsize=(13, 3), layout='tight')
+    figure = Figure(figsize=(13, 3))
     axes = figure.subplots(1, len(titles) + (ages is not None))
     for axis, (name, title) in zip(axes, titles.items()):
         low, middle, high = np.percentile(traces[name], (10, 50, 90), axis=0)
         axis.fill_between(np.arange(len(middle)), low, high, alpha=0.3)
         axis.plot(middle)
-        axis.set(title=title, xlabel='step')
+        axis.set(title=f'{title}: median, 10 to 90 %', xlabel='step of the chain')
     if ages is not None:
         axes[-1].hist(ages, bins=40)
-        axes[-1].set(title='ages in the buffer', xlabel='rounds', yscale='log')
-    figure.savefig(path, dpi=90)
+        axes[-1].set(
+            title='ages in the buffer', xlabel='rounds of K steps', ylabel='chains', yscale='log'
+        )
+    return figure
 
 
 def report(found: dict[str, Any], num: int, steps: int, training_steps: int) -> list[str]:

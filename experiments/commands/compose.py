@@ -26,7 +26,7 @@ from ebm_jax import composition
 from ebm_jax.apply.sampling import sample
 from ebm_jax.composition import Composition
 from ebm_jax.errors import InputError
-from ebm_jax.images import image_grid, save_grid
+from ebm_jax.images import Grid, save_grid
 from ebm_jax.model import Model
 from ebm_jax.trained import TrainedModel
 from ebm_jax.types import UNCONDITIONAL, ArrayLike, EnergyFn, Key, Params
@@ -86,7 +86,7 @@ def run(values: Any) -> None:
     key = jax.random.key(values.seed)
     images = draw(key, composed, params, labels, models[0].model, values.steps)
     out = pathlib.Path(values.out)
-    save_grid(out.with_suffix('.png'), image_grid(models[0].model.pictures(images)))
+    save_grid(out.with_suffix('.png'), Grid(models[0].model.pictures(images)))
     np.savez(out.with_suffix('.npz'), x=images)
     print(f'{values.num} samples: {out.with_suffix(".png")} and {out.with_suffix(".npz")}')
 

@@ -3,7 +3,8 @@
 Accuracy and calibration (of classifiers), out-of-distribution detection, fresh samples, whether
 they are recognised, and their distance to the data. Writes evaluation.json, evaluation.txt (the
 same, with the protocol of each metric), scores.png, curves.png, samples/*.png (and
-reliability.png) into the workdir, and the main metrics into its summary.json.
+reliability.png) into the workdir, and the main metrics into its summary.json. report.html shows it
+all on one page.
 
 NAME=DATA adds an out-of-distribution set: rotated, inverted, noise, mixed (changes of the test
 set), npz:FILE, folder:FOLDER or tfds:NAME[@FOLDER]; NAME= alone removes one. The run's own sets
@@ -18,22 +19,13 @@ from typing import Any
 
 from absl import flags
 
-from ebm_jax.evaluate import distance, extractor, predict, report
+from ebm_jax.evaluate import distance, extractor, predict
 from ebm_jax.evaluate.extractor import Extractor
 from ebm_jax.record import update_summary, write_json
-from experiments.common import launch, runs
+from experiments.common import launch, report, runs
 from experiments.common.experiment import Experiment
 from experiments.common.sources import ood_dataset, ood_names
 from experiments.evaluations import fresh_samples, standard
-
-CURVES = [
-    ['loss'],
-    ['s_positives', 's_negatives'],
-    ['grad_norm/positives', 'grad_norm/negatives', 'grad_norm/contrast', 'grad_norm/kl'],
-    ['effective_sample_size', 'kl_entropy'],
-    ['mse/data', 'mse/chain'],
-    ['accuracy', 'test_accuracy'],
-]
 
 
 def define(values: Any) -> None:
@@ -96,21 +88,26 @@ def run(values: Any) -> None:
             resamples=values.resamples,
         ),
         fresh_samples.grids(workdir, experiment, state, fresh),
+        fresh_samples.chains_at_work(workdir, experiment, state),
         fresh_samples.distances(experiment, fresh, extractors, values.resamples),
     ]
     sections += [section(workdir, experiment, state) for section in experiment.evaluations]
     step = int(state.step)
     found: dict[str, Any] = {'step': step}
     lines = [f'Evaluation of {workdir}, step {step}']
-    for metrics, text in sections:
-        found.update(metrics)
-        lines += ['', *text] if text else []
-    report.curves(workdir / 'curves.png', workdir / 'metrics.jsonl', CURVES)
+    for section in sections:
+        found.update(section.metrics)
+        lines += ['', *section.lines] if section.lines else []
+    found['intervals'] = {
+        name: list(interval) for section in sections for name, interval in section.intervals.items()
+    }
+    found['shown'] = [shown._asdict() for section in sections for shown in section.shown]
     found['evaluation_seconds'] = round(time.time() - began, 1)
     write_json(workdir / 'evaluation.json', found)
     (workdir / 'evaluation.txt').write_text('\n'.join(lines) + '\n')
     update_summary(workdir, summary_of(found))
     print('\n'.join(lines))
+    print(f'\nLook at {report.write(workdir)}')
 
 
 def summary_of(found: dict[str, Any]) -> dict[str, Any]:

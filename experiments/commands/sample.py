@@ -1,7 +1,8 @@
 """Draw fresh samples from any model: python -m experiments.sample --workdir=DIR [--label=3]
 
---workdir is a run or an exported model; its training data are not needed. Writes a grid (PNG) and
-the samples as numbers (.npz, float32 in the network's units, with their labels).
+--workdir is a run or an exported model; its training data are not needed. Several labels
+(--label=3,4) are drawn in equal numbers, a column each. Writes a grid (PNG) and the samples as
+numbers: an .npz with x (float32 in the network's units), images (uint8, of images) and y (labels).
 """
 
 import pathlib
@@ -11,8 +12,11 @@ import jax
 import numpy as np
 from absl import flags
 
-from ebm_jax.images import image_grid, save_grid
+from ebm_jax.errors import InputError
+from ebm_jax.images import Grid, as_uint8, save_grid
+from ebm_jax.trained import TrainedModel
 from experiments.common import launch, runs
+from experiments.common.building import class_name
 from experiments.common.cores import use_all_cores
 
 
@@ -21,10 +25,19 @@ def define(values: Any) -> None:
     flags.DEFINE_string(
         'workdir', None, 'Folder of a run or an exported model.', flag_values=values
     )
-    flags.DEFINE_integer(
-        'label', None, 'Class y, to draw from p(x|y); default: from p(x).', flag_values=values
+    flags.DEFINE_list(
+        'label',
+        [],
+        'Class y, or several, to draw from p(x|y); default: from p(x).',
+        flag_values=values,
     )
     flags.DEFINE_integer('num', 100, 'How many samples.', 1, flag_values=values)
+    flags.DEFINE_boolean(
+        'singly',
+        False,
+        'Write each image to a PNG of its own, too: OUT/000.png ...',
+        flag_values=values,
+    )
     flags.DEFINE_integer(
         'steps',
         None,
@@ -41,7 +54,10 @@ def define(values: Any) -> None:
     )
     flags.DEFINE_integer('seed', 0, 'Seed of the chains.', flag_values=values)
     flags.DEFINE_string(
-        'out', None, 'File name without ending; default WORKDIR/samples/drawn.', flag_values=values
+        'out',
+        None,
+        'File name without ending; default WORKDIR/samples/drawn, and _LABEL where one is given.',
+        flag_values=values,
     )
     flags.mark_flag_as_required('workdir', values)
 
@@ -50,9 +66,12 @@ def run(values: Any) -> None:
     """Draw and write."""
     use_all_cores()
     opened = runs.open_model(values.workdir)
-    opened.check_label(values.label)
-    model, label = opened.model, values.label
-    labels = model.labels(values.num) if label is None else np.full(values.num, label, np.int32)
+    model, asked = opened.model, labels_asked(values.label)
+    for label in asked:
+        opened.check_label(label)
+    labels = (
+        np.resize(np.asarray(asked, np.int32), values.num) if asked else model.labels(values.num)
+    )
     drawn = model.sample(
         jax.random.key(values.seed),
         opened.params,
@@ -61,13 +80,59 @@ def run(values: Any) -> None:
         trajectory=values.trajectory,
     )
     images, frames = drawn if values.trajectory else (drawn, None)
-    out = pathlib.Path(values.out or pathlib.Path(values.workdir) / 'samples' / 'drawn')
-    shown = images if frames is None else np.concatenate(frames)
-    columns = None if frames is None else frames.shape[1]
-    save_grid(out.with_suffix('.png'), image_grid(model.pictures(shown), columns))
-    extra = {} if frames is None else {'trajectory': frames}
-    np.savez(out.with_suffix('.npz'), x=images, y=labels, **extra)
-    print(f'{values.num} samples: {out.with_suffix(".png")} and {out.with_suffix(".npz")}')
+    name = '_'.join(['drawn', *map(str, asked)])
+    out = pathlib.Path(values.out or pathlib.Path(values.workdir) / 'samples' / name)
+    save_grid(
+        out.with_name(f'{out.name}.png'), grid_of(opened, asked, images, frames, values.steps)
+    )
+    arrays = {'x': images, 'y': labels}
+    if model.speech is None:
+        arrays['images'] = as_uint8(images)
+    if frames is not None:
+        arrays['trajectory'] = frames
+    np.savez(out.with_name(f'{out.name}.npz'), **arrays)
+    said = f'{values.num} samples: {out}.png and {out}.npz'
+    if values.singly:
+        pictures = model.pictures(images)
+        for i, picture in enumerate(pictures):
+            save_grid(out / f'{i:03d}.png', Grid(picture[None], 1), side=1, gap=0)
+        said += f', one by one in {out}/'
+    print(said)
+
+
+def labels_asked(given: list[str]) -> list[int]:
+    """The labels of --label. Raises: InputError for what is no number."""
+    if not all(label.strip().isdecimal() for label in given):
+        raise InputError(
+            f'--label={",".join(given)} must be class numbers, for example --label=3,4'
+        )
+    return [int(label) for label in given]
+
+
+def grid_of(
+    opened: TrainedModel,
+    asked: list[int],
+    images: np.ndarray,
+    frames: np.ndarray | None,
+    steps: int | None,
+) -> Grid:
+    """The picture of samples, or of their chains, a row each."""
+    model, names = opened.model, opened.model.spec.class_names
+    what = (
+        'p(x|y), y = ' + ', '.join(class_name(names, label) for label in asked) if asked else 'p(x)'
+    )
+    number = model.num_steps(steps)
+    caption = f'Samples of {what} after {number:,} steps, training step {opened.step:,}.'
+    if frames is not None:
+        caption = (
+            f'Chains of {what}, a row each: from initial position to sample, {number:,} steps.'
+        )
+        return Grid(model.pictures(np.concatenate(frames)), frames.shape[1], caption)
+    pictures = model.pictures(images)
+    if len(asked) > 1 and len(images) >= len(asked):
+        headings = [class_name(names, label) for label in asked]
+        return Grid(pictures, len(asked), caption, headings)
+    return Grid(pictures, None, caption)
 
 
 if __name__ == '__main__':

@@ -1,7 +1,7 @@
 """Builds the parts of a recipe from settings: optimisers, kernels, preparation of examples,
 recovery actions, pictures."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -12,6 +12,7 @@ import optax
 from ebm_jax import augment, data, mcmc
 from ebm_jax.errors import InputError
 from ebm_jax.guard import RecoveryAction
+from ebm_jax.images import Grid
 from ebm_jax.model import KERNELS
 from ebm_jax.spec import Part
 from ebm_jax.train import Pictures, Recipe, TrainState
@@ -188,28 +189,38 @@ def waiting_chains(state: TrainState) -> WaitingChains | None:
     return WaitingChains(position, flat(buffer.label), flat(buffer.age))
 
 
+def class_name(names: Sequence[str], label: int) -> str:
+    """The name of a class, or its number."""
+    return names[label] if label < len(names) else str(label)
+
+
 def buffer_pictures(
     state: TrainState,
     num_classes: int,
     as_images: Callable[[np.ndarray], np.ndarray] = np.asarray,
     per_class: int = 10,
+    names: Sequence[str] = (),
 ) -> Pictures:
-    """{'buffer': (images, columns)}: chains of the buffer, a column per class and for p(x), the
-    oldest of each first. {} where the method keeps no buffer.
+    """{'buffer': grid}: chains of the buffer, a column per class and for p(x), the oldest of each
+    first. {} where the method keeps no buffer.
 
-    Args: as_images: positions [N, ...] -> images.
+    Args: as_images: positions [N, ...] -> images. names: of the classes.
     """
     waiting = waiting_chains(state)
     if waiting is None:
         return {}
     position, label, age = waiting
-    columns = []
+    columns, headings = [], []
     for kind in (*range(num_classes), UNCONDITIONAL):
         entries = np.flatnonzero((label == kind) & (age >= 0))
         if len(entries):
             columns.append(entries[np.argsort(-age[entries], kind='stable')])
+            headings.append('p(x)' if kind == UNCONDITIONAL else class_name(names, kind))
+    what = 'Persistent chains in the replay buffer, the oldest first'
     if len(columns) == 1:
-        return {'buffer': (as_images(position[columns[0][: 10 * per_class]]), 10)}
+        images = as_images(position[columns[0][: 10 * per_class]])
+        return {'buffer': Grid(images, 10, f'{what}.')}
     rows = min(per_class, *map(len, columns))
     chosen = np.stack([entries[:rows] for entries in columns], 1).reshape(-1)
-    return {'buffer': (as_images(position[chosen]), len(columns))}
+    caption = f'{what} (first row). One class per column; p(x): chains without a class.'
+    return {'buffer': Grid(as_images(position[chosen]), len(columns), caption, headings)}

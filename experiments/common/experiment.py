@@ -4,7 +4,7 @@ applications need besides."""
 import pathlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 from ebm_jax.data import Examples
 from ebm_jax.data.recordings import Recording
@@ -14,6 +14,7 @@ from ebm_jax.model import Model
 from ebm_jax.train import Recipe, TrainState
 from ebm_jax.types import Kernel
 from experiments.common.groups import Denoise
+from experiments.common.section import Section
 from experiments.common.sources import Datasets
 
 
@@ -38,11 +39,11 @@ class TrainingChains:
 
 
 class Evaluation(Protocol):
-    """A section of `evaluate`: metrics for evaluation.json and summary.json, lines for people."""
+    """A section of `evaluate`, see `experiments.common.section`."""
 
     def __call__(
         self, workdir: pathlib.Path, experiment: 'Experiment', state: TrainState, /
-    ) -> tuple[dict[str, Any], list[str]]: ...
+    ) -> Section: ...
 
 
 class SpeechRun(NamedTuple):

@@ -7,12 +7,14 @@ from collections.abc import Sequence
 from types import ModuleType
 from typing import Any, NamedTuple
 
+import jax
+
 from ebm_jax.checkpoint import Checkpoints
 from ebm_jax.errors import InputError
 from ebm_jax.fit import fit
 from ebm_jax.train import TrainState, state_shapes
 from ebm_jax.trained import TrainedModel, load, read_config
-from experiments.common import settings
+from experiments.common import report, settings
 from experiments.common.building import recovery_actions
 from experiments.common.cores import use_all_cores
 from experiments.common.experiment import Experiment
@@ -71,7 +73,10 @@ def fit_experiment(
         picture_every=config.picture_every,
         evaluate_every=config.evaluate_every,
         recovery_actions=recovery_actions(config, rebuild),
+        report=lambda step: report.write(workdir, (step, config.steps)),
     )
+    if jax.process_index() == 0:
+        report.write(workdir)
     return experiment, state
 
 

@@ -105,19 +105,20 @@ def from_dict(config: Any, tree: Mapping[str, Any]) -> Any:
     Raises: KeyError with the names that only one of the two has.
     """
     config = copy(config)
-    names, given = set(flatten(config)), _flat(tree)
+    names, given = set(flatten(config)), flat(tree)
     if names != set(given):
         raise KeyError(', '.join(sorted(names ^ set(given))))
     update(config, given)
     return config
 
 
-def _flat(tree, prefix=''):
-    flat: dict[str, Any] = {}
+def flat(tree: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
+    """{'group.name': value} of a tree of `to_dict`."""
+    found: dict[str, Any] = {}
     for name, value in tree.items():
         is_group = isinstance(value, Mapping)
-        flat |= _flat(value, f'{prefix}{name}.') if is_group else {prefix + name: value}
-    return flat
+        found |= flat(value, f'{prefix}{name}.') if is_group else {prefix + name: value}
+    return found
 
 
 def copy(config: Any) -> Any:

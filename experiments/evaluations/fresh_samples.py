@@ -12,11 +12,15 @@ from tqdm import tqdm
 from ebm_jax import data
 from ebm_jax.evaluate import distance, inception, samples
 from ebm_jax.evaluate.extractor import Extractor
-from ebm_jax.images import as_float, image_grid, save_grid
+from ebm_jax.images import Grid, as_float, save_frames
 from ebm_jax.train import TrainState
 from ebm_jax.types import UNCONDITIONAL
+from experiments.common.building import class_name
 from experiments.common.experiment import Experiment
-from experiments.evaluations.standard import Section
+from experiments.common.section import Section, Shown, save_shown, share_interval
+
+SAMPLES = 'Samples'  # the heading in the report
+FRAMES = 24  # parts of the moving picture
 
 
 class FreshSamples(NamedTuple):
@@ -59,11 +63,90 @@ def grids(
 ) -> Section:
     """Grids of fresh samples and of the pictures of training; are conditional samples
     recognised?"""
-    classes, sampling = experiment.train.num_classes, experiment.model.spec.sampling
-    shown: dict[str, Any] = {}
+    classes, model = experiment.train.num_classes, experiment.model
+    pictures: dict[str, Grid] = {}
     if experiment.recipe.pictures is not None:
-        shown |= experiment.recipe.pictures(state)
-    shown['data'] = experiment.model.pictures(as_float(data.subsample(experiment.train, 100).x)), 10
+        pictures |= experiment.recipe.pictures(state)
+    real = model.pictures(as_float(data.subsample(experiment.train, 100).x))
+    pictures['data'] = Grid(real, 10, 'Training examples.')
+    lines = [f'Fresh chains: {_described(experiment)}.']
+    recognised = Section({}, [])
+    if fresh.unconditional is not None:
+        images = model.pictures(fresh.unconditional[:100])
+        caption = f'Fresh samples of p(x): {_described(experiment)}.'
+        pictures['fresh_unconditional'] = Grid(images, 10, caption)
+    if fresh.conditional is not None:
+        recognised = recognition(experiment, fresh.conditional, fresh.labels)
+        lines += recognised.lines
+        images = model.pictures(fresh.conditional[_in_columns(fresh.labels, classes, 10)])
+        caption = f'Fresh samples of p(x|y), one class per column: {_described(experiment)}.'
+        pictures['fresh_conditional'] = Grid(images, classes, caption, _headings(model))
+    # what matters most comes first in the report
+    first = ('fresh_conditional', 'fresh_unconditional')
+    order = sorted(pictures, key=lambda name: first.index(name) if name in first else len(first))
+    shown = [
+        save_shown(workdir, SAMPLES, name, name.replace('_', ' ').capitalize(), pictures[name])
+        for name in order
+    ]
+    lines.append('Grids in samples/: ' + ', '.join(f'{name}.png' for name in sorted(pictures)))
+    return Section(recognised.metrics, lines, shown, recognised.intervals)
+
+
+def chains_at_work(
+    workdir: pathlib.Path, experiment: Experiment, state: TrainState, per_class: int = 4
+) -> Section:
+    """A moving picture of fresh chains, from their initial positions to their samples."""
+    model, classes = experiment.model, experiment.train.num_classes
+    steps = model.num_steps()
+    if not (model.has_energy and steps):
+        return Section({}, [])
+    conditional = model.class_conditional
+    labels = np.tile(np.arange(classes), per_class) if conditional else model.labels(30)
+    _, positions = model.sample(
+        jax.random.key(1),
+        state.eval_params,
+        labels,
+        trajectory=FRAMES,
+        description='chains at work',
+    )
+    taken = _steps_of_frames(model, steps, positions.shape[1])
+    columns = classes if conditional else 10
+    frames = [Grid(model.pictures(positions[:, i]), columns) for i in range(positions.shape[1])]
+    save_frames(workdir / 'samples' / 'chains.gif', frames)
+    what = 'one class per column' if conditional else 'one chain per image'
+    shown = Shown(
+        SAMPLES,
+        'samples/chains.gif',
+        'Chains at work',
+        f'Fresh chains from their initial positions to their samples, {what}: '
+        f'{_described(experiment)}.',
+        [f'after {n:,} of {steps:,} steps' for n in taken],
+    )
+    return Section({}, [], [shown])
+
+
+def _steps_of_frames(model, steps, frames):
+    """How many steps a chain has made at each frame of a trajectory."""
+    plan = model.transition_plan()
+    blocks = frames - 1 - FRAMES  # with transitions, `every` steps each
+    every = plan.get('every', 0)
+    each = (steps - blocks * every) // FRAMES
+    parts = [blocks * every + each * i for i in range(1, FRAMES)]
+    return [*(every * i for i in range(blocks + 1)), *parts, steps]
+
+
+def _in_columns(labels, classes, rows):
+    """Indices that put `rows` samples of each class below each other."""
+    return np.arange(len(labels)).reshape(classes, -1)[:, :rows].T.reshape(-1)
+
+
+def _headings(model):
+    return [class_name(model.spec.class_names, label) for label in range(model.spec.num_classes)]
+
+
+def _described(experiment):
+    """How fresh chains run."""
+    sampling = experiment.model.spec.sampling
     moved = ''
     if sampling.transition:
         moved = f', augmentation every {sampling.every} steps except in the last {sampling.plain}'
@@ -73,23 +156,10 @@ def grids(
         for name, value in sampling.kernel.arguments.items()
         if isinstance(value, float)
     )
-    lines = [
-        f'Fresh chains: {experiment.model.num_steps()} {sampling.kernel.name} steps of size '
-        f'{sampling.step_size:g} from the {begin}, {numbers}{moved}.'
-    ]
-    metrics: dict[str, Any] = {}
-    if fresh.unconditional is not None:
-        shown['fresh_unconditional'] = experiment.model.pictures(fresh.unconditional[:100]), 10
-    if fresh.conditional is not None:
-        metrics, more = recognition(experiment, fresh.conditional, fresh.labels)
-        lines += more
-        in_columns = np.arange(len(fresh.labels)).reshape(classes, -1)[:, :10].T.reshape(-1)
-        images = experiment.model.pictures(fresh.conditional[in_columns])
-        shown['fresh_conditional'] = images, classes
-    for name, (images, columns) in shown.items():
-        save_grid(workdir / 'samples' / f'{name}.png', image_grid(images, columns))
-    lines.append('Grids in samples/: ' + ', '.join(f'{name}.png' for name in sorted(shown)))
-    return metrics, lines
+    return (
+        f'{experiment.model.num_steps()} {sampling.kernel.name} steps of size '
+        f'{sampling.step_size:g} from the {begin}, {numbers}{moved}'
+    )
 
 
 def recognition(experiment: Experiment, images: np.ndarray, labels: np.ndarray) -> Section:
@@ -99,18 +169,21 @@ def recognition(experiment: Experiment, images: np.ndarray, labels: np.ndarray) 
     recognised = samples.recognition_accuracy(classifier, images, labels)
     own = samples.recognition_accuracy(classifier, test.x, test.y)
     diversity, by_class = samples.diversity(images, labels, train)
-    return {
+    metrics = {
         'conditional_sample_accuracy': recognised,
         'conditional_sample_diversity': diversity,
         'conditional_sample_diversity_by_class': by_class,
         'reference_classifier_accuracy': own,
-    }, [
+    }
+    lines = [
         f'conditional samples recognised  {100 * recognised:6.2f} %   {len(labels)} fresh samples, '
         f'{len(labels) // train.num_classes} of each class, classified by a support vector machine '
         f'fitted on real training images (its own test accuracy: {100 * own:.2f} %)',
         f'diversity within a class        {diversity:6.2f}     mean pairwise distance over that of '
         f'real images of the class; smallest class {min(by_class.values()):.2f}',
     ]
+    intervals = {'conditional_sample_accuracy': share_interval(recognised, len(labels))}
+    return Section(metrics, lines, intervals=intervals)
 
 
 def distances(
@@ -168,7 +241,12 @@ def distances(
         'classifier above, exp(entropy) over that of the data; its mean confidence '
         f'{confidence:.3f} (test images: {real.max(1).mean():.3f})'
     )
-    return found, lines
+    intervals = {
+        f'{name}.frechet': tuple(found[name]['fresh']['frechet']['interval'])
+        for name in ('sample_distance', 'fid')
+        if name in found
+    }
+    return Section(found, lines, intervals=intervals)
 
 
 def _cell(row):

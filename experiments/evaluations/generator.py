@@ -14,11 +14,13 @@ from ebm_jax import batching, data
 from ebm_jax.apply import latent
 from ebm_jax.data import Examples
 from ebm_jax.evaluate import samples
-from ebm_jax.images import as_float, image_grid, save_grid, stacked
+from ebm_jax.images import as_float, stacked
 from ebm_jax.train import TrainState
 from ebm_jax.types import Key, Params
 from experiments.common.experiment import Experiment
+from experiments.common.section import Section, save_shown
 
+GENERATOR = 'Generator'  # the heading in the report
 EXAMPLES = 1000
 # What can be hidden, as shares of height and width.
 HIDDEN = {
@@ -102,9 +104,7 @@ def _given_class(experiment):
     return ', given their class' if experiment.model.class_conditional else ''
 
 
-def reconstruction(
-    workdir: pathlib.Path, experiment: Experiment, state: TrainState
-) -> tuple[dict[str, Any], list[str]]:
+def reconstruction(workdir: pathlib.Path, experiment: Experiment, state: TrainState) -> Section:
     """Mean squared error of test images, where chains in z begin and end."""
     x, _, conditions = held_out_inputs(experiment)
     params, model = state.eval_params, experiment.model
@@ -117,18 +117,20 @@ def reconstruction(
     }
     mse = {name: float(np.mean(np.square(y - x))) for name, y in again.items()}
     rows = [part[:20] for part in (x, *again.values())]
-    save_grid(workdir / 'samples' / 'reconstructed.png', image_grid(*stacked(rows)))
-    return {'reconstruction_mse': mse}, [
+    caption = f'Test images; below each, by {begin} alone and after {steps} steps in z.'
+    shown = save_shown(
+        workdir, GENERATOR, 'reconstructed', 'Reconstruction', stacked(rows, caption=caption)
+    )
+    lines = [
         f'reconstruction, mean squared error on [-1, 1], {len(x)} test images'
         f'{_given_class(experiment)}: {mse[begin]:.4f} by {begin} alone, '
         f'{mse[f"{begin}_refined"]:.4f} after {steps} steps in z; samples/reconstructed.png '
         f'(image, {begin}, after the chain)'
     ]
+    return Section({'reconstruction_mse': mse}, lines, [shown])
 
 
-def inpainting(
-    workdir: pathlib.Path, experiment: Experiment, state: TrainState
-) -> tuple[dict[str, Any], list[str]]:
+def inpainting(workdir: pathlib.Path, experiment: Experiment, state: TrainState) -> Section:
     """The right half of test images hidden and filled in: squared error there, and whether the
     class comes back."""
     x, y, conditions = held_out_inputs(experiment)
@@ -158,7 +160,12 @@ def inpainting(
     if model.class_conditional:
         del right['model']  # it was given the class
     rows = [row[:20] for row in (np.where(known, x, 0), fills['model'], x)]
-    save_grid(workdir / 'samples' / 'inpainted.png', image_grid(*stacked(rows)))
+    caption = (
+        'Test images whose right half is hidden; below each, filled in by the model, and whole.'
+    )
+    shown = save_shown(
+        workdir, GENERATOR, 'inpainted', 'In-painting', stacked(rows, caption=caption)
+    )
     lines = [
         f'in-painting: right half of {len(x)} test images hidden{_given_class(experiment)}, '
         f'{z_steps} steps in z and then {x_steps} in x; mean squared error of hidden pixels on '
@@ -169,10 +176,11 @@ def inpainting(
         error_cell = f' error {error[name]:.4f}' if name in error else ' ' * 13
         class_cell = f'   class {100 * right[name]:5.1f} %' if name in right else ''
         lines.append(f'  {name:<18}{error_cell}{class_cell}')
-    return {
+    metrics = {
         'inpainting_mse': error['model'],
         'inpainting': {'mse': error, 'class_recovered': right},
-    }, lines
+    }
+    return Section(metrics, lines, [shown])
 
 
 def nearest(train: Examples, x: np.ndarray, known: np.ndarray, limit: int = 20_000) -> np.ndarray:

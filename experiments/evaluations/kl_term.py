@@ -4,40 +4,42 @@ import json
 import math
 import pathlib
 import statistics
-from typing import Any
 
 import jax
 
 from ebm_jax.sharding import num_shards
 from ebm_jax.train import Recipe, TrainState
 from experiments.common.experiment import Experiment
+from experiments.common.section import Section
 from experiments.common.timing import timed_steps
 
 
 def kl_gradient_ratio(
     workdir: pathlib.Path, experiment: Experiment, state: TrainState, *, without_kl: Recipe | None
-) -> tuple[dict[str, Any], list[str]]:
+) -> Section:
     """Median over the run of |gradient of the KL term| / |gradient of the contrast|, from
     metrics.jsonl. without_kl is None where the run has no KL term."""
     del experiment, state
     if without_kl is None:
-        return {'kl_gradient_ratio': None}, []
+        return Section({'kl_gradient_ratio': None}, [])
     rows = [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text().splitlines()]
     pairs = [(row.get('grad_norm/kl'), row.get('grad_norm/contrast')) for row in rows]
     # a norm that is not finite is a string
     pairs = [pair for pair in pairs if all(isinstance(norm, float) and norm > 0 for norm in pair)]
     later = pairs[len(pairs) // 5 :]  # after start-up
     if not later:
-        return {'kl_gradient_ratio': None}, [
+        line = (
             'KL gradient over contrast gradient: none was logged (--config.log_every is beyond the '
             'run)'
-        ]
+        )
+        return Section({'kl_gradient_ratio': None}, [line])
     ratio = statistics.median(kl / contrast for kl, contrast in later)
     sizes = [statistics.median(values) for values in zip(*later)]
-    return {'kl_gradient_ratio': ratio}, [
+    lines = [
         f'KL gradient over contrast gradient  {ratio:.3f}   medians {sizes[0]:.2e} and '
         f'{sizes[1]:.2e} of {len(later)} logged steps, the first fifth left out'
     ]
+    return Section({'kl_gradient_ratio': ratio}, lines)
 
 
 def kl_cost(
@@ -47,12 +49,12 @@ def kl_cost(
     *,
     without_kl: Recipe | None,
     rounds: int = 7,
-) -> tuple[dict[str, Any], list[str]]:
+) -> Section:
     """By how many per cent the KL term lengthens a training step: alternating steps of this run
     with and without it."""
     del workdir
     if without_kl is None:
-        return {'kl_cost_percent': None}, []
+        return Section({'kl_cost_percent': None}, [])
     batch_size = len(experiment.recipe.batch_at(0)['x'])
     local, common = jax.local_devices(), math.gcd(batch_size, num_shards(state))
     devices = local[: max(n for n in range(1, len(local) + 1) if common % n == 0)]
@@ -60,8 +62,9 @@ def kl_cost(
     seconds = timed_steps(recipes, [state, state], rounds=rounds, devices=devices)
     ratio = statistics.median(a / b for a, b in zip(*seconds))
     times = [statistics.median(row) for row in seconds]
-    return {'kl_cost_percent': 100 * (ratio - 1)}, [
+    lines = [
         f'cost of the KL term  {100 * (ratio - 1):.1f} % of a step   median of {rounds} pairs of '
         f'steps with and without it, {times[0]:.3f} s and {times[1]:.3f} s, {len(devices)} '
         f'{devices[0].device_kind} device(s)'
     ]
+    return Section({'kl_cost_percent': 100 * (ratio - 1)}, lines)

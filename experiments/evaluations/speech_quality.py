@@ -15,13 +15,16 @@ from ebm_jax.apply import sequences as apply_sequences
 from ebm_jax.data.recordings import Recording
 from ebm_jax.data.windows import Frontend
 from ebm_jax.errors import InputError
+from ebm_jax.evaluate import figures
 from ebm_jax.model import Model
 from ebm_jax.train import TrainState
 from ebm_jax.types import Params
 from experiments.common import settings
 from experiments.common.experiment import Experiment
 from experiments.common.groups import Denoise
+from experiments.common.section import Section, Shown
 
+SPEECH = 'Speech'  # the heading in the report
 LEVELS = (0, 5, 10, 20)  # signal-to-noise ratios, dB
 NOISES = ('white', 'babble')
 Sequences = Sequence[np.ndarray]  # each [T, F, 1], in network units
@@ -56,9 +59,7 @@ def recognised(
     return share(hits(model, params, sequences, recordings))
 
 
-def whole_recordings(
-    workdir: pathlib.Path, experiment: Experiment, state: TrainState
-) -> tuple[dict[str, Any], list[str]]:
+def whole_recordings(workdir: pathlib.Path, experiment: Experiment, state: TrainState) -> Section:
     """Accuracy on whole test recordings (frames, where labels are those of frames), and on speakers
     that were never heard."""
     run, model, metrics, lines = experiment.speech, experiment.model, {}, []
@@ -73,12 +74,10 @@ def whole_recordings(
                 f'{name.replace("_", " "):<32}{100 * metrics[name]:6.2f} %   '
                 f'{len(recordings)} recordings, {what}, no input noise'
             )
-    return metrics, lines
+    return Section(metrics, lines)
 
 
-def inversion(
-    workdir: pathlib.Path, experiment: Experiment, state: TrainState
-) -> tuple[dict[str, Any], list[str]]:
+def inversion(workdir: pathlib.Path, experiment: Experiment, state: TrainState) -> Section:
     """What is lost from features to sound and back: root mean square error in dB, and how much is
     still recognised."""
     run = experiment.speech
@@ -90,10 +89,12 @@ def inversion(
     accuracy = [
         recognised(experiment.model, state.eval_params, x, recordings) for x in (before, after)
     ]
-    return {'inversion_rms_db': error, 'inversion_accuracy': accuracy[1]}, [
+    metrics = {'inversion_rms_db': error, 'inversion_accuracy': accuracy[1]}
+    line = (
         f'features to sound and back      {error:6.2f} dB root mean square error; '
         f'{len(recordings)} recordings recognised {accuracy[0]:.3f} before, {accuracy[1]:.3f} after'
-    ]
+    )
+    return Section(metrics, [line])
 
 
 def in_noise(
@@ -230,9 +231,7 @@ def chosen(run: Any, num: int) -> list[Recording]:
     return [recordings[i] for i in np.unique(places)]
 
 
-def denoising(
-    workdir: pathlib.Path, experiment: Experiment, state: TrainState
-) -> tuple[dict[str, Any], list[str]]:
+def denoising(workdir: pathlib.Path, experiment: Experiment, state: TrainState) -> Section:
     """De-noising at LEVELS of white noise and babble, compared with spectral gating."""
     run, model, params = experiment.speech, experiment.model, state.eval_params
     c, frontend = run.denoise, run.frontend
@@ -267,31 +266,47 @@ def denoising(
             f'{row[f"mse_{way}"]:>10.1f} / {row[f"accuracy_{way}"]:.3f}' for way in ways
         )
         lines.append(f'{noise:<8}{level:>5}{cells}')
-    shown = given.cases.index(('white', 10)) * len(recordings)
+    first = given.cases.index(('white', 10)) * len(recordings)
     spectrograms(
         workdir / 'samples' / 'denoised.png',
         frontend,
         {
-            'clean': given.clean[shown],
-            'white noise, 10 dB': given.before[shown],
-            f'after {c.num_steps} steps': after[shown],
+            'clean': given.clean[first],
+            'white noise, 10 dB': given.before[first],
+            f'after {c.num_steps} steps': after[first],
         },
     )
+    name, rate = recordings[0].name, frontend.analysis.rate
+    sounds = {
+        'clean': ('Clean', recordings[0].sound),
+        'noisy': ('With white noise, 10 dB', given.sounds[first]),
+        'denoised': (f'De-noised, {c.num_steps} steps', frontend.sound(after[first])),
+    }
+    caption = f'Test recording {name}: log-mel spectrograms, clean, noisy and de-noised.'
+    shown = [Shown(SPEECH, 'samples/denoised.png', 'De-noising', caption)]
+    for file, (title, sound) in sounds.items():
+        audio.write(workdir / 'samples' / f'{file}.wav', sound, rate)
+        shown.append(Shown(SPEECH, f'samples/{file}.wav', title, f'Test recording {name}.'))
 
     def rows_of(noise):
         return {str(level): table[noise, level] for level in LEVELS}
 
-    return {'denoise': rows_of('white'), 'denoise_babble': rows_of('babble')}, lines
+    metrics = {'denoise': rows_of('white'), 'denoise_babble': rows_of('babble')}
+    return Section(metrics, lines, shown)
 
 
 def spectrograms(
     path: pathlib.Path, frontend: Frontend, sequences: Mapping[str, np.ndarray]
 ) -> None:
     """Spectrograms below each other: {title: [T, F, 1]} -> PNG."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    figures.save(_spectrograms(frontend, sequences), path, dpi=90)
+
+
+@figures.styled
+def _spectrograms(frontend, sequences):
     spectra = {title: frontend.scale.to_decibels(x[..., 0]) for title, x in sequences.items()}
     low, high = np.percentile(next(iter(spectra.values())), (1, 100))
-    figure = Figure(figsize=(9, 2.1 * len(sequences)), layout='tight')
+    figure = Figure(figsize=(9, 2.1 * len(sequences)))
     axes = figure.subplots(len(sequences), 1, squeeze=False)[:, 0]
     for axis, (title, spectrum) in zip(axes, spectra.items()):
         seconds = len(spectrum) * frontend.analysis.hop
@@ -305,8 +320,9 @@ def spectrograms(
         )
         axis.set(title=title, ylabel='mel bin')
         figure.colorbar(picture, ax=axis, label='dB')
+        axis.grid(False)
     axes[-1].set_xlabel('seconds')
-    figure.savefig(path, dpi=90)
+    return figure
 
 
 def check(c: Denoise) -> None:

@@ -6,14 +6,17 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from ebm_jax import data
 from ebm_jax.data import Examples
-from ebm_jax.evaluate import calibration, ood, predict, report
+from ebm_jax.evaluate import calibration, figures, ood, predict
+from ebm_jax.record import atomic_write
 from ebm_jax.train import TrainState
 from experiments.common.experiment import Experiment
+from experiments.common.section import Section, Shown, share_interval
 
-Section = tuple[dict[str, Any], list[str]]  # (metrics, lines for people)
+CALIBRATION, UNFAMILIAR = 'Classification', 'Unfamiliar data'  # headings of the report
 
 
 def classification(
@@ -27,17 +30,31 @@ def classification(
     accuracy = calibration.accuracy(logits, labels)
     ece = calibration.expected_calibration_error(logits, labels)
     bins = calibration.reliability(logits, labels)
-    report.reliability_plot(workdir / 'reliability.png', *bins, ece)
+    figure = figures.reliability(*bins, ece)
+    figures.save(figure, workdir / 'reliability.png')
+    shown = Shown(
+        CALIBRATION,
+        write_svg(workdir, figure, 'reliability'),
+        'Reliability',
+        'Accuracy of test examples against confidence, in 20 bins. Below the dashed line the model '
+        'is too sure of itself, above it too little.',
+    )
     which = 'parameters of the last step'
     if state.ema_params:
         which = 'moving average of the parameters'
-    return {'test_accuracy': accuracy, 'ece': ece}, [
+    metrics = {'test_accuracy': accuracy, 'ece': ece}
+    lines = [
         f'test accuracy  {100 * accuracy:6.2f} %   {len(logits):,} test examples of '
         f'{experiment.test.name}, input noise N(0, {experiment.input_noise:g}^2) as in training, '
         f'{which}',
         f'ECE            {100 * ece:6.2f} %   20 equal bins of max p(y|x), the same examples; '
         'reliability.png',
     ]
+    intervals = {
+        'test_accuracy': share_interval(accuracy, len(logits)),
+        'ece': calibration.ece_interval(logits, labels),
+    }
+    return Section(metrics, lines, [shown], intervals)
 
 
 def detection(
@@ -62,7 +79,7 @@ def detection(
       resamples: bootstrap resamples.
     """
     if not experiment.scores:
-        return {'ood': {}}, []
+        return Section({'ood': {}}, [])
     lines = [
         'Out-of-distribution detection: the test set (positive class) against each set, higher '
         'score = more familiar.',
@@ -89,7 +106,28 @@ def detection(
                 f'{name:<16}{len(examples.x):>9,}  {score:<10}{metrics["auroc"]:>7.3f}  '
                 f'[{low:.3f}, {high:.3f}]  {metrics["aupr"]:>6.3f}{metrics["fpr95"]:>7.3f}'
             )
+    shown = []
     if outside:
-        title = experiment.scores[main]
-        report.score_histograms(workdir / 'scores.png', inside[main], main_scores, title)
-    return {'ood': found}, lines
+        densities = figures.histograms(inside[main], main_scores)
+        auroc = {name: scores[main]['auroc'] for name, scores in found.items()}
+        figure = figures.score_histograms(densities, auroc, experiment.scores[main])
+        figures.save(figure, workdir / 'scores.png')
+        shown = [
+            Shown(
+                UNFAMILIAR,
+                write_svg(workdir, figure, 'scores'),
+                f'Scores: {experiment.scores[main]}',
+                'The test set (filled) beside each out-of-distribution set (line). Test examples '
+                'should lie to the right.',
+                wide=True,
+            )
+        ]
+    return Section({'ood': found}, lines, shown)
+
+
+def write_svg(workdir: pathlib.Path, figure: Figure, name: str) -> str:
+    """Write a figure for the report; its file, relative to the workdir."""
+    file = f'report/{name}.svg'
+    (workdir / file).parent.mkdir(exist_ok=True)
+    atomic_write(workdir / file, figures.svg(figure, name))
+    return file

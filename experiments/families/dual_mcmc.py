@@ -13,7 +13,7 @@ from ebm_jax import model
 from ebm_jax.apply import latent
 from ebm_jax.data import Examples
 from ebm_jax.evaluate import predict
-from ebm_jax.images import as_float, stacked
+from ebm_jax.images import Grid, as_float, stacked
 from ebm_jax.initial import uniform
 from ebm_jax.methods import dual_mcmc as method
 from ebm_jax.methods.dual_mcmc import NETWORKS
@@ -376,9 +376,14 @@ def pictures_of(trained: Model, test: Examples) -> Callable[[TrainState], Pictur
 
     def pictures(state):
         params = jax.device_get(state.eval_params)  # to one device, wherever training has them
-        grids = {'generator': (np.asarray(draw(params)), 10)}
+        said = 'Samples of the generator, from the same draws of z at every step.'
+        if conditional:
+            said += ' One class per column.'
+        grids = {'generator': Grid(np.asarray(draw(params)), 10, said)}
         if trained.latent.inference is not None:
-            grids['reconstruction'] = stacked([x, np.asarray(reconstruct(params))])
+            again = np.asarray(reconstruct(params))
+            said = 'Test images; below each, what the generator makes of the mean of q(z|x).'
+            grids['reconstruction'] = stacked([x, again], caption=said)
         return grids
 
     return pictures

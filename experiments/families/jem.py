@@ -196,7 +196,7 @@ def _recipe(config, datasets, method, prepare, prepare_test, trained):
         return {'test_accuracy': calibration.accuracy(found['logits'], some.y)}
 
     def pictures(state):
-        return buffer_pictures(state, num_classes, trained.pictures)
+        return buffer_pictures(state, num_classes, trained.pictures, names=trained.spec.class_names)
 
     optimizer, positives = config.optimizer, config.loss.positives
     batch_at = batches(train, config.batch_size, config.seed)

@@ -26,7 +26,7 @@ from ebm_jax.data import Examples
 from ebm_jax.errors import InputError
 from ebm_jax.evaluate import samples
 from ebm_jax.evaluate.attributes import ATTRIBUTES, LEVELS, level, thirds
-from ebm_jax.images import as_pixels, image_grid, save_grid
+from ebm_jax.images import Grid, as_pixels, save_grid
 from ebm_jax.record import update_summary, write_json
 from ebm_jax.types import Params
 from experiments import digits_icd
@@ -168,7 +168,7 @@ def measure_and(runs: Runs, probe: AttributeProbe, c: Questions, folder: pathlib
             f'{100 * hit[label].mean():>6.0f}{"*" if label in labels else " "} ' for label in LABELS
         )
         lines.append(f'{name:<28}{cells}{100 * every.mean():>10.1f} %')
-        save_grid(folder / f'{name.replace(" ", "_").lower()}.png', image_grid(images[:100], 10))
+        save_grid(folder / f'{name.replace(" ", "_").lower()}.png', Grid(images[:100], 10))
     return {'and': rows}, lines
 
 
@@ -201,7 +201,7 @@ def measure_or(runs: Runs, probe: AttributeProbe, c: Questions, folder: pathlib.
             f'{f"class {a} OR class {b}":<28}{100 * np.isin(shown, (a, b)).mean():>6.1f} % show'
             f' either, {100 * (shown == a).mean():.1f} % the {a}'
         )
-        save_grid(folder / f'{a}_or_{b}.png', image_grid(images[:100], 10))
+        save_grid(folder / f'{a}_or_{b}.png', Grid(images[:100], 10))
     return {'or': rows}, lines
 
 
@@ -229,7 +229,7 @@ def measure_not(runs: Runs, probe: AttributeProbe, c: Questions, folder: pathlib
             f'{f"class NOT {word}":<28}{100 * row["unwanted"]:>6.1f} % are {word} (at weight 0: '
             f'{100 * row["unwanted_without_not"]:.1f} %), class right in {100 * row["class"]:.1f} %'
         )
-        save_grid(folder / f'not_{word}.png', image_grid(images[:100], 10))
+        save_grid(folder / f'not_{word}.png', Grid(images[:100], 10))
     return {'not': rows}, lines
 
 

@@ -24,7 +24,7 @@ from absl import flags
 
 from ebm_jax.errors import Diverged, InputError
 from ebm_jax.evaluate import distance, extractor
-from ebm_jax.images import image_grid, save_grid
+from ebm_jax.images import Grid, save_grid
 from ebm_jax.record import write_json
 from ebm_jax.train import TrainState
 from experiments.common import launch, runs, settings
@@ -183,7 +183,7 @@ def measured(
         stage: model.sample(key, params, model.labels(SAMPLES), steps)
         for stage, steps in stages.items()
     }
-    save_grid(workdir / f'{name}.png', image_grid(drawn[list(stages)[-1]][:100], 10))
+    save_grid(workdir / f'{name}.png', Grid(drawn[list(stages)[-1]][:100], 10))
     found = {
         stage: measure(features(images))['frechet']['value'] for stage, images in drawn.items()
     }

@@ -1,0 +1,290 @@
+"""WORKDIR/report.html: a run on one page, from the files in its folder."""
+
+import html
+import importlib
+import json
+import pathlib
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from ebm_jax.errors import InputError
+from ebm_jax.evaluate import figures
+from ebm_jax.record import atomic_write, read_summary
+from ebm_jax.trained import read_config
+from experiments.common import page, settings
+from experiments.common.headlines import headlines_of
+from experiments.common.section import Shown
+
+FILE = 'report.html'
+PANELS: list[figures.Panel] = [
+    ('Loss', 'loss', ['loss']),
+    (
+        'Data and samples: close together and level is good',
+        'mean of -E(x)',
+        ['s_positives', 's_negatives'],
+    ),
+    ('Their difference', 'mean of -E(x), data - samples', ['s_gap']),
+    ('Accuracy', 'share', ['accuracy', 'test_accuracy']),
+    (
+        'Gradient of each loss term: none should take off',
+        'norm',
+        ['grad_norm/positives', 'grad_norm/negatives', 'grad_norm/contrast', 'grad_norm/kl']
+        + ['grad_norm/classifier', 'grad_norm/generator', 'grad_norm/inference'],
+    ),
+    ('Samples that carry the weights', 'effective sample size', ['effective_sample_size']),
+    ('Entropy estimate of the KL term', 'nats', ['kl_entropy']),
+    ('Reconstruction', 'mean squared error', ['mse/data', 'mse/chain']),
+    (
+        'Chains of one round, as they stand in training',
+        'share',
+        ['chains/acceptance', 'chains/clipped', 'chains/saturated'],
+    ),
+    ('Ages of the chains in the buffer', 'rounds', ['chains/age_p50', 'chains/age_p90']),
+]
+
+
+class Workdir(NamedTuple):
+    """What a run has left in its folder."""
+
+    path: pathlib.Path
+    config: dict[str, Any]
+    summary: dict[str, Any]
+    evaluation: dict[str, Any]  # {} before `evaluate`
+    recoveries: list[dict[str, Any]]
+
+    @property
+    def shown(self) -> list[Shown]:
+        """What evaluation has to show; before it, the newest pictures of training."""
+        if self.evaluation:
+            return [Shown(**one) for one in self.evaluation.get('shown', [])]
+        newest: dict[str, pathlib.Path] = {}
+        for path in sorted((self.path / 'samples').glob('*_[0-9]*.png')):
+            if found := re.fullmatch(r'(.+)_(\d+)\.png', path.name):
+                newest[found[1]] = path
+        return [
+            Shown('Samples', f'samples/{path.name}', name.replace('_', ' ').capitalize(), '')
+            for name, path in newest.items()
+        ]
+
+
+def read(workdir: str | pathlib.Path) -> Workdir:
+    """Raises: InputError for a folder that holds no run, or a damaged file."""
+    path = pathlib.Path(workdir)
+    return Workdir(
+        path,
+        read_config(path),
+        read_summary(path),
+        _json(path / 'evaluation.json', {}),
+        _json(path / 'recoveries' / 'log.json', []),
+    )
+
+
+def _json(path, absent):
+    try:
+        return json.loads(path.read_text()) if path.exists() else absent
+    except (ValueError, OSError) as error:
+        raise InputError(
+            f'{path} cannot be read ({error}): it is damaged; delete it, and evaluate again'
+        ) from error
+
+
+def write(workdir: str | pathlib.Path, training: tuple[int, int] | None = None) -> pathlib.Path:
+    """Write the report of a run, and its curves.png.
+
+    Args: training: (step, steps) of a run that is under way.
+    Returns: its path. Raises: InputError as `read`.
+    """
+    run = read(workdir)
+    parts = [*_head(run, training), *_numbers(run)]
+    for group in sorted({one.group for one in run.shown}, key=ORDER.index):
+        own = [one for one in run.shown if one.group == group]
+        parts += [f'<h2>{html.escape(group)}</h2>', page.figures(run.path, own)]
+        parts += TABLES[group](run) if group in TABLES else []
+    parts += _curves(run)
+    parts += _how(run)
+    text = page.page(f'{_name(run)}: {run.path.name}', parts, unfinished=training is not None)
+    atomic_write(run.path / FILE, text)
+    return run.path / FILE
+
+
+def _name(run):
+    return run.config.get('experiment', 'a run from Python').removeprefix('experiments.')
+
+
+def _head(run, training):
+    """What this is, and how the run stands."""
+    step, summary = run.evaluation.get('step', run.summary.get('step')), run.summary
+    if training is not None:
+        stand = f'Training: step {training[0]:,} of {training[1]:,}. This page reads itself again.'
+        kind = 'quiet'
+    elif summary.get('diverged'):
+        stand, kind = str(summary.get('account') or 'The run diverged.'), 'bad'
+    elif summary.get('finished'):
+        again = summary.get('recoveries', 0)
+        after = f', after {again} recoveries from a divergence' if again else ''
+        stand, kind = f'Trained to step {summary["step"]:,}{after}.', 'good'
+    else:
+        stand, kind = 'Not trained to its end.', 'bad'
+    lines = [f'<h1>{html.escape(_name(run))}</h1>']
+    lines.append(f'<p class="quiet">{html.escape(str(run.path))}</p>')
+    lines.append(f'<p class="{kind}">{html.escape(stand)}</p>')
+    if run.evaluation and summary.get('step') not in (None, step):
+        lines.append(
+            f'<p class="bad">Evaluated at step {step:,}, but the run has gone on to '
+            f'{summary["step"]:,}: evaluate again.</p>'
+        )
+    if not run.evaluation and training is None:
+        lines.append(
+            '<p class="quiet">Not evaluated yet: python -m experiments.evaluate '
+            f'--workdir={html.escape(str(run.path))}</p>'
+        )
+    return lines
+
+
+def _numbers(run):
+    """The headline metrics as cards; those of out-of-distribution sets have a table below."""
+    intervals = run.evaluation.get('intervals', {})
+    cards = []
+    for name, (headline, value) in headlines_of(run.summary).items():
+        if name.startswith('ood_auroc.'):
+            continue
+        between = ''
+        if name in intervals:
+            low, high = (headline.text(end) for end in intervals[name])
+            between = f'95 %: {low} to {high}'
+        cards.append(page.card(headline.title, headline.text(value), between, headline.meaning))
+    return [f'<div class="cards">{"".join(cards)}</div>'] if cards else []
+
+
+def _unfamiliar(run):
+    """AUROC of every score for every set, the best one of each set in bold."""
+    found = run.evaluation.get('ood', {})
+    if not found:
+        return []
+    scores = list(next(iter(found.values())))
+    rows, best, wins = [], [], dict.fromkeys(scores, 0)
+    for name, of_set in found.items():
+        winner = max(scores, key=lambda score: of_set[score]['auroc'])
+        wins[winner] += 1
+        best.append(2 + scores.index(winner))
+        cells = [
+            f'{of_set[score]["auroc"]:.3f} [{_ends(of_set[score]["interval"]["auroc"])}]'
+            for score in scores
+        ]
+        rows.append([name, f'{of_set[scores[0]]["examples"]:,}', *cells])
+    most = max(wins, key=wins.__getitem__)
+    said = (
+        'AUROC with 95 % bootstrap intervals: how well each score tells test examples from those '
+        f'of a set; .5 is chance, 1 perfect. Most often best: {most} '
+        f'({wins[most]} of {len(found)} sets).'
+    )
+    return [
+        f'<p class="quiet">{html.escape(said)}</p>',
+        page.table(['set', 'examples', *scores], rows, best),
+    ]
+
+
+def _ends(interval):
+    return ', '.join(f'{end:.3f}' for end in interval)
+
+
+def _distances(run):
+    """Distances of samples and of the reference points."""
+    parts = []
+    for name, title in (('sample_distance', 'Frechet distance'), ('fid', 'FID')):
+        found = run.evaluation.get(name, {})
+        rows = [
+            [row, f'{values["frechet"]["value"]:.4g}', _short(values['frechet']['interval'])]
+            for row, values in found.items()
+            if isinstance(values, Mapping)
+        ]
+        if rows:
+            parts.append(page.table(['set', title, '95 % interval'], rows))
+    if parts:
+        parts.append(
+            '<p class="quiet">Distance to training images in the features of a small classifier '
+            'trained on them (not an FID). train, test, shifted and noise are reference points: '
+            'the distances of other real images, of images shifted by a few pixels, and of noise.'
+            '</p>'
+        )
+    return parts
+
+
+def _short(interval):
+    return ' to '.join(f'{end:.4g}' for end in interval)
+
+
+ORDER = ['Samples', 'Generator', 'Speech', 'Classification', 'Unfamiliar data']
+TABLES = {'Unfamiliar data': _unfamiliar, 'Samples': _distances}
+
+
+def _curves(run):
+    rows = figures.read_metrics(run.path / 'metrics.jsonl')
+    steps = [entry['back_to'] for entry in run.recoveries]
+    figure = figures.curves(rows, PANELS, steps)
+    if figure is None:
+        return []
+    figures.save(figure, run.path / 'curves.png')
+    marked = ' Dotted: a diverged run went back here and continued.' if steps else ''
+    caption = f'Metrics of training over its steps.{marked}'
+    drawn = figures.svg(figure, 'curves').replace(
+        '<svg', f'<svg role="img" aria-label="{caption}"', 1
+    )
+    parts = ['<h2>Training</h2>', f'<figure>{drawn}<figcaption>{caption}</figcaption></figure>']
+    if run.recoveries:
+        header = ['attempt', 'diverged at', 'back to', 'change', 'why']
+        lines = [
+            [str(e['attempt']), f'{e["diverged_at"]:,}', f'{e["back_to"]:,}', e['change'], e['why']]
+            for e in run.recoveries
+        ]
+        parts.append(page.table(header, lines))
+    return parts
+
+
+def _how(run):
+    """How it was measured, and how it is made again."""
+    parts = ['<h2>How</h2>']
+    protocol = run.path / 'evaluation.txt'
+    if protocol.exists():
+        parts.append(page.folded('Protocol of the evaluation', protocol.read_text()))
+    parts.append(page.folded('Command that makes this run again', command(run.path, run.config)))
+    config = {name: value for name, value in run.config.items() if name != 'model'}
+    parts.append(page.folded('Configuration', json.dumps(config, indent=2)))
+    if 'model' in run.config:
+        parts.append(page.folded('Model', json.dumps(run.config['model'], indent=2)))
+    return parts
+
+
+def command(workdir: pathlib.Path, config: Mapping[str, Any]) -> str:
+    """The command of a run: its experiment, and the settings that are not the experiment's own."""
+    if 'experiment' not in config:
+        return 'trained from Python by ebm_jax.fit.fit'
+    name = config['experiment']
+    arguments = [f'python -m {name}', shlex.quote(f'--workdir={workdir}')]
+    arguments += [
+        shlex.quote(f'--config.{path}={value}') for path, value in changed(config).items()
+    ]
+    evaluate = f'python -m experiments.evaluate {shlex.quote(f"--workdir={workdir}")}'
+    return f'{" ".join(arguments)}\n{evaluate}'
+
+
+def changed(config: Mapping[str, Any]) -> dict[str, Any]:
+    """{path: value} of the settings of a saved run that are not those of its experiment; {} where
+    that cannot be imported."""
+    try:
+        default = settings.flatten(importlib.import_module(config['experiment']).get_config())
+    except (ModuleNotFoundError, AttributeError):
+        return {}
+    saved = settings.flat(config.get('config', {}))
+    differing = {
+        path: tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else value
+        for path, value in saved.items()
+    }
+    # the length of a schedule that follows the run is fixed when the run begins
+    return {
+        path: value
+        for path, value in differing.items()
+        if path in default and value != default[path] and path != 'optimizer.decay_steps'
+    }

@@ -1,0 +1,45 @@
+"""What a section of `evaluate` returns."""
+
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from scipy import stats
+
+from ebm_jax.images import Grid, save_grid
+
+
+class Shown(NamedTuple):
+    """Something to look at or to listen to, for the report of a run."""
+
+    group: str  # the heading under which it stands
+    file: str  # in the workdir: .png, .gif, .svg or .wav
+    title: str
+    caption: str  # what is to be seen; also the alternative text
+    frames: Sequence[str] = ()  # of a .gif: what each frame shows
+    wide: bool = False  # over the whole width of the page
+
+
+class Section(NamedTuple):
+    """Metrics for evaluation.json (numbers among them reach summary.json), lines for people,
+    intervals of the metrics, and what to show."""
+
+    metrics: Mapping[str, Any]
+    lines: Sequence[str]
+    shown: Sequence[Shown] = ()
+    intervals: Mapping[str, tuple[float, float]] = {}
+
+
+def save_shown(workdir: pathlib.Path, group: str, name: str, title: str, grid: Grid) -> Shown:
+    """Write a grid to samples/NAME.png, and for the report, which has its caption as text, without
+    it."""
+    save_grid(workdir / 'samples' / f'{name}.png', grid)
+    file = f'report/{name}.png'
+    save_grid(workdir / file, grid._replace(caption=''))
+    return Shown(group, file, title, grid.caption)
+
+
+def share_interval(share: float, n: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of a share of n examples."""
+    found = stats.binomtest(round(share * n), n).proportion_ci(0.95, method='wilson')
+    return float(found.low), float(found.high)
