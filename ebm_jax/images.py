@@ -101,6 +101,15 @@ def save_frames(
     )
 
 
+def save_strip(path: str | pathlib.Path, frames: Sequence[Grid], side: int = 480) -> None:
+    """Save grids of one size below each other, as PNG."""
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.concatenate([np.asarray(_enlarged(grid, side)) for grid in frames])).save(
+        path
+    )
+
+
 def _enlarged(grid, side, gap=1):
     pixels = image_grid(grid.images, grid.columns, gap)
     image = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)

@@ -33,12 +33,16 @@ def succeed(*arguments, devices=None):
 
 def in_process(monkeypatch, capsys, name, *arguments):
     """Run a command in this process, on its existing devices, and return what it printed."""
+    run_in_process(monkeypatch, name, *arguments)
+    return capsys.readouterr().out
+
+
+def run_in_process(monkeypatch, name, *arguments):
     module = importlib.import_module(name)
     # as conftest has it; the launcher then leaves devices alone
     monkeypatch.setenv('JAX_NUM_CPU_DEVICES', '8')
     monkeypatch.setattr(sys, 'argv', [name, *arguments])
     launch.main(module.run, module.define, '') if hasattr(module, 'define') else launch.train(name)
-    return capsys.readouterr().out
 
 
 def assert_one_sentence(monkeypatch, capsys, says, name, *arguments):

@@ -1,24 +1,34 @@
 """The command line: a run from start to samples, and every mistake ending in one sentence and exit
 code 2."""
 
+import contextlib
 import importlib
+import io
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 
 import numpy as np
 import pytest
-from commands import ROOT, assert_one_sentence, command, in_process, succeed
+from browser import opened, problems
+from commands import ROOT, assert_one_sentence, command, in_process, run_in_process, succeed
+from PIL import Image
+from selenium.webdriver.common.keys import Keys
 from tfds_sets import png, prepare
 
 import ebm_jax
 from ebm_jax import data
 from ebm_jax.evaluate import extractor
+from ebm_jax.images import as_uint8
+from ebm_jax.record import update_summary
 from ebm_jax.train import state_shapes
 from ebm_jax.types import UNCONDITIONAL
+from experiments.commands import compare
 from experiments.commands import compose as compose_runs
-from experiments.common import building, launch, runs, settings, sources
+from experiments.common import building, launch, report, runs, settings, sources
 from experiments.studies import digits_compose, icd_stability
 
 SHARED = ROOT.parent / 'shared' / 'data'
@@ -110,18 +120,19 @@ def test_several_cores_are_used_without_being_asked(trained):
     )
 
 
-def test_evaluate_writes_every_metric_under_its_stable_name(trained, monkeypatch, capsys):
-    workdir, _ = trained
-    monkeypatch.setattr(extractor, 'STEPS', 30)
-    printed = in_process(
-        monkeypatch,
-        capsys,
-        'experiments.evaluate',
-        f'--workdir={workdir}',
-        '--fresh_per_class=3',
-        '--resamples=5',
-        '--ood=extra=digits',
-    )
+@pytest.fixture(scope='module')
+def evaluated(trained):
+    """(the run, what its evaluation printed)"""
+    workdir, printed = trained[0], io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
+        patch.setattr(extractor, 'STEPS', 30)
+        arguments = ['--fresh_per_class=3', '--resamples=5', '--ood=extra=digits']
+        run_in_process(patch, 'experiments.evaluate', f'--workdir={workdir}', *arguments)
+    return workdir, printed.getvalue()
+
+
+def test_evaluate_writes_every_metric_under_its_stable_name(evaluated):
+    workdir, printed = evaluated
     summary = json.loads((workdir / 'summary.json').read_text())
     for name in (
         'test_accuracy',
@@ -143,7 +154,7 @@ def test_evaluate_writes_every_metric_under_its_stable_name(trained, monkeypatch
     assert full['ood']['extra']['log_px']['auroc'] != 0.5
     text = (workdir / 'evaluation.txt').read_text()
     assert (
-        text.strip() == printed.strip()
+        printed.strip() == f'{text.strip()}\n\nLook at {workdir}/report.html'
         and 'support vector machine' in text
         and '20 equal bins' in text
     )
@@ -155,8 +166,65 @@ def test_evaluate_writes_every_metric_under_its_stable_name(trained, monkeypatch
         'samples/fresh_unconditional.png',
         'samples/buffer.png',
         'samples/data.png',
+        'samples/chains.gif',
     ):
         assert (workdir / name).stat().st_size > 500, name
+    low, high = full['intervals']['test_accuracy']
+    assert low < summary['test_accuracy'] < high
+
+
+def test_the_report_of_a_run_in_a_browser(evaluated, tmp_path):
+    """It stands alone (from any folder, without a network), every picture can be decoded, the
+    slider moves the frames, and it fits a phone and the dark theme."""
+    path = tmp_path / 'moved.html'
+    path.write_text((evaluated[0] / 'report.html').read_text())
+    assert not re.search(r'(?:src|href)="(?!data:|#)', path.read_text())
+    with opened(path) as browser:
+        assert problems(browser) == []
+        text = browser.find_element('tag name', 'body').text
+        for said in (
+            'Trained to step 4',
+            'accuracy',
+            'Chains at work',
+            'Unfamiliar data',
+            'rotated',
+        ):
+            assert said in text, said
+        slider = browser.find_element('css selector', '.frames input')
+        frames = browser.find_elements('css selector', '.frames img')
+        seen = []
+        for key in (Keys.HOME, Keys.END):
+            slider.send_keys(key)
+            (frame,) = [frame for frame in frames if frame.is_displayed()]
+            said = browser.find_element('css selector', '.frames output').text
+            seen.append((frames.index(frame), said, frame.screenshot_as_base64))
+        first, last = seen
+        assert first[:2] == (0, 'after 0 of 3 steps')
+        assert last[:2] == (len(frames) - 1, 'after 3 of 3 steps') and first[2] != last[2]
+        light = browser.find_element('tag name', 'body').value_of_css_property('background-color')
+        assert all(image.get_attribute('alt') for image in browser.find_elements('tag name', 'img'))
+        assert browser.find_elements('css selector', 'svg[aria-label*="Reliability"]')
+    with opened(path, width=390, dark=True) as browser:
+        body = browser.find_element('tag name', 'body')
+        assert body.value_of_css_property('background-color') != light
+        assert browser.execute_script('return document.scrollingElement.scrollWidth') <= 390
+
+
+def test_the_report_before_and_after(trained, tmp_path):
+    """While a run trains its newest pictures and curves are shown, and the page reads itself
+    again; a run that diverged says so."""
+    copied = tmp_path / 'run'
+    shutil.copytree(trained[0], copied)
+    (copied / 'evaluation.json').unlink(missing_ok=True)
+    text = report.write(copied, (2, 4)).read_text()
+    assert 'http-equiv="refresh"' in text and 'step 2 of 4' in text and 'Loss' in text
+    assert text.count('<img') == 1 and 'report/buffer' not in text
+    update_summary(
+        copied, {'diverged': True, 'finished': False, 'account': 'Diverged <at> step 3.'}
+    )
+    text = report.write(copied).read_text()
+    assert 'Diverged &lt;at&gt; step 3.' in text and 'http-equiv="refresh"' not in text
+    assert '--config.sampler.num_steps=2' in text and '--config.seed' not in text
 
 
 @pytest.fixture(scope='module')
@@ -259,15 +327,17 @@ def test_energies_of_different_runs_and_methods_compose(
     assert whole.factors == 3  # AND 1, OR 1, NOT 1
 
 
-def test_compare_names_what_differs(trained, trained_icd, monkeypatch, capsys):
+def test_compare_names_what_differs(trained, trained_icd, tmp_path, monkeypatch, capsys):
     table = in_process(
         monkeypatch,
         capsys,
         'experiments.compare',
         f'--workdir={trained[0]}',
         f'--workdir={trained_icd}',
+        '--markdown',
+        f'--out={tmp_path}/both.html',
     ).splitlines()
-    cells = [dict(zip(table[0].split(' | '), line.split(' | '))) for line in table[2:]]
+    cells = [dict(zip(table[0].split(' | '), line.split(' | '))) for line in table[2:4]]
     assert [row['experiment'] for row in cells] == [
         'experiments.digits_st_jem',
         'experiments.digits_icd',
@@ -277,6 +347,18 @@ def test_compare_names_what_differs(trained, trained_icd, monkeypatch, capsys):
         and cells[1]['loss.kl_weight'] == '1'
         and 'seed' not in table[0].split(' | ')
     )
+    page = (tmp_path / 'both.html').read_text()
+    assert '<h3>digits</h3>' in page and '<h3>digits_icd</h3>' in page
+
+
+def test_the_table_of_compare_fits_the_terminal(monkeypatch):
+    monkeypatch.setenv('COLUMNS', '60')
+    heads = [f'run_{i}' for i in range(9)]
+    rows = {'learning rate': ['0.001'] * 9, 'accuracy': [f'{i}.0 %' for i in range(9)]}
+    printed = compare.terminal(heads, rows)
+    assert max(map(len, printed.splitlines())) <= 60
+    # every run once, in order
+    assert re.findall(r'run_\d', printed) == heads and '8.0 %' in printed
 
 
 def test_digits_compose_trains_measures_and_continues(tmp_path, monkeypatch, capsys):
@@ -357,6 +439,13 @@ def test_apply_works_on_runs_without_a_generator(
                 f'--out={tmp_path}/{task}',
             )
             assert said.startswith(('8 images', 'scores of 8 images'))
+            if task == 'scores':
+                table = (tmp_path / 'scores.csv').read_text().splitlines()
+                assert len(table) == 9 and table[0].startswith('image,label,')
+                numbers = np.load(tmp_path / 'scores.npz')
+                name = table[0].split(',')[2]
+                written = [float(line.split(',')[2]) for line in table[1:]]
+                np.testing.assert_allclose(written, numbers[name], rtol=1e-4)
         with np.load(tmp_path / 'inpaint.npz') as found:
             known = np.broadcast_to(found['known'], found['x'].shape)
             np.testing.assert_array_equal(found['filled'][known], found['x'][known])
@@ -376,13 +465,18 @@ def test_sample_draws_what_was_asked_for(trained, tmp_path):
     succeed(
         'experiments.sample',
         f'--workdir={trained[0]}',
-        '--label=3',
+        '--label=3,4',
         '--num=6',
-        f'--out={tmp_path}/threes',
+        '--singly',
+        f'--out={tmp_path}/drawn.v2',
     )
-    with np.load(tmp_path / 'threes.npz') as drawn:
-        assert drawn['x'].shape == (6, 8, 8, 1) and set(drawn['y']) == {3}
-    assert (tmp_path / 'threes.png').exists()
+    with np.load(tmp_path / 'drawn.v2.npz') as drawn:
+        assert drawn['x'].shape == (6, 8, 8, 1) and drawn['y'].tolist() == [3, 4] * 3
+        images = drawn['images']
+        np.testing.assert_array_equal(images, as_uint8(drawn['x']))
+    single = np.asarray(Image.open(tmp_path / 'drawn.v2' / '005.png'))
+    np.testing.assert_array_equal(single, images[5, ..., 0])
+    assert (tmp_path / 'drawn.v2.png').exists()
 
 
 def mistakes(workdir, tmp_path):

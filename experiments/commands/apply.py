@@ -132,11 +132,11 @@ def run(values: Any) -> None:
     if result.table:
         written.append(out.with_suffix('.csv'))
         atomic_write(written[-1], '\n'.join(','.join(row) for row in result.table) + '\n')
-        shown = result.table[: 1 + TABLE_ROWS]
-        print('\n'.join(''.join(f'{cell:>12}' for cell in row) for row in shown))
-        if len(result.table) > len(shown):
-            print(f'... and {len(result.table) - len(shown)} more in {written[-1]}')
     print(f'{result.summary}: {" and ".join(map(str, written))}')
+    for row in result.table[: 1 + TABLE_ROWS]:
+        print(''.join(f'{cell:>12}' for cell in row))
+    if len(result.table) > 1 + TABLE_ROWS:
+        print(f'and {len(result.table) - 1 - TABLE_ROWS} more in {written[-1]}')
 
 
 def prepare(values: Any, opened: runs.Run) -> Inputs:

@@ -8,12 +8,12 @@ import pathlib
 import string
 from collections.abc import Iterable, Sequence
 
-from PIL import Image, ImageSequence
+from PIL import Image
 
 from experiments.common.section import Shown
 
 TEMPLATE = string.Template((pathlib.Path(__file__).parent / 'page.html').read_text())
-KINDS = {'.png': 'image/png', '.gif': 'image/gif', '.wav': 'audio/wav'}
+KINDS = {'.png': 'image/png', '.wav': 'audio/wav'}
 REFRESH = 20  # seconds after which a page that is still written is read again
 _numbers = itertools.count()  # of the sliders, whose names must differ within a page
 
@@ -38,7 +38,7 @@ def figure(folder: pathlib.Path, shown: Shown) -> str:
         )
     elif kind == '.wav':
         content = f'<audio controls preload="none" src="{_inside(path)}"></audio>'
-    elif kind == '.gif' and shown.frames:
+    elif shown.frames:
         content = _slider(path, shown)
     else:
         content = _zoomable(_inside(path), f'{title}. {caption}')
@@ -101,18 +101,23 @@ def _zoomable(source, alt):
 
 
 def _slider(path, shown):
-    """The frames of a moving picture under a slider; without JavaScript the moving picture."""
-    images = []
-    with Image.open(path) as moving:
-        for frame, what in zip(ImageSequence.Iterator(moving), shown.frames):
+    """The parts of a strip under a slider; without JavaScript the last one."""
+    sources = []
+    with Image.open(path) as strip:
+        height = strip.height // len(shown.frames)
+        for i in range(len(shown.frames)):
             content = io.BytesIO()
-            frame.convert('RGB').quantize(64).save(content, 'png', optimize=True)
-            source = _data(content.getvalue(), 'image/png')
-            images.append(f'<img hidden src="{source}" alt="{html.escape(what)}">')
-    last, name = len(images) - 1, f'slider-{next(_numbers)}'
+            part = strip.crop((0, i * height, strip.width, (i + 1) * height))
+            part.save(content, 'png', optimize=True)
+            sources.append(_data(content.getvalue(), KINDS['.png']))
+    images = ''.join(
+        f'<img hidden src="{source}" alt="{html.escape(what)}">'
+        for source, what in zip(sources, shown.frames)
+    )
+    last, name = len(sources) - 1, f'slider-{next(_numbers)}'
     return (
-        f'<div class="frames" hidden>{"".join(images)}'
+        f'<div class="frames" hidden>{images}'
         f'<input type="range" id="{name}" min="0" max="{last}" value="{last}" '
         f'aria-label="{html.escape(shown.title)}: step"><output for="{name}"></output></div>'
-        f'<noscript><img src="{_inside(path)}" alt="{html.escape(shown.caption)}"></noscript>'
+        f'<noscript><img src="{sources[-1]}" alt="{html.escape(shown.caption)}"></noscript>'
     )

@@ -13,10 +13,10 @@ class Shown(NamedTuple):
     """Something to look at or to listen to, for the report of a run."""
 
     group: str  # the heading under which it stands
-    file: str  # in the workdir: .png, .gif, .svg or .wav
+    file: str  # in the workdir: .png, .svg or .wav
     title: str
     caption: str  # what is to be seen; also the alternative text
-    frames: Sequence[str] = ()  # of a .gif: what each frame shows
+    frames: Sequence[str] = ()  # of a strip of frames below each other: what each shows
     wide: bool = False  # over the whole width of the page
 
 

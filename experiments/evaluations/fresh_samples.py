@@ -12,7 +12,7 @@ from tqdm import tqdm
 from ebm_jax import data
 from ebm_jax.evaluate import distance, inception, samples
 from ebm_jax.evaluate.extractor import Extractor
-from ebm_jax.images import Grid, as_float, save_frames
+from ebm_jax.images import Grid, as_float, save_frames, save_strip
 from ebm_jax.train import TrainState
 from ebm_jax.types import UNCONDITIONAL
 from experiments.common.building import class_name
@@ -98,6 +98,7 @@ def chains_at_work(
     """A moving picture of fresh chains, from their initial positions to their samples."""
     model, classes = experiment.model, experiment.train.num_classes
     steps = model.num_steps()
+    parts = min(FRAMES, steps)
     if not (model.has_energy and steps):
         return Section({}, [])
     conditional = model.class_conditional
@@ -106,17 +107,18 @@ def chains_at_work(
         jax.random.key(1),
         state.eval_params,
         labels,
-        trajectory=FRAMES,
+        trajectory=parts,
         description='chains at work',
     )
-    taken = _steps_of_frames(model, steps, positions.shape[1])
+    taken = _steps_of_frames(model, steps, parts, positions.shape[1])
     columns = classes if conditional else 10
     frames = [Grid(model.pictures(positions[:, i]), columns) for i in range(positions.shape[1])]
     save_frames(workdir / 'samples' / 'chains.gif', frames)
+    save_strip(workdir / 'report' / 'chains.png', frames)
     what = 'one class per column' if conditional else 'one chain per image'
     shown = Shown(
         SAMPLES,
-        'samples/chains.gif',
+        'report/chains.png',
         'Chains at work',
         f'Fresh chains from their initial positions to their samples, {what}: '
         f'{_described(experiment)}.',
@@ -125,14 +127,13 @@ def chains_at_work(
     return Section({}, [], [shown])
 
 
-def _steps_of_frames(model, steps, frames):
+def _steps_of_frames(model, steps, parts, frames):
     """How many steps a chain has made at each frame of a trajectory."""
-    plan = model.transition_plan()
-    blocks = frames - 1 - FRAMES  # with transitions, `every` steps each
-    every = plan.get('every', 0)
-    each = (steps - blocks * every) // FRAMES
-    parts = [blocks * every + each * i for i in range(1, FRAMES)]
-    return [*(every * i for i in range(blocks + 1)), *parts, steps]
+    blocks = frames - 1 - parts  # with transitions, `every` steps each
+    every = model.transition_plan().get('every', 0)
+    each = (steps - blocks * every) // parts
+    later = [blocks * every + each * i for i in range(1, parts)]
+    return [*(every * i for i in range(blocks + 1)), *later, steps]
 
 
 def _in_columns(labels, classes, rows):
