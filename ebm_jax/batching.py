@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from ebm_jax.shapes import check_leading
 from ebm_jax.types import Key, Params, PyTree

@@ -1,5 +1,6 @@
 """Conversions of images, and grids of them as pictures."""
 
+import io
 import math
 import pathlib
 import textwrap
@@ -54,6 +55,17 @@ class Grid(NamedTuple):
     caption: str = ''
     headings: Sequence[str] = ()
 
+    def picture(self, side: int = 640, gap: int = 1) -> Image.Image:
+        """Enlarged by an integer factor to about `side` pixels so that small images can be seen,
+        with headings and caption. gap: pixels between images."""
+        return _with_words(_enlarged(self, side, gap), self)
+
+    def _repr_png_(self) -> bytes:
+        """What a notebook shows."""
+        content = io.BytesIO()
+        self.picture().save(content, 'png')
+        return content.getvalue()
+
 
 def stacked(rows: Sequence[np.ndarray], columns: int = 10, caption: str = '') -> Grid:
     """Corresponding images of several series of equal length below each other, filled up with
@@ -81,11 +93,10 @@ def image_grid(images: ArrayLike, columns: int | None = None, gap: int = 1) -> n
 
 
 def save_grid(path: str | pathlib.Path, grid: Grid, side: int = 640, gap: int = 1) -> None:
-    """Save a picture as PNG, enlarged by an integer factor to about `side` pixels so that small
-    images can be seen, with its headings and its caption. gap: pixels between images."""
+    """Save the picture of a grid as PNG; its folder is made."""
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    _with_words(_enlarged(grid, side, gap), grid).save(path)
+    grid.picture(side, gap).save(path)
 
 
 def save_frames(

@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from ebm_jax import process
 from ebm_jax.errors import Diverged

@@ -84,7 +84,7 @@ def uninterrupted(tmp_path_factory):
     workdir = tmp_path_factory.mktemp('whole')
 
     def pictures(state):
-        return {'first': (state.chains.buffer.position[:, 0], None)}
+        return {'first': Grid(state.chains.buffer.position[:, 0])}
 
     def evaluate(state):
         return {'age': float(state.chains.buffer.age.mean())}

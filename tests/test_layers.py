@@ -29,6 +29,7 @@ LIBRARY = {
     'labels': {'types'},
     'shapes': {'types'},
     'versions': set(),
+    'notebook': set(),
     'devices': {'types', 'versions'},
     'cost': {'types', 'conv'},
     'prefetch': set(),

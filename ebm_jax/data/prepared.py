@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from ebm_jax.data.examples import Examples, check_split, checked
 from ebm_jax.errors import InputError

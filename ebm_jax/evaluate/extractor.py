@@ -18,7 +18,7 @@ import jax
 import numpy as np
 import optax
 from flax.traverse_util import flatten_dict, unflatten_dict
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from ebm_jax import batching, data
 from ebm_jax.data import Examples

@@ -3,7 +3,7 @@
 import numpy as np
 from scipy.stats import bootstrap
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from ebm_jax.shapes import check_shape
 

@@ -3,7 +3,7 @@ data."""
 
 import importlib
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -53,14 +53,26 @@ def build(module: ModuleType, config: Any, datasets: Datasets | None = None) -> 
 
 
 def fit_experiment(
-    workdir: pathlib.Path, module: ModuleType, config: Any
+    workdir: str | pathlib.Path,
+    module: ModuleType,
+    config: Any,
+    show: Callable[[int], object] | None = None,
 ) -> tuple[Experiment, TrainState]:
-    """Train the experiment in a workdir, or continue it there."""
+    """Train the experiment in a workdir, or continue it there.
+
+    Args: show: called with the step when its pictures are written (`notebook.watch`).
+    """
+    workdir = pathlib.Path(workdir)
     check_same_run(workdir, module, config)
     experiment = build(module, config)
 
     def rebuild(changed):
         return build(module, changed, experiment.datasets).recipe
+
+    def look(step):
+        report.write(workdir, (step, config.steps))
+        if show is not None:
+            show(step)
 
     state = fit(
         experiment.recipe,
@@ -73,7 +85,7 @@ def fit_experiment(
         picture_every=config.picture_every,
         evaluate_every=config.evaluate_every,
         recovery_actions=recovery_actions(config, rebuild),
-        report=lambda step: report.write(workdir, (step, config.steps)),
+        report=look,
     )
     if jax.process_index() == 0:
         report.write(workdir)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from matplotlib.figure import Figure
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from ebm_jax import audio, mcmc
 from ebm_jax.apply import sequences as apply_sequences

@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from ebm_jax import audio, augment
 from ebm_jax.data import Examples, formants, recordings

@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any
 
 from absl import flags
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from ebm_jax.errors import InputError
 from ebm_jax.record import write_json

@@ -19,7 +19,7 @@ from typing import Any
 import jax
 import numpy as np
 from matplotlib.figure import Figure
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from ebm_jax.errors import InputError
 from ebm_jax.record import update_summary, write_json

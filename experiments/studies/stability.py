@@ -31,7 +31,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, PartitionSpec
 from matplotlib.figure import Figure
 from scipy.stats import binomtest
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from ebm_jax import data
 from ebm_jax import devices as across
