@@ -45,6 +45,7 @@ from ebm_jax.train import (  # noqa: E402
 )
 
 HOST_BOUNDS = {'1x1': [1, 1, 1], '2x2': [2, 2, 1], '2x4': [2, 4, 1]}
+EFFORT = -0.5  # what a run on a TPU takes, see experiments/common/compiled.py
 COPIES = 0.1  # largest share of a chain's bytes that may be copies and transposes
 
 
@@ -75,6 +76,7 @@ class Compiled(NamedTuple):
     leaves: int  # leaves of the state
     trace_seconds: float
     compile_seconds: float
+    estimated_seconds: float  # of a run, by the compiler; the body of a loop is counted once
 
 
 def tpu_devices(topology: str) -> list[jax.Device]:
@@ -95,8 +97,13 @@ def tpu_devices(topology: str) -> list[jax.Device]:
     return list(description.devices)
 
 
-def compiled_step(recipe: Recipe, devices: Sequence[jax.Device], watch_every: int = 50) -> Compiled:
-    """The recipe's train step, compiled for devices of one host."""
+def compiled_step(
+    recipe: Recipe, devices: Sequence[jax.Device], watch_every: int = 50, effort: float = 0.0
+) -> Compiled:
+    """The recipe's train step, compiled for devices of one host.
+
+    Args: effort: of the compiler, in [-1, 1], as jax_exec_time_optimization_effort.
+    """
     n, mesh = len(devices), Mesh(devices, (AXIS,), axis_types=(AxisType.Auto,))
     whole, split = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((), (AXIS,)))
 
@@ -114,7 +121,7 @@ def compiled_step(recipe: Recipe, devices: Sequence[jax.Device], watch_every: in
     step = make_train_step(recipe, devices=devices, watch_every=watch_every)
     lowered = step.lower(state, jax.tree.map(shared, recipe.batch_at(0)))  # type: ignore[attr-defined]
     middle = time.perf_counter()
-    program = lowered.compile()
+    program = lowered.compile(compiler_options={'exec_time_optimization_effort': effort})
     end = time.perf_counter()
     text, memory = program.as_text(), program.memory_analysis()
     chains = cost.num_bytes(shapes.chains) // n
@@ -129,6 +136,7 @@ def compiled_step(recipe: Recipe, devices: Sequence[jax.Device], watch_every: in
         leaves=len(jax.tree.leaves(state)),
         trace_seconds=middle - begin,
         compile_seconds=end - middle,
+        estimated_seconds=program.cost_analysis().get('optimal_seconds', math.nan),
     )
 
 
@@ -240,7 +248,7 @@ def roofline(flops: float, moved: float, chip: Chip, chips: int) -> tuple[float,
     return max((compute, 'compute'), (memory, 'memory'))
 
 
-def report(experiment: str, topology: str, settings: list[str]) -> dict[str, Any]:
+def report(experiment: str, topology: str, settings: list[str], effort: float) -> dict[str, Any]:
     """Compile, and everything that is to be said about the step."""
     devices = tpu_devices(topology)
     config, built = made.built(experiment, settings)
@@ -248,7 +256,7 @@ def report(experiment: str, topology: str, settings: list[str]) -> dict[str, Any
     kind, n = topology.partition(':')[0], len(devices)
     program = trace_step(recipe, n).program
     flops, moved = cost.flops_of(program) * n, cost.traffic_of(program) * n
-    step = compiled_step(recipe, devices, config.log_every)
+    step = compiled_step(recipe, devices, config.log_every, effort)
     bounds = {name: roofline(flops, moved, chip, n) for name, chip in CHIPS.items()}
     return {
         'experiment': experiment,
@@ -261,7 +269,9 @@ def report(experiment: str, topology: str, settings: list[str]) -> dict[str, Any
         'state_gb': step.state_bytes / 1e9,
         'peak_gb': step.peak_bytes / 1e9,
         'trace_seconds': step.trace_seconds,
+        'effort': effort,
         'compile_seconds': step.compile_seconds,
+        'estimated_ms': step.estimated_seconds * 1e3,
         'roofline_ms': {name: seconds * 1e3 for name, (seconds, _) in bounds.items()},
         'bound_by': {name: what for name, (_, what) in bounds.items()},
         'faults': faults(step, n, CHIPS[kind].memory),
@@ -274,10 +284,13 @@ def main() -> None:
     )
     parser.add_argument('--experiment', required=True, help='as cifar10_jem')
     parser.add_argument('--topology', default='v5e:1x1', help='v5e or v6e : 1x1, 2x2 or 2x4')
+    parser.add_argument(
+        '--effort', type=float, default=EFFORT, help='of the compiler for speed, in [-1, 1]'
+    )
     parser.add_argument('--out', help='a .jsonl file that gets a line more')
     args, settings = parser.parse_known_args()
     try:
-        found = report(args.experiment, args.topology, settings)
+        found = report(args.experiment, args.topology, settings, args.effort)
     except InputError as error:
         parser.exit(2, f'error: {error}\n')
     for name, value in found.items():

@@ -37,6 +37,7 @@ def set_up(clone: str | pathlib.Path, extra: str = '') -> bool:
     if missing:
         _install(f'{pathlib.Path(clone)}[{extra}]' if extra else str(clone), missing)
     import jax
+    import matplotlib.pyplot  # noqa: F401, so that figures are shown
 
     if tuple(map(int, jax.__version__.split('.')[:2])) < (0, 7):
         raise RuntimeError(
