@@ -1,24 +1,48 @@
 # make demo            train ST-JEM on the built-in digits: pictures, metrics and a checkpoint in runs/demo
 # make test            run the tests
+# make test-oldest     a part of them on the oldest versions that setup.py allows, in .venv-oldest
+# make docs            build the site in docs/_build/html (make docs EBM_JAX_SMALL=1: quickly)
+# make wheel           build wheel and sdist in dist/, and try the wheel in an empty environment
 # make demo JAX=cuda13 the same on an NVIDIA GPU (driver 580 or newer); JAX=tpu on a TPU
 # make test JAX=tpu-compile the tests that compile for a TPU, too, on a machine without one
 PYTHON ?= python3
 JAX ?= cpu
 VENV := .venv
+OLDEST := .venv-oldest
 RUN := $(VENV)/bin/python
+PIP := pip install --quiet --disable-pip-version-check
 comma := ,
 EXTRAS := test,speech$(if $(filter-out cpu,$(JAX)),$(comma)$(JAX))
 STAMP := $(VENV)/installed-$(JAX)
+# kernels, buffers, devices, a train step of each family, resume, the notebooks' first cells
+OLDEST_TESTS := tests/test_train.py tests/test_mcmc.py tests/test_conv.py tests/test_families.py \
+  tests/test_notebooks.py \
+  tests/test_fit.py::test_resume_equals_uninterrupted_bit_for_bit \
+  tests/test_fit.py::test_resume_on_another_number_of_devices
 
-.PHONY: demo test lint clean
+export EBM_JAX_SMALL
+.PHONY: demo test test-oldest docs wheel lint clean
 
 demo: $(STAMP)
 	$(RUN) -m experiments.digits_st_jem --workdir=runs/demo
 	$(RUN) -m experiments.evaluate --workdir=runs/demo
-	@echo "Look at runs/demo/samples/fresh_conditional.png, reliability.png and evaluation.txt"
+	@echo "Open runs/demo/report.html in a browser"
 
 test: $(STAMP)
 	$(RUN) -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder
+
+test-oldest: $(OLDEST)/installed
+	$(OLDEST)/bin/python -m pytest -q -n 2 $(OLDEST_TESTS)
+
+docs: $(VENV)/installed-docs
+	$(VENV)/bin/sphinx-build -W --keep-going -q -b html docs docs/_build/html
+	@echo "Open docs/_build/html/index.html in a browser"
+
+wheel: $(STAMP)
+	rm -rf dist build
+	$(VENV)/bin/$(PIP) build
+	$(RUN) -m build . > /dev/null
+	$(RUN) tests/smoke_wheel.py dist $(PYTHON)
 
 lint: $(STAMP)
 	$(VENV)/bin/ruff check .
@@ -29,8 +53,17 @@ $(STAMP): setup.py requirements.txt
 	@case "$(JAX)" in cpu|cuda13|tpu|tpu-compile) ;; *) echo "JAX=$(JAX) is not known: use cpu, cuda13, tpu or tpu-compile" >&2; exit 2;; esac
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=python3.12" >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r requirements.txt -e '.[$(EXTRAS)]'
+	$(VENV)/bin/$(PIP) -r requirements.txt -e '.[$(EXTRAS)]'
+	@touch $@
+
+$(VENV)/installed-docs: $(STAMP) requirements-docs.txt
+	$(VENV)/bin/$(PIP) -r requirements-docs.txt -r requirements.txt -e '.[docs,speech]'
+	@touch $@
+
+$(OLDEST)/installed: setup.py requirements-oldest.txt
+	$(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/$(PIP) -r requirements-oldest.txt -e '.[speech]'
 	@touch $@
 
 clean:
-	rm -rf $(VENV) runs build *.egg-info .pytest_cache .ruff_cache .mypy_cache
+	rm -rf $(VENV) $(OLDEST) runs build dist docs/_build docs/tutorials *.egg-info .pytest_cache .ruff_cache .mypy_cache

@@ -4,6 +4,7 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 ROOT = Path(__file__).parent
+URL = 'https://github.com/ebm-jax/ebm_jax'
 VERSION = re.search(r"__version__ = '(.*)'", (ROOT / 'ebm_jax' / '__init__.py').read_text())
 
 setup(
@@ -15,17 +16,21 @@ setup(
     ),
     long_description=(ROOT / 'README.md').read_text(),
     long_description_content_type='text/markdown',
+    author='The ebm_jax authors',
+    url=URL,
+    project_urls={'Documentation': f'{URL}/tree/main/docs', 'Issues': f'{URL}/issues'},
+    keywords='energy-based models, Langevin dynamics, MCMC, contrastive divergence, JEM, JAX',
     license='Apache-2.0',
     python_requires='>=3.11',
     packages=find_packages(include=['ebm_jax', 'ebm_jax.*']),
     package_data={'ebm_jax': ['py.typed']},
     # Ranges that resolve and run; requirements.txt holds the versions that were tested together.
     install_requires=[
-        'jax>=0.10,<0.13',
-        'flax>=0.12.6,<0.13',
+        'jax>=0.7.2,<0.13',
+        'flax>=0.11.2,<0.13',
         'optax>=0.2.8,<0.3',
         'orbax-checkpoint>=0.12,<0.13',
-        'chex>=0.1.92,<0.2',
+        'chex>=0.1.90,<0.2',
         'dm-pix>=0.4.5,<0.5',
         'absl-py>=2.3.1',
         'ml_collections>=1.1,<2',
@@ -52,6 +57,14 @@ setup(
             'blackjax>=1.2.5,<2',
             'mypy>=1.15,<3',
             'pre-commit>=4',
+            'selenium>=4.30,<5',
+        ],
+        'docs': [
+            'sphinx>=8',
+            'sphinx-book-theme>=1.1',
+            'myst-nb>=1.2',
+            'latex2mathml>=3.77',
+            'ipywidgets>=8',
         ],
         'speech': [
             'librosa>=0.11,<0.12',
@@ -66,8 +79,14 @@ setup(
         'prepare': ['tensorflow-cpu>=2.20'],  # only to prepare TFDS image sets, once
     },
     classifiers=[
-        'License :: OSI Approved :: Apache Software License',
+        'Development Status :: 4 - Beta',
+        'Intended Audience :: Science/Research',
+        'Operating System :: OS Independent',
         'Programming Language :: Python :: 3',
+        'Programming Language :: Python :: 3.11',
+        'Programming Language :: Python :: 3.12',
+        'Programming Language :: Python :: 3.13',
+        'Typing :: Typed',
         'Topic :: Scientific/Engineering :: Artificial Intelligence',
     ],
 )

@@ -43,9 +43,9 @@ from ebm_jax.train import (  # noqa: E402
     state_shapes,
     trace_step,
 )
+from experiments.common.compiled import EFFORT  # noqa: E402
 
 HOST_BOUNDS = {'1x1': [1, 1, 1], '2x2': [2, 2, 1], '2x4': [2, 4, 1]}
-EFFORT = -0.5  # what a run on a TPU takes, see experiments/common/compiled.py
 COPIES = 0.1  # largest share of a chain's bytes that may be copies and transposes
 
 

@@ -13,6 +13,9 @@ sys.path.insert(0, str(ROOT))
 os.environ['PYTHONPATH'] = os.pathsep.join([str(ROOT), os.environ.get('PYTHONPATH', '')])
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 os.environ['TQDM_DISABLE'] = '1'  # bars are for eyes that watch
+if os.environ.get('EBM_JAX_SMALL'):  # a check that all cells run; as in tests/conftest.py
+    fast = '--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true'
+    os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} {fast}'
 
 from docutils import nodes  # noqa: E402
 from latex2mathml import converter  # noqa: E402
@@ -77,7 +80,12 @@ def as_pages(app, what, name, obj, options, lines):
                     nested.append(line)
             out += [*(f'   {line}' for line in nested), '']
         elif begin.startswith('    '):
-            out += ['.. code-block:: text', '', *(f'   {line[4:]}' for line in block.split('\n')), '']
+            out += [
+                '.. code-block:: text',
+                '',
+                *(f'   {line[4:]}' for line in block.split('\n')),
+                '',
+            ]
         else:
             prose = ' '.join(line.strip() for line in block.split('\n'))
             out += [_escaped(prose), '']
@@ -88,7 +96,7 @@ def _escaped(prose):
     """Prose without the marks of reStructuredText, but for `names`."""
     pieces = re.split(r'(`[^`]+`)', prose)
     return ''.join(
-        f' ``{piece[1:-1]}`` ' if piece.startswith('`') else re.sub(r'([*_|\\])', r'\\\1', piece)
+        rf'\ ``{piece[1:-1]}``\ ' if piece.startswith('`') else re.sub(r'([*_|\\])', r'\\\1', piece)
         for piece in pieces
     ).strip()
 

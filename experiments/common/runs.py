@@ -16,6 +16,7 @@ from ebm_jax.train import TrainState, state_shapes
 from ebm_jax.trained import TrainedModel, load, read_config
 from experiments.common import report, settings
 from experiments.common.building import recovery_actions
+from experiments.common.compiled import compile_quickly
 from experiments.common.cores import use_all_cores
 from experiments.common.experiment import Experiment
 from experiments.common.sources import Datasets
@@ -63,6 +64,7 @@ def fit_experiment(
     Args: show: called with the step when its pictures are written (`notebook.watch`).
     """
     workdir = pathlib.Path(workdir)
+    compile_quickly()
     check_same_run(workdir, module, config)
     experiment = build(module, config)
 
