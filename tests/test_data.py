@@ -12,9 +12,11 @@ from PIL import Image
 from tfds_sets import png, prepare
 
 from ebm_jax import data
+from ebm_jax.data import examples as source_files
 from ebm_jax.errors import InputError
 from ebm_jax.train import make_local_step, state_shapes
 from experiments import celeba64_dual_mcmc
+from experiments.common import sources
 from experiments.common.sources import load
 
 X = np.random.default_rng(0).integers(0, 256, (6, 5, 4, 3), dtype=np.uint8)
@@ -63,6 +65,49 @@ def test_folder_of_images(tmp_path):
     order = np.argsort(Y, kind='stable')
     np.testing.assert_array_equal(found.x, X[order])
     np.testing.assert_array_equal(found.y, Y[order])
+
+
+def test_a_folder_of_unlabelled_images_and_one_of_many_sizes(tmp_path):
+    """Without classes all are of class 0; ?size= cuts and resizes, as for TFDS."""
+    for i, image in enumerate(X):
+        Image.fromarray(image).save(tmp_path / f'{i}.png')
+    found = sources.load(f'folder:{tmp_path}', 'test')
+    np.testing.assert_array_equal(found.x, X)
+    assert set(found.y) == {0}
+    Image.fromarray(np.full((9, 7, 3), 50, np.uint8)).save(tmp_path / '9.png')
+    with pytest.raises(InputError, match=r'\?size=64'):
+        sources.load(f'folder:{tmp_path}', 'test')
+    resized = sources.load(f'folder:{tmp_path}?size=4', 'test').x
+    assert resized.shape == (len(X) + 1, 4, 4, 3) and (resized[-1] == 50).all()
+    np.testing.assert_array_equal(resized[0], data.middle(X[0], 4))
+
+
+def test_a_test_split_is_cut_off_by_seed(tmp_path):
+    """A share of each class, the same at every call; the two splits are all of it."""
+    y = np.repeat([0, 1], [30, 10])
+    x = np.arange(40, dtype=np.uint8).reshape(40, 1, 1, 1)
+    np.savez(tmp_path / 'whole.npz', x_train=x, y_train=y)
+    source = f'npz:{tmp_path}/whole.npz?test=.2'
+    train, test = sources.splits(source)
+    assert sorted([*train.x.ravel(), *test.x.ravel()]) == list(range(40))
+    assert np.bincount(train.y).tolist() == [24, 8] and np.bincount(test.y).tolist() == [6, 2]
+    np.testing.assert_array_equal(test.x, sources.load(source, 'test').x)
+    np.testing.assert_array_equal(test.y, y[test.x.ravel()])
+    for bad in ('1', 'x', '.0001'):
+        with pytest.raises(InputError, match='test'):
+            sources.splits(f'npz:{tmp_path}/whole.npz?test={bad}')
+    np.savez(tmp_path / 'one.npz', x=x, y=y)
+    with pytest.raises(InputError, match=r'one\.npz\?test=\.1'):
+        sources.splits(f'npz:{tmp_path}/one.npz')
+
+
+def test_messages_say_the_cure(tmp_path):
+    with pytest.raises(InputError, match=r'\(255 \* x\)\.round\(\)\.astype\(np\.uint8\)'):
+        source_files.checked('mine', np.full((3, 2, 2), 0.5), np.zeros(3, int))
+    with pytest.raises(InputError, match=r'by \(x\)\.round'):
+        source_files.checked('mine', np.full((3, 2, 2), 200.0), np.zeros(3, int))
+    with pytest.raises(InputError, match='return_inverse=True'):
+        source_files.checked('mine', np.zeros((3, 2, 2), np.uint8), np.array(['a', 'b', 'a']))
 
 
 def test_both_splits_of_a_folder_share_their_numbering(tmp_path):

@@ -5,8 +5,10 @@ from ebm_jax.data.examples import (
     Examples,
     batch_at,
     digits,
+    divided,
     folder,
     inverted,
+    middle,
     mixed,
     npz,
     open_npz,
@@ -15,13 +17,14 @@ from ebm_jax.data.examples import (
     subsample,
     uniform_noise,
 )
-from ebm_jax.data.prepared import OnDisk, middle, tfds
+from ebm_jax.data.prepared import OnDisk, tfds
 
 __all__ = [
     'Examples',
     'OnDisk',
     'batch_at',
     'digits',
+    'divided',
     'folder',
     'inverted',
     'middle',

@@ -39,14 +39,21 @@ def checked(name: str, x: Any, y: Any) -> Examples:
     if x.ndim == 3:
         x = x[..., None]
     if x.ndim != 4 or x.dtype != np.uint8 or not len(x):
+        cure = ''
+        if np.issubdtype(x.dtype, np.floating) and x.size:
+            scale = 'x' if x.max() > 1.5 else '255 * x'
+            cure = f'; make bytes of floats by ({scale}).round().astype(np.uint8)'
         raise InputError(
             f'{name}: images must be uint8 of shape [N, H, W] or [N, H, W, C] with N > 0, got'
-            f' {x.dtype} {list(x.shape)}'
+            f' {x.dtype} {list(x.shape)}{cure}'
         )
     if y.shape != x.shape[:1] or not np.issubdtype(y.dtype, np.integer) or y.min() < 0:
+        cure = ''
+        if y.shape == x.shape[:1]:
+            cure = '; make numbers of labels by names, y = np.unique(labels, return_inverse=True)'
         raise InputError(
             f'{name}: labels must be {len(x)} integers >= 0, one per image, got {y.dtype}'
-            f' {list(y.shape)}'
+            f' {list(y.shape)}{cure}'
         )
     return Examples(name, x, y.astype(np.int32))
 
@@ -108,11 +115,12 @@ def npz(path: str | pathlib.Path, split: str) -> Examples:
     return checked(pathlib.Path(path).stem, x, y)
 
 
-def folder(path: str | pathlib.Path, split: str) -> Examples:
+def folder(path: str | pathlib.Path, split: str, size: int | None = None) -> Examples:
     """A folder of images, one sub-folder per class: PATH/SPLIT/CLASS/*.png|jpg, or PATH/CLASS/* as
-    either split.
+    either split. Without classes, PATH/SPLIT/* or PATH/*: unlabelled, of the one class 0.
 
     Classes are numbered in alphabetical order; all images must have one size.
+    Args: size: None, or the side of the squares that images are cut and resized to (`middle`).
     """
     from PIL import Image, UnidentifiedImageError
 
@@ -121,42 +129,78 @@ def folder(path: str | pathlib.Path, split: str) -> Examples:
     root = top / split if (top / split).is_dir() else top
     # both splits share their numbering
     places = [top / name for name in ('train', 'test') if (top / name).is_dir()] or [top]
-    classes = {
-        name: i
-        for i, name in enumerate(
-            sorted({f.parent.name for place in places for f in _images(place)})
-        )
-    }
-    files = _images(root)
+    names = sorted({file.parent.name for place in places for file in _images(place, '*/*')})
+    classes = {name: i for i, name in enumerate(names)}
+    files = _images(root, '*/*')
+    if not files:
+        files, classes = _images(root, '*'), {root.name: 0}
     if not files:
         raise InputError(
-            f'no images at {root}/CLASS/*.png (or jpg, bmp): make one sub-folder per class'
+            f'no images at {root}/CLASS/*.png or {root}/*.png (or jpg, bmp): make one sub-folder '
+            'per class, or put unlabelled images there'
         )
     images = []
     for file in tqdm(files, desc=f'reading {root}', unit='image', delay=2):
         try:
             with Image.open(file) as image:
-                images.append(
-                    np.asarray(image.convert('L' if image.mode in ('1', 'L', 'LA') else 'RGB'))
-                )
+                grey = image.mode in ('1', 'L', 'LA')
+                pixels = np.asarray(image.convert('L' if grey else 'RGB'))
         except (UnidentifiedImageError, OSError) as error:
             raise InputError(f'{file} cannot be read as an image: remove or replace it') from error
-        if images[-1].shape != images[0].shape:
+        if size is not None:
+            pixels = middle(pixels.reshape(*pixels.shape[:2], -1), size)
+        images.append(pixels)
+        if pixels.shape != images[0].shape:
             raise InputError(
-                f'{file} is {list(images[-1].shape)}, but the first image is'
-                f' {list(images[0].shape)}: bring all to one size'
+                f'{file} is {list(pixels.shape)}, but the first image is {list(images[0].shape)}: '
+                f'bring all to one size, for instance by folder:{path}?size=64'
             )
-    return checked(
-        top.name, np.stack(images), np.array([classes[file.parent.name] for file in files])
-    )
+    labels = np.array([classes[file.parent.name] for file in files])
+    return checked(top.name, np.stack(images), labels)
 
 
-def _images(place):
+def _images(place, pattern):
     return [
         file
-        for file in sorted(place.glob('*/*'))
+        for file in sorted(place.glob(pattern))
         if file.suffix.lower() in ('.png', '.jpg', '.jpeg', '.bmp')
     ]
+
+
+def middle(image: np.ndarray, size: int) -> np.ndarray:
+    """The largest central square of an image, resized to size x size (Pillow's cubic filter, which
+    averages). uint8 [H, W, C]."""
+    from PIL import Image
+
+    height, width = image.shape[:2]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    square = image[top : top + side, left : left + side]
+    return np.asarray(
+        Image.fromarray(square.squeeze(-1) if square.shape[-1] == 1 else square).resize(
+            (size, size), Image.Resampling.BICUBIC
+        )
+    ).reshape(size, size, -1)
+
+
+def divided(examples: Examples, share: float, split: str, seed: int = 0) -> Examples:
+    """One split of examples that come as one set: `share` of each class is the test split.
+
+    Raises: InputError for a share outside (0, 1), or one that leaves a split without examples.
+    """
+    from sklearn.model_selection import train_test_split
+
+    check_split(split)
+    try:
+        train, test = train_test_split(
+            np.arange(len(examples.y)), test_size=share, random_state=seed, stratify=examples.y
+        )
+    except ValueError as error:
+        raise InputError(
+            f'{examples.name}: a share of {share:g} cannot be cut off for tests ({error})'
+        ) from error
+    pick = np.sort(train if split == 'train' else test)
+    return examples._replace(x=examples.x[pick], y=examples.y[pick])
 
 
 @functools.lru_cache(maxsize=4)

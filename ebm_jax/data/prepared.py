@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from tqdm.auto import tqdm
 
-from ebm_jax.data.examples import Examples, check_split, checked
+from ebm_jax.data.examples import Examples, check_split, checked, middle
 from ebm_jax.errors import InputError
 
 THREADS = min(16, os.cpu_count() or 1)  # that decode images of a batch
@@ -125,19 +125,3 @@ def _label(row, label):
 def _labels(values):
     y = np.array(list(values))
     return y.astype(np.int32) if y.dtype == bool else y
-
-
-def middle(image: np.ndarray, size: int) -> np.ndarray:
-    """The largest central square of an image, resized to size x size (Pillow's cubic filter, which
-    averages). uint8 [H, W, C]."""
-    from PIL import Image
-
-    height, width = image.shape[:2]
-    side = min(height, width)
-    top, left = (height - side) // 2, (width - side) // 2
-    square = image[top : top + side, left : left + side]
-    return np.asarray(
-        Image.fromarray(square.squeeze(-1) if square.shape[-1] == 1 else square).resize(
-            (size, size), Image.Resampling.BICUBIC
-        )
-    ).reshape(size, size, -1)

@@ -1,5 +1,5 @@
-"""Data by name: 'digits', 'npz:FILE', 'folder:FOLDER',
-'tfds:NAME[@FOLDER][?size=64&label=FIELD&memory=false]'."""
+"""Data by name: 'digits', 'npz:FILE[?test=.1]', 'folder:FOLDER[?size=64&test=.1]',
+'tfds:NAME[@FOLDER][?size=64&label=FIELD&memory=false]'. test=.1 cuts a tenth off for tests."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -41,10 +41,13 @@ def load(source: str, split: str) -> Examples:
     kind, _, where = source.partition(':')
     if kind == 'digits' and not where:
         return data.digits(split)
-    if kind == 'npz' and where:
-        return data.npz(where, split)
-    if kind == 'folder' and where:
-        return data.folder(where, split)
+    if kind in ('npz', 'folder') and where:
+        where, options = options_of(source, ('test', 'size') if kind == 'folder' else ('test',))
+        size, share = _pixels(source, options), options.get('test')
+        # what is to be divided comes as one set
+        asked = split if share is None else 'train'
+        found = data.npz(where, asked) if kind == 'npz' else data.folder(where, asked, size)
+        return found if share is None else data.divided(found, _share(source, share), split)
     if kind == 'tfds' and where:
         name, folder, options = tfds_parts(source, ('size', 'label', 'memory'))
         memory = options.pop('memory', 'true')
@@ -52,15 +55,31 @@ def load(source: str, split: str) -> Examples:
             raise InputError(f'{source!r}: memory must be true or false, got {memory!r}')
         # what is tested is small, and looked at from all sides
         in_memory = memory == 'true' or split == 'test'
-        size = options.pop('size', None)
-        if size is not None and not (size.isdecimal() and int(size) > 0):
-            raise InputError(f'{source!r}: the size must be a whole number of pixels, got {size!r}')
-        pixels = int(size) if size else None
+        pixels = _pixels(source, options)
+        options.pop('size', None)
         return data.tfds(name, split, folder, size=pixels, memory=in_memory, **options)
     raise InputError(
-        f'unknown data {source!r}: give digits, npz:FILE, folder:FOLDER or '
+        f'unknown data {source!r}: give digits, npz:FILE[?test=.1], '
+        'folder:FOLDER[?size=64&test=.1] or '
         'tfds:NAME[@FOLDER][?size=64&label=FIELD&memory=false]'
     )
+
+
+def _pixels(source, options):
+    size = options.get('size')
+    if size is not None and not (size.isdecimal() and int(size) > 0):
+        raise InputError(f'{source!r}: the size must be a whole number of pixels, got {size!r}')
+    return int(size) if size else None
+
+
+def _share(source, text):
+    try:
+        share = float(text)
+    except ValueError:
+        share = 0.0
+    if not 0 < share < 1:
+        raise InputError(f'{source!r}: test must be a share between 0 and 1, got {text!r}')
+    return share
 
 
 def tfds_parts(source: str, known: tuple[str, ...]) -> tuple[str, str | None, dict[str, str]]:
@@ -68,8 +87,17 @@ def tfds_parts(source: str, known: tuple[str, ...]) -> tuple[str, str | None, di
 
     Raises: InputError for options other than `known`.
     """
-    place, _, query = source.partition(':')[2].partition('?')
+    place, options = options_of(source, known)
     name, _, folder = place.partition('@')
+    return name, folder or None, options
+
+
+def options_of(source: str, known: tuple[str, ...]) -> tuple[str, dict[str, str]]:
+    """'KIND:PLACE[?key=value&...]' -> (PLACE, options).
+
+    Raises: InputError for options other than `known`.
+    """
+    place, _, query = source.partition(':')[2].partition('?')
     try:
         options = dict(parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query)))
     except ValueError:
@@ -79,7 +107,7 @@ def tfds_parts(source: str, known: tuple[str, ...]) -> tuple[str, str | None, di
             f'{source!r}: what follows ? must look like KEY=VALUE&KEY=VALUE, with keys among '
             f'{", ".join(known)}'
         )
-    return name, folder or None, options
+    return place, options
 
 
 def splits(source: str) -> tuple[Examples, Examples]:
@@ -94,7 +122,7 @@ def splits(source: str) -> tuple[Examples, Examples]:
     if train.x.shape == test.x.shape and np.array_equal(train.x, test.x):
         raise InputError(
             f'{source} has no test split of its own: give x_train and x_test, or the folders train '
-            'and test'
+            f'and test; or cut one off by {source}{"&" if "?" in source else "?"}test=.1'
         )
     return train, test
 
