@@ -70,7 +70,8 @@ def in_batches(
     batch_size = min(batch_size, total)
     batch_size += -batch_size % len(local)
     begins = range(0, total, batch_size)
-    for begin in tqdm(begins, desc=description, unit='batch', delay=2, leave=False):
+    # in the place of a bar of training, which stands still meanwhile
+    for begin in tqdm(begins, desc=description, unit='batch', delay=2, leave=False, position=0):
         rows = np.minimum(np.arange(begin, begin + batch_size), total - 1)
         found = jax.device_get(fn(params, begin, *(jax.device_put(x[rows], split) for x in inputs)))
         parts.append(jax.tree.map(lambda leaf, n=min(batch_size, total - begin): leaf[:n], found))

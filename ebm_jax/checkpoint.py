@@ -2,6 +2,7 @@
 ages, keys, step."""
 
 import contextlib
+import logging
 import pathlib
 from collections.abc import Callable
 
@@ -48,7 +49,8 @@ class Checkpoints:
         )
         if read_only:
             options = ocp.CheckpointManagerOptions(read_only=True)
-        self._manager = ocp.CheckpointManager(self.folder, options=options)
+        with _without_remarks():
+            self._manager = ocp.CheckpointManager(self.folder, options=options)
 
     def __enter__(self) -> 'Checkpoints':
         return self
@@ -110,6 +112,10 @@ class Checkpoints:
 
     def _first_readable(self, read, step=None):
         """(step, what `read` gives) of a step, or of the newest that is not damaged."""
+        with _without_remarks():
+            return self._first_that_is(read, step)
+
+    def _first_that_is(self, read, step):
         there = sorted(self._manager.all_steps(), reverse=True)
         if step not in (None, *there) or not there:
             listed = ', '.join(map(str, reversed(there))) or 'none'
@@ -223,3 +229,15 @@ def _on_this_device(leaf):
 
 class _DamagedError(Exception):
     """A checkpoint that cannot be read."""
+
+
+@contextlib.contextmanager
+def _without_remarks():
+    """orbax warns of what it was asked for: reading without writing, and what old folders lack."""
+    log = logging.getLogger('absl')
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(level)

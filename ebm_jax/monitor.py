@@ -18,6 +18,11 @@ from ebm_jax.errors import Diverged
 from ebm_jax.record import NullRecorder, Recorder
 from ebm_jax.types import Batch, Metrics
 
+# of fixed width: what does not fit a narrow terminal is cut off at its end
+BAR = (
+    '{desc}{percentage:3.0f}%|{bar:20}| {n_fmt}/{total_fmt} '
+    '[{elapsed}<{remaining}, {rate_fmt}{postfix}]'
+)
 TICK = 1.0  # seconds between signs of life while a step is compiled
 LAG = 2  # steps that may be under way on an accelerator before their metrics are checked
 
@@ -60,6 +65,7 @@ class Monitor:
             initial=start,
             unit='step',
             dynamic_ncols=True,
+            bar_format=BAR,
             disable=not process.is_primary(),
         )
         return self.progress

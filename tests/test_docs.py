@@ -11,7 +11,7 @@ import types
 import jax
 import numpy as np
 import pytest
-from commands import in_process
+from commands import assert_one_sentence, in_process
 
 import ebm_jax
 from ebm_jax.errors import InputError
@@ -75,7 +75,7 @@ def test_the_method_and_the_experiment_of_the_guide_train_and_are_evaluated(
         '--config.fresh.every=1',
     ]
     said = in_process(monkeypatch, capsys, 'experiments.digits_pcd', workdir, *small)
-    assert 'Trained' in said
+    assert 'Next: python -m experiments.evaluate' in said
     arguments = ['--fresh_per_class=2', '--resamples=2', '--ood=mixed=']
     in_process(monkeypatch, capsys, 'experiments.evaluate', workdir, *arguments)
     summary = json.loads((tmp_path / 'run' / 'summary.json').read_text())
@@ -159,3 +159,13 @@ def test_the_programs_of_the_readme_run_in_order(tmp_path, monkeypatch, capsys):
         exec(short, names)
     assert 'accuracy' in capsys.readouterr().out and (tmp_path / 'runs/mine/summary.json').exists()
     assert names['images'].shape == (16, 8, 8, 1)
+    # commands use a run from Python as one of their own
+    monkeypatch.setattr(extractor, 'STEPS', 10)
+    workdir, small = '--workdir=runs/mine', ['--fresh_per_class=2', '--resamples=2']
+    assert_one_sentence(monkeypatch, capsys, '--data=digits', 'experiments.evaluate', workdir)
+    in_process(monkeypatch, capsys, 'experiments.evaluate', workdir, '--data=digits', *small)
+    assert 'test_accuracy' in json.loads((tmp_path / 'runs/mine/summary.json').read_text())
+    assert 'a run from Python' in (tmp_path / 'runs/mine/report.html').read_text()
+    in_process(monkeypatch, capsys, 'experiments.sample', workdir, '--num=4', '--steps=1')
+    in_process(monkeypatch, capsys, 'experiments.export', workdir, '--out=exported')
+    assert ebm_jax.load('exported').class_probs(np.zeros((3, 8, 8, 1))).shape == (3, 10)

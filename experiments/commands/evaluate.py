@@ -14,6 +14,7 @@ default. Distances are in the features of a classifier trained here on the run's
 """
 
 import pathlib
+import sys
 import time
 from typing import Any
 
@@ -31,6 +32,9 @@ from experiments.evaluations import fresh_samples, standard
 def define(values: Any) -> None:
     """The flags."""
     flags.DEFINE_string('workdir', None, 'Folder of the run.', flag_values=values)
+    flags.DEFINE_string(
+        'data', None, 'Data of a run that was trained from Python, as digits.', flag_values=values
+    )
     flags.DEFINE_multi_string(
         'ood', [], 'NAME=DATA, an out-of-distribution set; NAME= removes one.', flag_values=values
     )
@@ -68,15 +72,19 @@ def run(values: Any) -> None:
     """Evaluate, write and print."""
     began = time.time()
     workdir = pathlib.Path(values.workdir)
-    _, experiment, state = runs.restore(workdir)
+    _, experiment, state = runs.restore(workdir, values.data)
     requested = requested_ood(experiment, tuple(values.ood))
     outside = {name: ood_dataset(spec, experiment.datasets) for name, spec in requested.items()}
+    say('the extractor of features')
     extractors = extractors_of(workdir, experiment, values)
+    say('scores of the test set')
     inside = predict.predict_dataset(experiment.predict, state.eval_params, experiment.test)
+    say('fresh samples')
     fresh = fresh_samples.draw(experiment, state, values.fresh_per_class)
     sections = []
     if experiment.model.classifier is not None:
         sections.append(standard.classification(workdir, experiment, state, inside))
+    say('out-of-distribution sets, samples, distances')
     sections += [
         standard.detection(
             workdir,
@@ -91,7 +99,10 @@ def run(values: Any) -> None:
         fresh_samples.chains_at_work(workdir, experiment, state),
         fresh_samples.distances(experiment, fresh, extractors, values.resamples),
     ]
-    sections += [section(workdir, experiment, state) for section in experiment.evaluations]
+    for measure in experiment.evaluations:
+        function: Any = getattr(measure, 'func', measure)
+        say(function.__name__.replace('_', ' '))
+        sections.append(measure(workdir, experiment, state))
     step = int(state.step)
     found: dict[str, Any] = {'step': step}
     lines = [f'Evaluation of {workdir}, step {step}']
@@ -108,6 +119,11 @@ def run(values: Any) -> None:
     update_summary(workdir, summary_of(found))
     print('\n'.join(lines))
     print(f'\nLook at {report.write(workdir)}')
+
+
+def say(what: str) -> None:
+    """What is being measured, for those who wait."""
+    print(f'measuring: {what}', file=sys.stderr)
 
 
 def summary_of(found: dict[str, Any]) -> dict[str, Any]:

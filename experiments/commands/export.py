@@ -5,13 +5,11 @@ settings that trained it, its metrics, a hash) and README.md (the model card). `
 the commands that need no data (sample, compose, speech) open it as they open a run.
 """
 
-import pathlib
-import shlex
 from typing import Any
 
 from absl import flags
 
-from experiments.common import launch, runs, settings
+from experiments.common import launch, report, runs
 
 
 def define(values: Any) -> None:
@@ -22,29 +20,14 @@ def define(values: Any) -> None:
     flags.mark_flag_as_required('out', values)
 
 
-def changes(workdir: str) -> dict[str, Any]:
-    """{path: value} of the settings in which a run differs from its experiment."""
-    config, module = runs.read_run(pathlib.Path(workdir))
-    shipped, own = settings.flatten(module.get_config()), settings.flatten(config)
-    return {name: value for name, value in own.items() if value != shipped[name]}
-
-
 def run(values: Any) -> None:
     """Export and print."""
     opened = runs.open_model(values.workdir)
-    experiment = opened.settings.get('experiment')
-    commands = []
-    if experiment:
-        changed = [
-            shlex.quote(f'--config.{name}={value}')
-            for name, value in changes(values.workdir).items()
-        ]
-        commands = [
-            ' '.join([f'python -m {experiment} --workdir=RUN', *changed]),
-            'python -m experiments.evaluate --workdir=RUN',
-            'python -m experiments.export --workdir=RUN --out=FOLDER',
-        ]
-    digest = opened.export(values.out, '\n'.join(commands))
+    commands = ''
+    if 'experiment' in opened.settings:
+        commands = report.commands('RUN', opened.settings)
+        commands += '\npython -m experiments.export --workdir=RUN --out=FOLDER'
+    digest = opened.export(values.out, commands)
     print(f'{values.out}: step {opened.step}, SHA-256 of the weights {digest[:12]}...')
 
 

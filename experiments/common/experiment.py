@@ -60,7 +60,7 @@ class Experiment:
     """An experiment, built.
 
     Attributes:
-      recipe: how it trains.
+      recipe: how it trains; None for a run from Python, which is evaluated only.
       model: what it trains, as pure functions of parameters.
       datasets: what it is trained and tested on.
       predict: (params, key, raw examples) -> {name: values}, see `evaluate.predict`.
@@ -73,7 +73,7 @@ class Experiment:
       speech: what only runs on recordings have.
     """
 
-    recipe: Recipe
+    recipe: Recipe | None
     model: Model
     datasets: Datasets
     predict: Predictor

@@ -171,6 +171,6 @@ def train(module_name: str) -> None:
         use_all_cores(config)
         fit_experiment(workdir, module, config)
         if jax.process_index() == 0:
-            print(f'Trained: {workdir}. Next: python -m experiments.evaluate --workdir={workdir}')
+            print(f'Next: python -m experiments.evaluate --workdir={workdir}')
 
     main(run, define, module.__doc__)

@@ -249,7 +249,10 @@ def _how(run):
     protocol = run.path / 'evaluation.txt'
     if protocol.exists():
         parts.append(page.folded('Protocol of the evaluation', protocol.read_text()))
-    parts.append(page.folded('Command that makes this run again', command(run.path, run.config)))
+    again = 'trained from Python, by ebm_jax.fit.fit'
+    if 'experiment' in run.config:
+        again = commands(str(run.path), run.config)
+    parts.append(page.folded('Commands that make this run again', again))
     config = {name: value for name, value in run.config.items() if name != 'model'}
     parts.append(page.folded('Configuration', json.dumps(config, indent=2)))
     if 'model' in run.config:
@@ -257,10 +260,9 @@ def _how(run):
     return parts
 
 
-def command(workdir: pathlib.Path, config: Mapping[str, Any]) -> str:
-    """The command of a run: its experiment, and the settings that are not the experiment's own."""
-    if 'experiment' not in config:
-        return 'trained from Python by ebm_jax.fit.fit'
+def commands(workdir: str, config: Mapping[str, Any]) -> str:
+    """The commands that make a run again: its experiment, with the settings that are not the
+    experiment's own, and its evaluation."""
     name = config['experiment']
     arguments = [f'python -m {name}', shlex.quote(f'--workdir={workdir}')]
     arguments += [
@@ -282,9 +284,8 @@ def changed(config: Mapping[str, Any]) -> dict[str, Any]:
         path: tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else value
         for path, value in saved.items()
     }
-    # the length of a schedule that follows the run is fixed when the run begins
     return {
         path: value
         for path, value in differing.items()
-        if path in default and value != default[path] and path != 'optimizer.decay_steps'
+        if path in default and value != default[path]
     }

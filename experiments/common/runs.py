@@ -8,14 +8,16 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from ebm_jax.checkpoint import Checkpoints
 from ebm_jax.errors import InputError
+from ebm_jax.evaluate import predict
 from ebm_jax.fit import fit
 from ebm_jax.train import TrainState, state_shapes
 from ebm_jax.trained import TrainedModel, load, read_config
-from experiments.common import report, settings
-from experiments.common.building import recovery_actions
+from experiments.common import report, settings, sources
+from experiments.common.building import prepare_images, recovery_actions
 from experiments.common.compiled import compile_quickly
 from experiments.common.cores import use_all_cores
 from experiments.common.experiment import Experiment
@@ -166,9 +168,56 @@ def _read(workdir, content, module):
         ) from error
 
 
-def restore(workdir: str | pathlib.Path) -> Run:
-    """The newest checkpoint of a run, with its data. To be called before any JAX computation."""
-    return restore_all([workdir])[0]
+def restore(workdir: str | pathlib.Path, source: str | None = None) -> Run:
+    """The newest checkpoint of a run, with its data. To be called before any JAX computation.
+
+    Args: source: data of a run that was trained from Python, which its folder does not name.
+    Raises: InputError.
+    """
+    if 'experiment' in read_config(pathlib.Path(workdir)):
+        if source is not None:
+            raise InputError(f'{workdir} names its own data: leave --data={source} out')
+        return restore_all([workdir])[0]
+    if source is None:
+        raise InputError(
+            f'{workdir} was trained from Python and does not say on which data: name them, as '
+            '--data=digits or --data=npz:FILE'
+        )
+    use_all_cores()
+    train, test = sources.splits(source)
+    return _trained_from_python(load(workdir), Datasets(train=train, test=test))
+
+
+def _trained_from_python(opened, datasets):
+    """A Run of a model without an experiment: there is no recipe, and of the training state there
+    are the evaluation parameters only."""
+    model = opened.model
+    shape = datasets.train.x.shape[1:]
+    if shape != model.spec.shape:
+        raise InputError(
+            f'the model takes examples of {list(model.spec.shape)}, but the data are {list(shape)}'
+        )
+    view, scores = model.view()
+    experiment = Experiment(
+        recipe=None,
+        model=model,
+        datasets=datasets,
+        predict=predict.predictor(view, prepare_images(0.0)),
+        scores=scores,
+        input_noise=0.0,
+        ood={name: name for name in sources.CHANGES},
+    )
+    state = TrainState(
+        step=jnp.int32(opened.step),
+        params=opened.params,
+        opt_state=(),
+        ema_params=(),
+        chains=(),
+        key=jax.random.key(0),
+        quarantined=jnp.int32(0),
+        attempt=jnp.int32(0),
+    )
+    return Run(None, experiment, state)
 
 
 def restore_all(workdirs: Sequence[str | pathlib.Path]) -> list[Run]:

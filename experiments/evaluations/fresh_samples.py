@@ -65,7 +65,7 @@ def grids(
     recognised?"""
     classes, model = experiment.train.num_classes, experiment.model
     pictures: dict[str, Grid] = {}
-    if experiment.recipe.pictures is not None:
+    if experiment.recipe is not None and experiment.recipe.pictures is not None:
         pictures |= experiment.recipe.pictures(state)
     real = model.pictures(as_float(data.subsample(experiment.train, 100).x))
     pictures['data'] = Grid(real, 10, 'Training examples.')
