@@ -26,7 +26,8 @@ print('the wheel works:', ebm_jax.__version__)
 def main(folder: str, python: str = sys.executable) -> None:
     (wheel,) = pathlib.Path(folder).resolve().glob('*.whl')
     (sdist,) = pathlib.Path(folder).resolve().glob('*.tar.gz')
-    program = re.findall(r'```python\n(.*?)```', (ROOT / 'README.md').read_text(), re.DOTALL)[0]
+    programs = re.findall(r'```python\n(.*?)```', (ROOT / 'README.md').read_text(), re.DOTALL)
+    (program,) = (code for code in programs if 'steps=600' in code)
     program = program.replace('steps=600', 'steps=2')
     with tempfile.TemporaryDirectory() as empty:
         run = pathlib.Path(empty) / 'venv' / 'bin' / 'python'

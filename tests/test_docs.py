@@ -5,19 +5,21 @@ import importlib
 import json
 import pathlib
 import re
+import shlex
 import sys
 import types
 
 import jax
 import numpy as np
 import pytest
+from absl import flags
 from commands import assert_one_sentence, in_process
 
 import ebm_jax
 from ebm_jax.errors import InputError
 from ebm_jax.evaluate import extractor
 from ebm_jax.train import state_shapes
-from experiments.common import runs
+from experiments.common import launch, processes, runs, settings
 
 ROOT = pathlib.Path(__file__).parent.parent
 GUIDE = 'docs/adding_a_method.md'
@@ -149,14 +151,19 @@ def test_the_evaluation_of_the_guide_reports(as_module, tmp_path):
     assert abs(metrics['sample_brightness']) < 0.2 and 'brightness of 20' in lines[0]
 
 
+def run_blocks(path, names):
+    """Run the Python blocks of a document in order, shortened, from an empty folder."""
+    for code in blocks_of(path):
+        short = code.replace('steps=600', 'steps=2').replace("'models/", f"'{ROOT}/models/")
+        exec(re.sub(r'num_steps=\d{2,}', 'num_steps=2', short), names)
+
+
 def test_the_programs_of_the_readme_run_in_order(tmp_path, monkeypatch, capsys):
-    program, *rest = blocks_of('README.md')
-    assert 'steps=600' in program and len(program.splitlines()) < 50
+    (program,) = (code for code in blocks_of('README.md') if 'steps=600' in code)
+    assert len(program.splitlines()) < 50
     monkeypatch.chdir(tmp_path)
     names = {}
-    for code in (program, *rest):
-        short = code.replace('steps=600', 'steps=2').replace('num_steps=200', 'num_steps=2')
-        exec(short, names)
+    run_blocks('README.md', names)
     assert 'accuracy' in capsys.readouterr().out and (tmp_path / 'runs/mine/summary.json').exists()
     assert names['images'].shape == (16, 8, 8, 1)
     # commands use a run from Python as one of their own
@@ -169,3 +176,78 @@ def test_the_programs_of_the_readme_run_in_order(tmp_path, monkeypatch, capsys):
     in_process(monkeypatch, capsys, 'experiments.sample', workdir, '--num=4', '--steps=1')
     in_process(monkeypatch, capsys, 'experiments.export', workdir, '--out=exported')
     assert ebm_jax.load('exported').class_probs(np.zeros((3, 8, 8, 1))).shape == (3, 10)
+
+
+@pytest.mark.parametrize('name', ['data', 'resume', 'evaluate', 'export'])
+def test_the_programs_of_the_how_to_pages_run(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    run_blocks(f'docs/howto/{name}.md', names)
+    if name == 'resume':
+        assert int(names['state'].step) == 40
+
+
+def test_the_chain_of_the_concepts_page_follows_its_density(capsys):
+    names = {}
+    exec(blocks_of('docs/concepts/energies.md')[0], names)
+    x = np.asarray(names['x'])
+    assert abs(x.mean() - 1) < 0.05 and abs(x.std() - 0.5) < 0.03
+
+
+PAGES = sorted((ROOT / 'docs').rglob('*.md'))
+# results have commands for a shell, and the guide's experiment is run above
+ELSEWHERE = ('docs/_build', 'docs/tutorials', 'docs/results', GUIDE)
+DOCUMENTS = ['README.md', *(str(path.relative_to(ROOT)) for path in PAGES)]
+DOCUMENTS = [path for path in DOCUMENTS if not path.startswith(ELSEWHERE)]
+TARGETS = {'demo', 'test', 'test-oldest', 'docs', 'wheel', 'lint'}
+
+
+def commands_of(path):
+    """The commands in the indented and fenced blocks of a document, in order."""
+    lines = iter((ROOT / path).read_text().splitlines())
+    for line in lines:
+        text = line.strip().removeprefix('$ ')
+        if not re.match(r'(?:    |\|?)\s*(?:[A-Z_]+=\S+ )*(?:python -m|make) ', line):
+            continue
+        while text.endswith('\\'):
+            text = text[:-1] + next(lines).strip()
+        yield shlex.split(text, comments=True)
+
+
+@pytest.mark.parametrize('path', DOCUMENTS)
+def test_the_commands_of_a_document_can_be_given_in_its_order(path, monkeypatch):
+    """Every module, flag and setting is there, and every run that is used was made before."""
+    made = {'runs/demo'}  # by `make demo`, with which all begins
+    for words in commands_of(path):
+        while re.match(r'[A-Z_]+=', words[0]):
+            del words[0]
+        if words[0] == 'make':
+            assert words[1] in TARGETS, words
+            continue
+        name, arguments = words[2], [word for word in words[3:] if '...' not in word]
+        if not name.startswith('experiments.') or 'NAME' in name:
+            assert name in ('pip', 'venv') or (ROOT / f'{name.replace(".", "/")}.py').exists(), name
+            continue
+        module = importlib.import_module(name)
+        monkeypatch.setattr(sys, 'argv', [name, *arguments])  # settings are looked for there
+        values = flags.FlagValues()
+        if name == 'experiments.list':
+            continue
+        if hasattr(module, 'get_config'):
+            launch.define_config(values, module.get_config())
+            processes.define(values)
+        else:
+            module.define(values)
+        if arguments == ['--help']:
+            continue
+        values(sys.argv)
+        given = dict(re.findall(r'--(workdir|all|any|none|out)=([^\s:]+)', ' '.join(arguments)))
+        if hasattr(module, 'get_config'):
+            settings.as_declared(values.config)
+            settings.check(values.config)
+            made.add(given['workdir'])
+        elif 'studies' not in name:
+            used = re.findall(r'--(?:workdir|all|any|none)=([^\s:]+)', ' '.join(arguments))
+            placeholders = {'DIR', 'RUN', 'A', 'B', '...'}
+            assert set(used) <= made | placeholders, (words, made)
+        made |= {given['out']} if 'out' in given else set()
