@@ -39,6 +39,7 @@ from ebm_jax.errors import InputError  # noqa: E402
 from ebm_jax.train import (  # noqa: E402
     GRADIENT,
     Recipe,
+    Traced,
     make_train_step,
     state_shapes,
     trace_step,
@@ -74,7 +75,6 @@ class Compiled(NamedTuple):
     state_bytes: int  # of the training state on one chip
     aliased: int  # leaves of the state whose memory the new state takes over
     leaves: int  # leaves of the state
-    trace_seconds: float
     compile_seconds: float
     estimated_seconds: float  # of a run, by the compiler; the body of a loop is counted once
 
@@ -98,11 +98,11 @@ def tpu_devices(topology: str) -> list[jax.Device]:
 
 
 def compiled_step(
-    recipe: Recipe, devices: Sequence[jax.Device], watch_every: int = 50, effort: float = 0.0
+    recipe: Recipe, devices: Sequence[jax.Device], traced: Traced, effort: float = 0.0
 ) -> Compiled:
     """The recipe's train step, compiled for devices of one host.
 
-    Args: effort: of the compiler, in [-1, 1], as jax_exec_time_optimization_effort.
+    Args: traced: for as many devices. effort: of the compiler, in [-1, 1], as jax_exec_time_optimization_effort.
     """
     n, mesh = len(devices), Mesh(devices, (AXIS,), axis_types=(AxisType.Auto,))
     whole, split = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((), (AXIS,)))
@@ -117,10 +117,9 @@ def compiled_step(
     shapes = state_shapes(recipe)
     state = jax.tree.map(equal, shapes.replace(chains=()))
     state = state.replace(chains=jax.tree.map(shared, shapes.chains))
-    begin = time.perf_counter()
-    step = make_train_step(recipe, devices=devices, watch_every=watch_every)
+    step = make_train_step(recipe, devices=devices, traced=traced)
     lowered = step.lower(state, jax.tree.map(shared, recipe.batch_at(0)))  # type: ignore[attr-defined]
-    middle = time.perf_counter()
+    begin = time.perf_counter()
     program = lowered.compile(compiler_options={'exec_time_optimization_effort': effort})
     end = time.perf_counter()
     text, memory = program.as_text(), program.memory_analysis()
@@ -134,8 +133,7 @@ def compiled_step(
         state_bytes=cost.num_bytes(shapes.replace(chains=())) + chains,
         aliased=len(aliased_arguments(text) & set(range(len(jax.tree.leaves(state))))),
         leaves=len(jax.tree.leaves(state)),
-        trace_seconds=middle - begin,
-        compile_seconds=end - middle,
+        compile_seconds=end - begin,
         estimated_seconds=program.cost_analysis().get('optimal_seconds', math.nan),
     )
 
@@ -254,9 +252,11 @@ def report(experiment: str, topology: str, settings: list[str], effort: float) -
     config, built = made.built(experiment, settings)
     recipe = built.recipe
     kind, n = topology.partition(':')[0], len(devices)
-    program = trace_step(recipe, n).program
-    flops, moved = cost.flops_of(program) * n, cost.traffic_of(program) * n
-    step = compiled_step(recipe, devices, config.log_every, effort)
+    begin = time.perf_counter()
+    traced = trace_step(recipe, n, watch_every=config.log_every)
+    trace_seconds = time.perf_counter() - begin
+    flops, moved = cost.flops_of(traced.program) * n, cost.traffic_of(traced.program) * n
+    step = compiled_step(recipe, devices, traced, effort)
     bounds = {name: roofline(flops, moved, chip, n) for name, chip in CHIPS.items()}
     return {
         'experiment': experiment,
@@ -268,7 +268,7 @@ def report(experiment: str, topology: str, settings: list[str], effort: float) -
         'gigabytes': moved / 1e9,
         'state_gb': step.state_bytes / 1e9,
         'peak_gb': step.peak_bytes / 1e9,
-        'trace_seconds': step.trace_seconds,
+        'trace_seconds': trace_seconds,
         'effort': effort,
         'compile_seconds': step.compile_seconds,
         'estimated_ms': step.estimated_seconds * 1e3,
