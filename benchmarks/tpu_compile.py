@@ -102,7 +102,8 @@ def compiled_step(
 ) -> Compiled:
     """The recipe's train step, compiled for devices of one host.
 
-    Args: traced: for as many devices. effort: of the compiler, in [-1, 1], as jax_exec_time_optimization_effort.
+    Args: traced: for as many devices. effort: of the compiler, in [-1, 1], as
+      jax_exec_time_optimization_effort.
     """
     n, mesh = len(devices), Mesh(devices, (AXIS,), axis_types=(AxisType.Auto,))
     whole, split = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((), (AXIS,)))

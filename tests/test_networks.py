@@ -377,3 +377,15 @@ def test_the_spectral_energy_is_as_smooth_as_its_blocks_allow():
 def test_networks_that_do_not_fit_their_input(module, inputs, message):
     with pytest.raises(ValueError, match=message):
         per_example(module).init(jax.random.key(0), *inputs)
+
+
+def test_a_convnet_has_as_many_layers_as_widths():
+    """Strides 1, 2, 2 and then 1 where none are given: 16x16 -> 4x4 for three layers and more."""
+    x = jnp.zeros((16, 16, 1))
+    sizes = []
+    for widths in ((4,), (4, 5, 6), (4, 5, 6, 7, 8)):
+        network = per_example(ConvNet(3, widths))
+        params = network.init(jax.random.key(0), x)
+        assert [params[f'Conv_{i}']['kernel'].shape[-1] for i in range(len(widths))] == list(widths)
+        sizes.append(params['Dense_0']['kernel'].shape[0] // widths[-1])
+    assert sizes == [16 * 16, 4 * 4, 4 * 4]

@@ -3,14 +3,18 @@
 import json
 from dataclasses import dataclass
 
+import chex
+import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from commands import ROOT, assert_one_sentence, in_process
 
 from ebm_jax.errors import InputError
 from experiments import cifar10_dual_mcmc, digits_st_jem, images_st_jem
 from experiments.commands import list as list_command
-from experiments.common import building, runs, settings
+from experiments.common import building, groups, runs, settings
 from experiments.common.groups import Schedule
 from experiments.common.settings import group, setting
 from experiments.families.networks import SizedConvNetwork
@@ -201,3 +205,27 @@ def test_networks_follow_the_size_of_the_images():
         assert 2 <= grid <= 4 and len(module.widths) == len(module.strides), side
     config.network.widths = (4, 8)
     assert config.network.build(10, (8, 8, 1)).module.widths == (4, 8)
+
+
+@pytest.mark.parametrize('kind', ['adam', 'adamw', 'sgd'])
+def test_the_optimiser_is_the_one_that_is_named(kind):
+    """Two steps on a quadratic by optax's own, written out here."""
+    schedule = groups.Optimizer(
+        kind=kind, warmup=0, decay_to=1.0, learning_rate=0.1, weight_decay=0.3, b1=0.5, b2=0.8
+    )
+    found = building.optimizer_of(schedule, 0.1, 10, 0.3)
+    expected = {
+        'adam': optax.chain(optax.add_decayed_weights(0.3), optax.adam(0.1, 0.5, 0.8)),
+        'adamw': optax.adamw(0.1, 0.5, 0.8, weight_decay=0.3),
+        'sgd': optax.chain(optax.add_decayed_weights(0.3), optax.sgd(0.1, 0.5)),
+    }[kind]
+
+    def two_steps(optimizer):
+        params = {'w': jnp.array([1.0, -2.0])}
+        state = optimizer.init(params)
+        for _ in range(2):
+            updates, state = optimizer.update(jax.tree.map(lambda w: 2 * w, params), state, params)
+            params = optax.apply_updates(params, updates)
+        return params
+
+    chex.assert_trees_all_close(two_steps(found), two_steps(expected), rtol=1e-6)

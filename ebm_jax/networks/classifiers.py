@@ -15,23 +15,24 @@ class ConvNet(nn.Module):
     [N, num_classes].
 
     Args:
-      widths: channels of each layer. strides: of each layer, 1 or 2.
+      widths: channels of each layer. strides: of each layer, 1 or 2; () for 1, 2, 2 and then 1.
       dtype: compute type, bfloat16 or float32.
     Raises: ValueError when widths and strides are not equally many.
     """
 
     num_classes: int
     widths: Sequence[int] = (32, 64, 128)
-    strides: Sequence[int] = (1, 2, 2)
+    strides: Sequence[int] = ()
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        if len(self.widths) != len(self.strides):
+        strides = self.strides or (1, 2, 2, *[1] * len(self.widths))[: len(self.widths)]
+        if len(self.widths) != len(strides):
             raise ValueError(
-                f'widths and strides must be equally many, got {self.widths} and {self.strides}'
+                f'widths and strides must be equally many, got {self.widths} and {strides}'
             )
-        for width, stride in zip(self.widths, self.strides):
+        for width, stride in zip(self.widths, strides):
             x = nn.swish(Conv(width, (3, 3), (stride, stride), dtype=self.dtype)(x))
         return nn.Dense(self.num_classes, dtype=jnp.float32)(x.reshape(len(x), -1))
 

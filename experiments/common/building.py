@@ -41,19 +41,23 @@ def learning_rate(schedule: Schedule, rate: float, steps: int) -> optax.Schedule
     )
 
 
-def adam(
+def optimizer_of(
     schedule: Schedule, rate: float, steps: int, weight_decay: float = 0.0
 ) -> optax.GradientTransformation:
-    """Adam at that rate; the norm of the gradient is clipped where clip_norm > 0. Weight decay is
-    added to the gradient, as PyTorch's Adam has it.
+    """The optimiser at that rate; the norm of the gradient is clipped where clip_norm > 0. Weight
+    decay is added to the gradient, as PyTorch's Adam has it, except in adamw.
     """
-    first = []
+    rates, parts = learning_rate(schedule, rate, steps), []
     if schedule.clip_norm > 0:
-        first.append(optax.clip_by_global_norm(schedule.clip_norm))
+        parts.append(optax.clip_by_global_norm(schedule.clip_norm))
+    if schedule.kind == 'adamw':
+        last = optax.adamw(rates, schedule.b1, schedule.b2, weight_decay=weight_decay)
+        return optax.chain(*parts, last)
     if weight_decay > 0:
-        first.append(optax.add_decayed_weights(weight_decay))
-    rates = learning_rate(schedule, rate, steps)
-    return optax.chain(*first, optax.adam(rates, schedule.b1, schedule.b2))
+        parts.append(optax.add_decayed_weights(weight_decay))
+    if schedule.kind == 'sgd':
+        return optax.chain(*parts, optax.sgd(rates, schedule.b1 or None))
+    return optax.chain(*parts, optax.adam(rates, schedule.b1, schedule.b2))
 
 
 def prepare_images(noise: float, crop: int = 0, flip: bool = False) -> Transition:

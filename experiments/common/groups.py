@@ -25,14 +25,20 @@ class ImageData:
 
 @dataclass
 class Schedule:
-    """Linear warm-up, then a cosine; or, with milestones, a factor at each of them. Adam."""
+    """The optimiser, with linear warm-up, then a cosine; or, with milestones, a factor at each of
+    them."""
 
+    kind: str = setting(
+        'adam',
+        'adam (weight decay is part of the gradient), adamw (it is not), or sgd',
+        choices=('adam', 'adamw', 'sgd'),
+    )
     warmup: int = setting(50, 'steps of linear warm-up', low=0)
     decay_steps: int = setting(0, 'step at which the cosine ends; 0: the last of the run', low=0)
     decay_to: float = setting(0.05, 'share of the learning rate at its end', low=0, high=1)
     milestones: tuple[int, ...] = setting((), 'steps at which the rate is multiplied by drop')
     drop: float = setting(1.0, 'factor at each milestone', above=0)
-    b1: float = setting(0.9, 'first beta of Adam', low=0, below=1)
+    b1: float = setting(0.9, 'first beta of Adam; momentum of sgd', low=0, below=1)
     b2: float = setting(0.999, 'second beta of Adam', low=0, below=1)
     clip_norm: float = setting(0.0, 'largest norm of the gradient; 0: not clipped', low=0)
     ema: float = setting(0.99, 'decay of the moving average of parameters; 0: none', low=0, below=1)
@@ -40,9 +46,11 @@ class Schedule:
 
 @dataclass
 class Optimizer(Schedule):
-    """Adam: linear warm-up, then a cosine; or, with milestones, a factor at each of them."""
+    """The optimiser, with linear warm-up, then a cosine; or, with milestones, a factor at each of
+    them."""
 
     learning_rate: float = setting(1e-3, 'largest learning rate', above=0)
+    weight_decay: float = setting(0.0, 'weight decay', low=0)
 
 
 @dataclass

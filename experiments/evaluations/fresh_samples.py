@@ -13,6 +13,7 @@ from ebm_jax import data
 from ebm_jax.evaluate import distance, inception, samples
 from ebm_jax.evaluate.extractor import Extractor
 from ebm_jax.images import Grid, as_float, save_frames, save_strip
+from ebm_jax.spec import FEATURES
 from ebm_jax.train import TrainState
 from ebm_jax.types import UNCONDITIONAL
 from experiments.common.building import class_name
@@ -152,6 +153,8 @@ def _described(experiment):
     if sampling.transition:
         moved = f', augmentation every {sampling.every} steps except in the last {sampling.plain}'
     begin = 'generator' if experiment.stages else 'initial distribution'
+    features = experiment.model.spec.units == FEATURES
+    axes = '; windows of features, time to the right, frequency upwards' if features else ''
     numbers = ', '.join(
         f'{name.replace("_", " ")} {value:g}'
         for name, value in sampling.kernel.arguments.items()
@@ -159,7 +162,7 @@ def _described(experiment):
     )
     return (
         f'{experiment.model.num_steps()} {sampling.kernel.name} steps of size '
-        f'{sampling.step_size:g} from the {begin}, {numbers}{moved}'
+        f'{sampling.step_size:g} from the {begin}, {numbers}{moved}{axes}'
     )
 
 

@@ -24,11 +24,11 @@ from ebm_jax.train import Pictures, Recipe, TrainState, per_network
 from ebm_jax.types import Kernel, Network
 from experiments.common import sources
 from experiments.common.building import (
-    adam,
     batches,
     chain_numbers,
     kernel_part,
     make_kernel,
+    optimizer_of,
     prepare_images,
     traced_kernel,
 )
@@ -274,7 +274,7 @@ def image_dual_mcmc(
     recipe = Recipe(
         method=teacher,
         optimizer=per_network(
-            {name: _adam(config, getattr(config.optimizer, name)) for name in used}
+            {name: _optimizer(config, getattr(config.optimizer, name)) for name in used}
         ),
         batch_at=batches(datasets.train, config.batch_size, config.seed),
         prepare=prepare_images(c.noise, c.crop, c.flip),
@@ -298,9 +298,9 @@ def image_dual_mcmc(
     )
 
 
-def _adam(config, optimizer):
+def _optimizer(config, optimizer):
     c = config.optimizer
-    return adam(c, optimizer.learning_rate, config.steps, optimizer.weight_decay)
+    return optimizer_of(c, optimizer.learning_rate, config.steps, optimizer.weight_decay)
 
 
 def model_spec(

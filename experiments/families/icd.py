@@ -23,12 +23,12 @@ from ebm_jax.train import Recipe
 from ebm_jax.types import InitialSampler, Kernel, Method, Network, ReplayBuffer
 from experiments.common import sources
 from experiments.common.building import (
-    adam,
     batches,
     buffer_pictures,
     chain_numbers,
     kernel_part,
     make_kernel,
+    optimizer_of,
     prepare_images,
     shard_capacity,
     traced_kernel,
@@ -159,10 +159,10 @@ def image_icd(
     spec = energy_spec(network, shape, num_classes, sampling, conditional=conditional)
     trained = model.build(spec, {'network': network})
     method = method_of(config, network, trained, num_classes, kernel)
-    picture_classes = num_classes if conditional else 0
+    picture_classes, c = num_classes if conditional else 0, config.optimizer
     recipe = Recipe(
         method=method,
-        optimizer=adam(config.optimizer, config.optimizer.learning_rate, config.steps),
+        optimizer=optimizer_of(c, c.learning_rate, config.steps, c.weight_decay),
         batch_at=batches(datasets.train, config.batch_size, config.seed),
         prepare=prepare_images(config.data.noise, config.data.crop, config.data.flip),
         ema=config.optimizer.ema,

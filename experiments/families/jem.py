@@ -18,12 +18,12 @@ from ebm_jax.train import Recipe
 from ebm_jax.types import Batch, InitialSampler, Kernel, Network, Transition, WeightRule
 from experiments.common import sources
 from experiments.common.building import (
-    adam,
     batches,
     buffer_pictures,
     chain_numbers,
     kernel_part,
     make_kernel,
+    optimizer_of,
     prepare_images,
     shard_capacity,
     traced_kernel,
@@ -204,7 +204,9 @@ def _recipe(config, datasets, method, prepare, prepare_test, trained):
         batch_at = with_positives(batch_at, train, positives, config.seed)
     return Recipe(
         method=method,
-        optimizer=adam(optimizer, optimizer.learning_rate, config.steps),
+        optimizer=optimizer_of(
+            optimizer, optimizer.learning_rate, config.steps, optimizer.weight_decay
+        ),
         batch_at=batch_at,
         prepare=prepare,
         prepare_more={'positives': prepare_test} if positives else {},

@@ -39,7 +39,7 @@ class ConvNetwork(ComputeType):
     """3x3 convolutions with swish and a dense head."""
 
     widths: tuple[int, ...] = setting((32, 64, 128), 'channels of each layer', low=1)
-    strides: tuple[int, ...] = setting((1, 2, 2), 'stride of each layer', low=1)
+    strides: tuple[int, ...] = setting((), 'of each layer; (): 1, 2, 2 and then 1', low=1)
 
     def build(self, num_classes: int, shape: Shape) -> Network:
         return per_example(ConvNet(num_classes, self.widths, self.strides, self.dtype))

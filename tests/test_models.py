@@ -1,0 +1,80 @@
+"""The models that come with the clone keep what their cards say."""
+
+import json
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+
+import ebm_jax
+from ebm_jax import audio, data
+from ebm_jax.data import formants
+from ebm_jax.evaluate import ood
+
+MODELS = pathlib.Path(__file__).parent.parent / 'models'
+
+
+def opened(name):
+    """(model, metrics of its card)"""
+    card = (MODELS / name / 'README.md').read_text()
+    rows = [line.strip('| ').split(' | ') for line in card.splitlines() if line.startswith('| ')]
+    metrics = {name: float(value) for name, value in rows if _is_number(value)}
+    return ebm_jax.load(MODELS / name), metrics
+
+
+def _is_number(text):
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def test_they_are_small_and_tell_nothing_of_the_machine_that_made_them():
+    files = [path for path in MODELS.rglob('*') if path.is_file()]
+    assert len({path.parent for path in files}) == 3
+    assert sum(path.stat().st_size for path in files) < 2e6
+    for path in files:
+        assert path.suffix in ('.safetensors', '.json', '.md')
+        if path.suffix == '.json':
+            config = json.loads(path.read_text())
+            assert 'experiment' in config['settings'] and '/tmp' not in path.read_text()
+
+
+def test_digits_st_jem():
+    """The card's evaluation adds input noise (.03), this one does not."""
+    model, card = opened('digits_st_jem')
+    test = data.digits('test')
+    accuracy = (model.class_probs(test.x).argmax(1) == test.y).mean()
+    assert accuracy == pytest.approx(card['test_accuracy'], abs=0.006)
+    inside = model.log_prob(test.x)
+    for name, change in (('mixed', data.mixed), ('rotated', data.rotated)):
+        auroc = ood.detection(inside, model.log_prob(change(test).x))['auroc']
+        assert auroc == pytest.approx(card[f'ood_auroc.{name}.log_px'], abs=0.02)
+    samples = model.sample(jax.random.key(0), 20, label=3)
+    assert (model.class_probs(samples).argmax(1) == 3).mean() > 0.9
+
+
+def test_digits_dual_mcmc():
+    model, card = opened('digits_dual_mcmc')
+    x = data.digits('test').x
+    whole = x / 127.5 - 1
+    for steps, name in ((0, 'q'), (None, 'q_refined')):
+        again = model.reconstruct(jax.random.key(2), x, num_steps=steps)
+        error = float(np.mean((again - whole) ** 2))
+        assert error == pytest.approx(card[f'reconstruction_mse.{name}'], rel=0.02)
+
+
+def test_vowels():
+    pytest.importorskip('librosa', reason="speech needs pip install -e '.[speech]'")
+    model, card = opened('vowels')
+    right, labelled = 0, 0
+    for recording in formants.vowels('test')[:8]:
+        sound = audio.levelled(recording.sound)
+        truth = model.model.speech.labels(recording)
+        known = truth >= 0
+        right += (model.classify_sound(sound).argmax(1) == truth)[known].sum()
+        labelled += known.sum()
+    assert labelled > 500
+    assert right / labelled == pytest.approx(card['frame_accuracy'], abs=0.015)
