@@ -1,5 +1,6 @@
 """Networks: their size, one example at a time, and what bfloat16 touches."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -389,3 +390,13 @@ def test_a_convnet_has_as_many_layers_as_widths():
         assert [params[f'Conv_{i}']['kernel'].shape[-1] for i in range(len(widths))] == list(widths)
         sizes.append(params['Dense_0']['kernel'].shape[0] // widths[-1])
     assert sizes == [16 * 16, 4 * 4, 4 * 4]
+
+
+def test_a_network_with_dropout_is_refused_in_one_sentence():
+    class Dropped(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return nn.Dense(2)(nn.Dropout(0.5, deterministic=False)(x).reshape(len(x), -1))
+
+    with pytest.raises(ValueError, match='Dropped draws random numbers'):
+        per_example(Dropped()).init(jax.random.key(0), jnp.ones((2, 2, 1)))

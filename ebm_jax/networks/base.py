@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from flax.errors import InvalidRngError
 
 from ebm_jax.conv import DIMENSIONS, conv
 from ebm_jax.types import Array, ArrayLike, Network
@@ -20,7 +21,7 @@ def per_example(module: nn.Module) -> Network:
     wrong without a batch axis).
 
     Raises: TypeError for anything but a linen module; ValueError, when called, for one with other
-      state than parameters (batch statistics): it would couple chains.
+      state than parameters (batch statistics, which would couple chains) or with dropout.
     """
     if not isinstance(module, nn.Module):
         raise TypeError(
@@ -32,7 +33,13 @@ def per_example(module: nn.Module) -> Network:
         return (jnp.asarray(one)[None] for one in inputs)
 
     def init(key, *inputs):
-        variables = module.init(key, *batch(inputs))
+        try:
+            variables = module.init(key, *batch(inputs))
+        except InvalidRngError as error:
+            raise ValueError(
+                f'{type(module).__name__} draws random numbers (dropout): an energy must be the same '
+                'at each call, use a network without it'
+            ) from error
         if set(variables) - {'params'}:
             others = ', '.join(sorted(set(variables) - {'params'}))
             raise ValueError(
