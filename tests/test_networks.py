@@ -398,5 +398,7 @@ def test_a_network_with_dropout_is_refused_in_one_sentence():
         def __call__(self, x):
             return nn.Dense(2)(nn.Dropout(0.5, deterministic=False)(x).reshape(len(x), -1))
 
+    network, x = per_example(Dropped()), jnp.ones((2, 2, 1))
+    params = network.init(jax.random.key(0), x)
     with pytest.raises(ValueError, match='Dropped draws random numbers'):
-        per_example(Dropped()).init(jax.random.key(0), jnp.ones((2, 2, 1)))
+        network.apply(params, x)

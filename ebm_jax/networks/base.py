@@ -33,13 +33,7 @@ def per_example(module: nn.Module) -> Network:
         return (jnp.asarray(one)[None] for one in inputs)
 
     def init(key, *inputs):
-        try:
-            variables = module.init(key, *batch(inputs))
-        except InvalidRngError as error:
-            raise ValueError(
-                f'{type(module).__name__} draws random numbers (dropout): an energy must be the same '
-                'at each call, use a network without it'
-            ) from error
+        variables = module.init(key, *batch(inputs))
         if set(variables) - {'params'}:
             others = ', '.join(sorted(set(variables) - {'params'}))
             raise ValueError(
@@ -49,7 +43,13 @@ def per_example(module: nn.Module) -> Network:
         return variables['params']
 
     def apply(params, *inputs):
-        outputs = module.apply({'params': params}, *batch(inputs))
+        try:
+            outputs = module.apply({'params': params}, *batch(inputs))
+        except InvalidRngError as error:
+            raise ValueError(
+                f'{type(module).__name__} draws random numbers (dropout), but an energy must be '
+                'the same at each call: use a network without it'
+            ) from error
         return jax.tree.map(lambda leaf: leaf[0], outputs)
 
     return Network(init, apply, module)
