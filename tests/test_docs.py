@@ -147,8 +147,8 @@ def test_the_evaluation_of_the_guide_reports(as_module, tmp_path):
             jax.random.key(0), {'x': np.zeros((1, 8, 8, 1)), 'y': np.zeros(1, int)}
         )[0]
 
-    metrics, lines = experiment.evaluations[-1](tmp_path, experiment, State)
-    assert abs(metrics['sample_brightness']) < 0.2 and 'brightness of 20' in lines[0]
+    found = experiment.evaluations[-1](tmp_path, experiment, State)
+    assert abs(found.metrics['sample_brightness']) < 0.2 and 'brightness of 20' in found.lines[0]
 
 
 def run_blocks(path, names):
