@@ -105,6 +105,7 @@ def test_rerunning_the_command_continues_the_run(trained):
         'config.json',
         'metrics.jsonl',
         'summary.json',
+        'report.html',
         'samples',
         'checkpoints',
         'tensorboard',

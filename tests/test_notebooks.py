@@ -10,6 +10,7 @@ from importlib import metadata
 
 import pytest
 
+import ebm_jax
 from ebm_jax import notebook
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -62,6 +63,15 @@ def test_the_first_cell_sets_up(name, tmp_path):
     assert said[0].startswith('Python 3.') and f'jax {metadata.version("jax")}' in said[0]
     assert 'CPU device' in said[1] and said[-1] == 'True'
     assert 'Installing' not in done.stdout
+
+
+def test_one_address_and_one_version():
+    citation = (ROOT / 'CITATION.cff').read_text()
+    assert (
+        f'version: {ebm_jax.__version__}\n' in citation and f'repository-code: {URL}\n' in citation
+    )
+    for document in ('README.md', 'docs/install.md'):
+        assert f'git clone {URL}\n' in (ROOT / document).read_text()
 
 
 def test_what_cannot_be_installed_is_said_in_one_sentence(monkeypatch, tmp_path):

@@ -22,6 +22,7 @@ from matplotlib.figure import Figure
 from tqdm.auto import tqdm
 
 from ebm_jax.errors import InputError
+from ebm_jax.evaluate import figures
 from ebm_jax.record import update_summary, write_json
 from ebm_jax.sharding import shard_batch, shard_state
 from ebm_jax.train import Recipe, init_state, make_train_step
@@ -130,9 +131,10 @@ def table(found: dict[str, Trace], c: StudySettings) -> list[str]:
     return lines
 
 
-def plot(path: pathlib.Path, found: dict[str, Trace], c: StudySettings) -> None:
+@figures.styled
+def plot(found: dict[str, Trace], c: StudySettings) -> Figure:
     """E+ - E- over training, one panel for each network."""
-    figure = Figure(figsize=(13, 3.2), layout='tight')
+    figure = Figure(figsize=(13, 3.2))
     for axis, variant in zip(
         figure.subplots(1, len(VARIANTS), sharey=True, squeeze=False)[0], VARIANTS
     ):
@@ -142,15 +144,15 @@ def plot(path: pathlib.Path, found: dict[str, Trace], c: StudySettings) -> None:
                 axis.plot(
                     c.log_every * np.arange(len(run['gap'])),
                     run['gap'],
-                    color='tab:blue' if kl else 'tab:orange',
+                    color=figures.COLOURS[0 if kl else 1],
                     alpha=0.8,
                     label=('with KL' if kl else 'without KL') if name.endswith('/0') else None,
                 )
-        axis.set(title=variant, xlabel='step')
+        axis.set(title=f'{variant}: level is good', xlabel='training step')
         axis.set_yscale('symlog', linthresh=0.01)
         axis.legend()
     figure.axes[0].set_ylabel('E+ - E-')
-    figure.savefig(path, dpi=90)
+    return figure
 
 
 def define(values: Any) -> None:
@@ -181,7 +183,7 @@ def run(values: Any) -> None:
                 found['runs'][name] = trace(recipe, train_step, seed, c, name)
                 write_json(file, found)
     lines = table(found['runs'], c)
-    plot(workdir / 'traces.png', found['runs'], c)
+    figures.save(plot(found['runs'], c), workdir / 'traces.png', dpi=90)
     (workdir / 'stability.txt').write_text('\n'.join(lines) + '\n')
     which = {name: collapsed(run, c) for name, run in found['runs'].items()}
     update_summary(workdir, {'collapsed': which, 'finished': True})

@@ -36,6 +36,7 @@ from tqdm.auto import tqdm
 from ebm_jax import data
 from ebm_jax import devices as across
 from ebm_jax.errors import Diverged, InputError
+from ebm_jax.evaluate import figures
 from ebm_jax.fit import fit
 from ebm_jax.guard import RecoveryAction
 from ebm_jax.images import as_float
@@ -253,7 +254,8 @@ def median(rows: Sequence[Row], key: str, form: str) -> str:
     return f'{np.median(values):{form}}' if values else '-'
 
 
-def heat_maps(path: pathlib.Path, found: dict[str, Any], c: Grid) -> None:
+@figures.styled
+def heat_maps(found: dict[str, Any], c: Grid) -> Figure:
     """Share of runs that diverged, learning rate across and K down, one map for each system."""
 
     def diverged(system, num_steps, rate):
@@ -264,18 +266,19 @@ def heat_maps(path: pathlib.Path, found: dict[str, Any], c: Grid) -> None:
         ]
         return np.mean([found['runs'][name]['diverged_at'] is not None for name in names])
 
-    figure = Figure(figsize=(3.2 * len(c.systems), 3), layout='tight')
+    figure = Figure(figsize=(3.2 * len(c.systems), 3))
     axes = figure.subplots(1, len(c.systems), squeeze=False)[0]
     for axis, system in zip(axes, c.systems):
         shares = np.array(
             [[diverged(system, k, rate) for rate in c.learning_rates] for k in c.num_steps]
         )
         axis.imshow(shares, vmin=0, vmax=1, cmap='Reds')
+        axis.grid(False)
         for (row, column), value in np.ndenumerate(shares):
             color = 'white' if value > 0.6 else 'black'
             axis.text(column, row, f'{value:.0%}', ha='center', va='center', color=color)
         axis.set(
-            title=f'{system}: diverged',
+            title=f'{system}: runs that diverged',
             xlabel='learning rate',
             ylabel='K',
             xticks=range(len(c.learning_rates)),
@@ -283,7 +286,7 @@ def heat_maps(path: pathlib.Path, found: dict[str, Any], c: Grid) -> None:
         )
         axis.set_xticklabels([f'{rate:g}' for rate in c.learning_rates])
         axis.set_yticklabels(c.num_steps)
-    figure.savefig(path, dpi=90)
+    return figure
 
 
 def check(c: Grid) -> None:
@@ -344,7 +347,7 @@ def run(values: Any) -> None:
                 found['guarded'][name] = guarded_run(folder, one, seed, c, task)
                 write_json(file, found)
     lines = table(found, c)
-    heat_maps(workdir / 'stability.png', found, c)
+    figures.save(heat_maps(found, c), workdir / 'stability.png', dpi=90)
     (workdir / 'stability.txt').write_text('\n'.join(lines) + '\n')
     runs, guarded = found['runs'].values(), found['guarded'].values()
     update_summary(
