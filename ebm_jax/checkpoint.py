@@ -42,14 +42,14 @@ class Checkpoints:
             raise InputError(f'no checkpoints in {self.folder}: train first')
         ring = keep_policy.EveryNSteps(interval_steps=every, max_to_keep=keep)
         newest = keep_policy.LatestN(n=1)
-        options = ocp.CheckpointManagerOptions(
-            preservation_policy=keep_policy.AnyPreservationPolicy([ring, newest]),
-            cleanup_tmp_directories=True,
-            create=True,
-        )
-        if read_only:
-            options = ocp.CheckpointManagerOptions(read_only=True)
         with _without_remarks():
+            options = ocp.CheckpointManagerOptions(
+                preservation_policy=keep_policy.AnyPreservationPolicy([ring, newest]),
+                cleanup_tmp_directories=True,
+                create=True,
+            )
+            if read_only:
+                options = ocp.CheckpointManagerOptions(read_only=True)
             self._manager = ocp.CheckpointManager(self.folder, options=options)
 
     def __enter__(self) -> 'Checkpoints':

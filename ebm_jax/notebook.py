@@ -21,6 +21,7 @@ NEEDED = {
     ),
     'speech': ('librosa', 'soundfile', 'praatio', 'noisereduce'),
 }
+SIDE = 520  # of pictures, in pixels
 SMALL = 'EBM_JAX_SMALL'  # environment: a run of seconds, to check that everything works
 
 
@@ -37,7 +38,7 @@ def set_up(clone: str | pathlib.Path, extra: str = '') -> bool:
     if missing:
         _install(f'{pathlib.Path(clone)}[{extra}]' if extra else str(clone), missing)
     import jax
-    import matplotlib.pyplot  # noqa: F401, so that figures are shown
+    from matplotlib import pyplot
 
     if tuple(map(int, jax.__version__.split('.')[:2])) < (0, 7):
         raise RuntimeError(
@@ -54,6 +55,7 @@ def set_up(clone: str | pathlib.Path, extra: str = '') -> bool:
             f'JAX finds no devices ({str(error).splitlines()[0]}): choose another runtime type, or '
             'restart the runtime'
         ) from error
+    pyplot.close(pyplot.figure())  # from now on the notebook shows figures
     versions = ', '.join(f'{name} {metadata.version(name)}' for name in ('jax', 'flax', 'optax'))
     print(f'Python {sys.version.split()[0]}, {versions}')
     print(f'{len(devices)} {devices[0].platform.upper()} device(s): {devices[0].device_kind}')
@@ -92,12 +94,16 @@ def watch(workdir: str | pathlib.Path) -> Callable[[int], None]:
     """A function of the training step that shows the newest pictures of a run, in place of those
     before: for `report` of `fit`."""
     from IPython import display
+    from PIL import Image
 
     place = display.display(display.Markdown('*Pictures appear here.*'), display_id=True)
 
     def show(step: int) -> None:
         pictures = sorted((pathlib.Path(workdir) / 'samples').glob(f'*_{step:06d}.png'))
         if pictures:
-            place.update(display.Image(str(pictures[0]), width=520))
+            with Image.open(pictures[0]) as picture:
+                factor = min(SIDE / side for side in picture.size)
+            width = round(factor * picture.width)
+            place.update(display.Image(str(pictures[0]), width=width))
 
     return show
