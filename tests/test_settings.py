@@ -229,3 +229,16 @@ def test_the_optimiser_is_the_one_that_is_named(kind):
         return params
 
     chex.assert_trees_all_close(two_steps(found), two_steps(expected), rtol=1e-6)
+
+
+def test_numbers_and_milestones_that_mean_nothing_are_refused(monkeypatch, capsys):
+    for arguments, says in (
+        (['--config.seed=99999999999999999999'], '--config.seed must be at most 2,147,483,647'),
+        (['--config.optimizer.milestones=(100,)'], 'change nothing at --config.optimizer.drop=1'),
+        (
+            ['--config.optimizer.milestones=(20,)', '--config.optimizer.drop=.5'],
+            'after the warm-up of 50 steps',
+        ),
+    ):
+        name = 'experiments.digits_st_jem'
+        assert_one_sentence(monkeypatch, capsys, says, name, '--workdir=unused', *arguments)

@@ -28,8 +28,19 @@ def learning_rate(schedule: Schedule, rate: float, steps: int) -> optax.Schedule
       schedule: its shape.
       rate: the largest learning rate.
       steps: steps of the run, where the schedule ends unless decay_steps is set.
+    Raises: InputError for milestones that change nothing, or lie in the warm-up.
     """
     if schedule.milestones:
+        if schedule.drop == 1:
+            raise InputError(
+                '--config.optimizer.milestones change nothing at --config.optimizer.drop=1: set '
+                'drop, for instance to 0.3'
+            )
+        if min(schedule.milestones) <= schedule.warmup:
+            raise InputError(
+                f'--config.optimizer.milestones={schedule.milestones} must lie after the warm-up '
+                f'of {schedule.warmup} steps'
+            )
         drops = {int(step) - schedule.warmup: schedule.drop for step in schedule.milestones}
         warmup = optax.linear_schedule(0.0, rate, schedule.warmup)
         after = optax.piecewise_constant_schedule(rate, drops)

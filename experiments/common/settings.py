@@ -15,6 +15,8 @@ from typing import Any
 
 from ebm_jax.errors import InputError
 
+LARGEST = 2**31 - 1  # of whole numbers, which JAX keeps in 32 bits
+
 
 @dataclasses.dataclass(frozen=True)
 class Meaning:
@@ -176,6 +178,9 @@ def check(config: Any, prefix: str = '') -> None:
                 wanted = str(part.type)
             raise InputError(f'--config.{path} must be {wanted}, got {value!r}')
         values = value if isinstance(value, tuple) else (value,)
+        for item in values:
+            if isinstance(item, int) and abs(item) > LARGEST:
+                raise InputError(f'--config.{path} must be at most {LARGEST:,}, got {item}')
         if len(values) < meaning.min_length:
             raise InputError(f'--config.{path} must hold at least {meaning.min_length} value')
         if not all(meaning.allows(item) for item in values if item is not None):
