@@ -54,7 +54,6 @@ def test_a_train_step_compiles_for_a_tpu_without_a_fault(case, tmp_path):
     found = in_its_own_process(
         f'--experiment={experiment}',
         f'--topology={topology}',
-        '--effort=-1',  # compiles fastest, and has every fault all the same
         f'--out={tmp_path}/found.jsonl',
         *(f'--config.{setting}' for setting in STEPS[case]),
     )
