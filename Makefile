@@ -1,9 +1,9 @@
 # make demo            train ST-JEM on the built-in digits: pictures, metrics and a checkpoint in runs/demo
 # make test            run the tests
-# make test-oldest     a part of them on the oldest versions that setup.py allows, in .venv-oldest
+# make test-oldest     a part of them on the oldest JAX and Flax that setup.py allows, in .venv-oldest
 # make docs            build the site in docs/_build/html (make docs EBM_JAX_SMALL=1: quickly)
 # make wheel           build wheel and sdist in dist/, and try the wheel in an empty environment
-# make demo JAX=cuda13 the same on an NVIDIA GPU (driver 580 or newer); JAX=tpu on a TPU
+# make demo JAX=cuda13 the demo on an NVIDIA GPU (driver 580 or newer); JAX=tpu on a TPU
 # make test JAX=tpu-compile the tests that compile for a TPU, too, on a machine without one
 PYTHON ?= python3
 JAX ?= cpu

@@ -43,7 +43,7 @@ setup(
         'scipy>=1.15',
         'scikit-learn>=1.6',
         'arviz-stats>=0.6,<1',
-        'pillow>=10',
+        'pillow>=10.1',
         'matplotlib>=3.9',
         'tensorboardX>=2.6,<3',
         'tqdm>=4.66',

@@ -236,7 +236,7 @@ def _without_remarks():
     """orbax warns of what it was asked for: reading without writing, and what old folders lack."""
     log = logging.getLogger('absl')
     level = log.level
-    log.setLevel(logging.ERROR)
+    log.setLevel(max(level, logging.ERROR))
     try:
         yield
     finally:

@@ -255,8 +255,10 @@ class _Loop:
                 monitor.after_step(step, metrics)
                 due = [
                     task
-                    for every, task in tasks
-                    if every and (step % every == 0 or step == self.steps)
+                    for intervals, task in tasks
+                    if any(
+                        every and (step % every == 0 or step == self.steps) for every in intervals
+                    )
                 ]
                 if due:
                     monitor.pause()
@@ -281,7 +283,7 @@ class _Loop:
         return process.gathered(sharding.unshard_state(state, devices))
 
     def tasks(self, recipe, recorder):
-        """[(interval in steps, task(step, whole state))]; saving comes last, so that everything up
+        """[(intervals in steps, task(step, whole state))]; saving comes last, so that everything up
         to a checkpoint is complete."""
 
         def draw_pictures(step, state):
@@ -302,12 +304,13 @@ class _Loop:
         def save(step, state):
             self.checkpoints.save(state)
 
-        seen = [every for every in (self.every.picture, self.every.evaluate) if every]
+        pictures = self.every.picture if recipe.pictures else 0
+        evaluations = self.every.evaluate if recipe.evaluate else 0
         return [
-            (self.every.picture if recipe.pictures else 0, draw_pictures),
-            (self.every.evaluate if recipe.evaluate else 0, evaluate),
-            (min(seen) if self.report else 0, show),
-            (self.every.checkpoint, save),
+            ((pictures,), draw_pictures),
+            ((evaluations,), evaluate),
+            ((pictures, evaluations) if self.report else (), show),
+            ((self.every.checkpoint,), save),
         ]
 
     def summarise(self, summary: dict[str, Any]) -> None:

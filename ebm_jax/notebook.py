@@ -40,14 +40,15 @@ def set_up(clone: str | pathlib.Path, extra: str = '') -> bool:
     import jax
     from matplotlib import pyplot
 
-    if tuple(map(int, jax.__version__.split('.')[:2])) < (0, 7):
+    if tuple(map(int, jax.__version__.split('.')[:3])) < (0, 7, 2):
         raise RuntimeError(
             f'JAX {jax.__version__} is too old: choose a newer runtime, or pip install "jax>=0.7.2"'
         )
-    try:
-        jax.config.update('jax_num_cpu_devices', 2 if (os.cpu_count() or 1) > 1 else 1)
-    except RuntimeError:  # JAX has begun to compute: the cell is run for a second time
-        print('The set-up was done before; devices stay as they are.')
+    if 'JAX_NUM_CPU_DEVICES' not in os.environ:
+        try:
+            jax.config.update('jax_num_cpu_devices', 2 if (os.cpu_count() or 1) > 1 else 1)
+        except RuntimeError:
+            print('JAX was in use already; its devices stay as they are.')
     try:
         devices = jax.devices()
     except RuntimeError as error:

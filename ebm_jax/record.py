@@ -23,6 +23,12 @@ def atomic_write(path: str | pathlib.Path, text: str) -> None:
     os.replace(beside, path)
 
 
+def with_ending(path: str | pathlib.Path, ending: str) -> pathlib.Path:
+    """PATH + '.png' or the like, whatever dots PATH holds; unchanged where it ends so already."""
+    path = pathlib.Path(path)
+    return path if path.suffix == ending else path.with_name(path.name + ending)
+
+
 def write_json(path: str | pathlib.Path, content: Any) -> None:
     """Write JSON completely or not at all; a number that is not finite is written as a string,
     since JSON has none."""

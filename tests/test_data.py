@@ -77,6 +77,10 @@ def test_a_folder_of_unlabelled_images_and_one_of_many_sizes(tmp_path):
     Image.fromarray(np.full((9, 7, 3), 50, np.uint8)).save(tmp_path / '9.png')
     with pytest.raises(InputError, match=r'\?size=64'):
         sources.load(f'folder:{tmp_path}', 'test')
+    (tmp_path / 'other' / 'train').mkdir(parents=True)
+    Image.fromarray(X[0]).save(tmp_path / 'other' / 'train' / '0.png')
+    with pytest.raises(InputError, match='no images at'):
+        data.folder(tmp_path / 'other', 'test')
     resized = sources.load(f'folder:{tmp_path}?size=4', 'test').x
     assert resized.shape == (len(X) + 1, 4, 4, 3) and (resized[-1] == 50).all()
     np.testing.assert_array_equal(resized[0], data.middle(X[0], 4))

@@ -29,6 +29,7 @@ from ebm_jax.types import UNCONDITIONAL
 from experiments.commands import compare
 from experiments.commands import compose as compose_runs
 from experiments.common import building, launch, report, runs, settings, sources
+from experiments.common.section import Shown
 from experiments.studies import digits_compose, icd_stability
 
 SHARED = ROOT.parent / 'shared' / 'data'
@@ -211,21 +212,28 @@ def test_the_report_of_a_run_in_a_browser(evaluated, tmp_path):
         assert browser.execute_script('return document.scrollingElement.scrollWidth') <= 390
 
 
-def test_the_report_before_and_after(trained, tmp_path):
+def test_the_report_before_and_after(evaluated, tmp_path):
     """While a run trains its newest pictures and curves are shown, and the page reads itself
     again; a run that diverged says so."""
     copied = tmp_path / 'run'
-    shutil.copytree(trained[0], copied)
-    (copied / 'evaluation.json').unlink(missing_ok=True)
+    shutil.copytree(evaluated[0], copied)
     text = report.write(copied, (2, 4)).read_text()
     assert 'http-equiv="refresh"' in text and 'step 2 of 4' in text and 'Loss' in text
-    assert text.count('<img') == 1 and 'report/buffer' not in text
+    assert text.count('<img') == 1 and 'Unfamiliar data' not in text
     update_summary(
         copied, {'diverged': True, 'finished': False, 'account': 'Diverged <at> step 3.'}
     )
     text = report.write(copied).read_text()
     assert 'Diverged &lt;at&gt; step 3.' in text and 'http-equiv="refresh"' not in text
     assert '--config.sampler.num_steps=2' in text and '--config.seed' not in text
+    # a damaged file does not end a run
+    (copied / 'evaluation.json').write_text('{')
+    report.refresh(copied, (2, 4))
+
+
+def test_sections_of_ones_own_come_last_in_the_report():
+    shown = [Shown(group, 'file', 'title', '') for group in ('Mine', 'Speech', 'Samples', 'Mine')]
+    assert report.groups_of(shown) == ['Samples', 'Speech', 'Mine']
 
 
 @pytest.fixture(scope='module')

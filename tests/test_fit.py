@@ -22,7 +22,7 @@ from ebm_jax.fit import fit
 from ebm_jax.images import Grid, image_grid, save_grid
 from ebm_jax.methods.jem import jem
 from ebm_jax.networks import ConvNet, per_example
-from ebm_jax.record import Recorder, update_summary
+from ebm_jax.record import Recorder, update_summary, with_ending
 from ebm_jax.train import Recipe, init_state, state_shapes
 from ebm_jax.types import Method
 
@@ -317,6 +317,11 @@ def test_a_grid_puts_each_image_in_its_place(tmp_path):
     saved = np.asarray(Image.open(tmp_path / 'grid.png'))
     factor = saved.shape[0] // 7
     np.testing.assert_array_equal(saved[::factor, ::factor], grid[..., 0])
+
+
+def test_an_ending_is_added_whatever_dots_a_name_holds():
+    assert str(with_ending('a/alpha_0.5', '.png')) == 'a/alpha_0.5.png'
+    assert str(with_ending('a/x.png', '.png')) == 'a/x.png'
 
 
 def test_numbers_that_are_not_finite_stay_readable_json(tmp_path):

@@ -100,7 +100,7 @@ def open_npz(path: str | pathlib.Path) -> Iterator[Any]:
 
 def npz(path: str | pathlib.Path, split: str) -> Examples:
     """Arrays x_SPLIT and y_SPLIT (or x and y, as either split) of a .npz file. Labels may be left
-    out of a test split (zeros)."""
+    out of a test split (zeros). Raises: InputError."""
     check_split(split)
     with open_npz(path) as pack:
         suffix = f'_{split}' if f'x_{split}' in pack.files else ''
@@ -121,6 +121,7 @@ def folder(path: str | pathlib.Path, split: str, size: int | None = None) -> Exa
 
     Classes are numbered in alphabetical order; all images must have one size.
     Args: size: None, or the side of the squares that images are cut and resized to (`middle`).
+    Raises: InputError where there are no images, or not of one size.
     """
     from PIL import Image, UnidentifiedImageError
 
@@ -131,7 +132,7 @@ def folder(path: str | pathlib.Path, split: str, size: int | None = None) -> Exa
     places = [top / name for name in ('train', 'test') if (top / name).is_dir()] or [top]
     names = sorted({file.parent.name for place in places for file in _images(place, '*/*')})
     classes = {name: i for i, name in enumerate(names)}
-    files = _images(root, '*/*')
+    files = _images(root, '*/*') if names else []
     if not files:
         files, classes = _images(root, '*'), {root.name: 0}
     if not files:

@@ -48,7 +48,13 @@ def ece_interval(
     logits: np.ndarray, labels: np.ndarray, bins: int = 20, resamples: int = 200
 ) -> tuple[float, float]:
     """95 % interval of the ECE over examples, by scipy's basic bootstrap, which takes off the bias
-    that resampling adds to an absolute value; cut at 0."""
+    that resampling adds to an absolute value:
+
+        [max(0, 2 ECE - q_.975), max(0, 2 ECE - q_.025)],   q: quantiles over resamples
+
+    Args: logits [N, C], labels int [N], N > 1.
+    Raises: ValueError for other shapes.
+    """
     _check(logits, labels)
 
     def ece(rows):

@@ -32,7 +32,7 @@ from ebm_jax.data import Examples
 from ebm_jax.errors import InputError
 from ebm_jax.evaluate import predict
 from ebm_jax.images import Grid, as_float, save_grid, stacked
-from ebm_jax.record import atomic_write
+from ebm_jax.record import atomic_write, with_ending
 from ebm_jax.types import UNCONDITIONAL, Key, Params
 from experiments.common import launch, runs, sources
 from experiments.common.experiment import Experiment
@@ -118,19 +118,20 @@ def run(values: Any) -> None:
     inputs = prepare(values, opened)
     result = TASKS[values.task](values, inputs)
     out = pathlib.Path(values.out or pathlib.Path(values.workdir) / 'samples' / values.task)
-    written = [out.with_suffix('.npz')]
-    if result.rows:
+    written = [with_ending(out, '.npz')]
+    if result.rows and result.columns is None:
         grid = stacked(result.rows)
-        if result.columns is not None:
-            grid = Grid(np.concatenate(result.rows), result.columns)
+    elif result.rows:
+        grid = Grid(np.concatenate(result.rows), result.columns)
+    if result.rows:
         pictures = inputs.experiment.model.pictures(grid.images)
         caption = f'From top to bottom: {result.summary}.'
-        save_grid(out.with_suffix('.png'), grid._replace(images=pictures, caption=caption))
-        written.insert(0, out.with_suffix('.png'))
+        save_grid(with_ending(out, '.png'), grid._replace(images=pictures, caption=caption))
+        written.insert(0, with_ending(out, '.png'))
     out.parent.mkdir(parents=True, exist_ok=True)
-    np.savez(out.with_suffix('.npz'), **result.numbers)
+    np.savez(with_ending(out, '.npz'), **result.numbers)
     if result.table:
-        written.append(out.with_suffix('.csv'))
+        written.append(with_ending(out, '.csv'))
         atomic_write(written[-1], '\n'.join(','.join(row) for row in result.table) + '\n')
     print(f'{result.summary}: {" and ".join(map(str, written))}')
     for row in result.table[: 1 + TABLE_ROWS]:

@@ -2,13 +2,14 @@
 
 Prints a table, one column for each run: the settings in which they differ, and the main metrics of
 summary.json (`evaluate` first). Writes the same with their pictures next to each other to --out
-(compare.html). --markdown prints a Markdown table of all metrics, one line for each run.
+(compare.html). --markdown prints a Markdown table, one line for each run.
 """
 
 import html
 import json
 import pathlib
 import shutil
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -20,7 +21,7 @@ from ebm_jax.record import atomic_write
 from experiments.common import launch, page, report
 from experiments.common.headlines import headlines_of
 
-NAMES = {'diverged': 'diverged', 'step': 'step'}  # of a run, besides its metrics
+FACTS = ('diverged', 'step')  # of a run, besides its metrics
 
 
 def define(values: Any) -> None:
@@ -42,13 +43,14 @@ def run(values: Any) -> None:
     print(markdown(heads, rows) if values.markdown else terminal(heads, rows))
     waiting = [one.path for one in given if not one.evaluation]
     for path in waiting:
-        print(f'not evaluated yet: python -m experiments.evaluate --workdir={path}')
+        again = f'python -m experiments.evaluate --workdir={path}'
+        print(f'not evaluated yet: {again}', file=sys.stderr)
     if values.out:
         out = pathlib.Path(values.out)
         if not out.parent.is_dir():
             raise InputError(f'--out={out} lies in a folder that does not exist: make it first')
         atomic_write(out, page_of(given, heads, rows))
-        print(f'Look at {out}')
+        print(f'Look at {out}', file=sys.stderr)
 
 
 def names_of(given: Sequence[report.Workdir]) -> list[str]:
@@ -79,8 +81,8 @@ def table_of(given: Sequence[report.Workdir]) -> dict[str, list[str]]:
         rows[headline.title] = [
             one[name][0].text(one[name][1]) if name in one else '' for one in metrics
         ]
-    for name, title in NAMES.items():
-        rows[title] = [shown(one.summary.get(name)) for one in given]
+    for name in FACTS:
+        rows[name] = [shown(one.summary.get(name)) for one in given]
     return rows
 
 
@@ -138,7 +140,8 @@ def page_of(
     found: dict[tuple[str, str], None] = {}
     for one in given:
         found |= {(shown.group, shown.title): None for shown in one.shown}
-    for group, name in sorted(found, key=lambda one: report.ORDER.index(one[0])):
+    order = report.groups_of(shown for one in given for shown in one.shown)
+    for group, name in sorted(found, key=lambda one: order.index(one[0])):
         parts.append(f'<h2>{html.escape(group)}: {html.escape(name)}</h2><div class="shown">')
         for head, one in zip(heads, given):
             for what in one.shown:

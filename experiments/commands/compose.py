@@ -28,6 +28,7 @@ from ebm_jax.composition import Composition
 from ebm_jax.errors import InputError
 from ebm_jax.images import Grid, save_grid
 from ebm_jax.model import Model
+from ebm_jax.record import with_ending
 from ebm_jax.trained import TrainedModel
 from ebm_jax.types import UNCONDITIONAL, ArrayLike, EnergyFn, Key, Params
 from experiments.common import launch, runs
@@ -86,9 +87,9 @@ def run(values: Any) -> None:
     key = jax.random.key(values.seed)
     images = draw(key, composed, params, labels, models[0].model, values.steps)
     out = pathlib.Path(values.out)
-    save_grid(out.with_suffix('.png'), Grid(models[0].model.pictures(images)))
-    np.savez(out.with_suffix('.npz'), x=images)
-    print(f'{values.num} samples: {out.with_suffix(".png")} and {out.with_suffix(".npz")}')
+    save_grid(with_ending(out, '.png'), Grid(models[0].model.pictures(images)))
+    np.savez(with_ending(out, '.npz'), x=images)
+    print(f'{values.num} samples: {out}.png and {out}.npz')
 
 
 def parse(kind: str, text: str) -> Term:

@@ -14,6 +14,7 @@ from absl import flags
 
 from ebm_jax.errors import InputError
 from ebm_jax.images import Grid, as_uint8, save_grid
+from ebm_jax.record import with_ending
 from ebm_jax.trained import TrainedModel
 from experiments.common import launch, runs
 from experiments.common.building import class_name
@@ -82,15 +83,13 @@ def run(values: Any) -> None:
     images, frames = drawn if values.trajectory else (drawn, None)
     name = '_'.join(['drawn', *map(str, asked)])
     out = pathlib.Path(values.out or pathlib.Path(values.workdir) / 'samples' / name)
-    save_grid(
-        out.with_name(f'{out.name}.png'), grid_of(opened, asked, images, frames, values.steps)
-    )
+    save_grid(with_ending(out, '.png'), grid_of(opened, asked, images, frames, values.steps))
     arrays = {'x': images, 'y': labels}
     if model.speech is None:
         arrays['images'] = as_uint8(images)
     if frames is not None:
         arrays['trajectory'] = frames
-    np.savez(out.with_name(f'{out.name}.npz'), **arrays)
+    np.savez(with_ending(out, '.npz'), **arrays)
     said = f'{values.num} samples: {out}.png and {out}.npz'
     if values.singly:
         pictures = model.pictures(images)
@@ -118,19 +117,17 @@ def grid_of(
 ) -> Grid:
     """The picture of samples, or of their chains, a row each."""
     model, names = opened.model, opened.model.spec.class_names
-    what = (
-        'p(x|y), y = ' + ', '.join(class_name(names, label) for label in asked) if asked else 'p(x)'
-    )
-    number = model.num_steps(steps)
-    caption = f'Samples of {what} after {number:,} steps, training step {opened.step:,}.'
+    headings = [class_name(names, label) for label in asked]
+    what = 'p(x)' if model.unconditional else 'p(x|y), all classes in turn'
+    if asked:
+        what = f'p(x|y), y = {", ".join(headings)}'
+    number = f'{model.num_steps(steps):,} steps'
     if frames is not None:
-        caption = (
-            f'Chains of {what}, a row each: from initial position to sample, {number:,} steps.'
-        )
+        caption = f'Chains of {what}, a row each, from initial position to sample: {number}.'
         return Grid(model.pictures(np.concatenate(frames)), frames.shape[1], caption)
     pictures = model.pictures(images)
+    caption = f'Samples of {what} after {number}, training step {opened.step:,}.'
     if len(asked) > 1 and len(images) >= len(asked):
-        headings = [class_name(names, label) for label in asked]
         return Grid(pictures, len(asked), caption, headings)
     return Grid(pictures, None, caption)
 

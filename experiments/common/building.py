@@ -57,6 +57,7 @@ def optimizer_of(
 ) -> optax.GradientTransformation:
     """The optimiser at that rate; the norm of the gradient is clipped where clip_norm > 0. Weight
     decay is added to the gradient, as PyTorch's Adam has it, except in adamw.
+    Raises: InputError as `learning_rate`.
     """
     rates, parts = learning_rate(schedule, rate, steps), []
     if schedule.clip_norm > 0:

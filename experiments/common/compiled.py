@@ -1,4 +1,4 @@
-"""Compiled programs that are kept from one run to the next."""
+"""How programs are compiled: kept from one run to the next, and quickly for TPUs."""
 
 import os
 import pathlib

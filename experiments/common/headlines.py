@@ -14,8 +14,10 @@ class Headline(NamedTuple):
     meaning: str
     percent: bool = False
 
-    def text(self, value: float) -> str:
-        """The value, rounded."""
+    def text(self, value: float | str) -> str:
+        """The value, rounded; one that is not finite is a string in JSON."""
+        if isinstance(value, str):
+            return value
         return f'{100 * value:.1f}\N{NO-BREAK SPACE}%' if self.percent else f'{value:.3g}'
 
 

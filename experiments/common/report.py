@@ -6,13 +6,14 @@ import json
 import pathlib
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ebm_jax.errors import InputError
 from ebm_jax.evaluate import figures
 from ebm_jax.record import atomic_write, read_summary
-from ebm_jax.trained import read_config
+from ebm_jax.trained import is_export, read_config
 from experiments.common import page, settings
 from experiments.common.headlines import headlines_of
 from experiments.common.section import Shown
@@ -55,23 +56,31 @@ class Workdir(NamedTuple):
     recoveries: list[dict[str, Any]]
 
     @property
+    def step(self) -> int | None:
+        """Of the newest checkpoint; None before there is one."""
+        steps = [int(path.name) for path in (self.path / 'checkpoints').glob('[0-9]*')]
+        return max(steps, default=None)
+
+    @property
     def shown(self) -> list[Shown]:
         """What evaluation has to show; before it, the newest pictures of training."""
         if self.evaluation:
             return [Shown(**one) for one in self.evaluation.get('shown', [])]
-        newest: dict[str, pathlib.Path] = {}
-        for path in sorted((self.path / 'samples').glob('*_[0-9]*.png')):
-            if found := re.fullmatch(r'(.+)_(\d+)\.png', path.name):
-                newest[found[1]] = path
+        newest: dict[str, tuple[int, str]] = {}
+        for path in (self.path / 'samples').glob('*.png'):
+            if found := re.fullmatch(r'(.+)_(\d{6,})\.png', path.name):
+                newest[found[1]] = max(newest.get(found[1], (0, '')), (int(found[2]), path.name))
         return [
-            Shown('Samples', f'samples/{path.name}', name.replace('_', ' ').capitalize(), '')
-            for name, path in newest.items()
+            Shown('Samples', f'samples/{file}', name.replace('_', ' ').capitalize(), '')
+            for name, (_, file) in sorted(newest.items())
         ]
 
 
 def read(workdir: str | pathlib.Path) -> Workdir:
     """Raises: InputError for a folder that holds no run, or a damaged file."""
     path = pathlib.Path(workdir)
+    if is_export(path):
+        raise InputError(f'{path} is an exported model: give the run that it came from')
     return Workdir(
         path,
         read_config(path),
@@ -97,8 +106,10 @@ def write(workdir: str | pathlib.Path, training: tuple[int, int] | None = None) 
     Returns: its path. Raises: InputError as `read`.
     """
     run = read(workdir)
+    if training is not None:  # what was evaluated before is of another step
+        run = run._replace(evaluation={}, summary={})
     parts = [*_head(run, training), *_numbers(run)]
-    for group in sorted({one.group for one in run.shown}, key=ORDER.index):
+    for group in groups_of(run.shown):
         own = [one for one in run.shown if one.group == group]
         parts += [f'<h2>{html.escape(group)}</h2>', page.figures(run.path, own)]
         parts += TABLES[group](run) if group in TABLES else []
@@ -109,31 +120,47 @@ def write(workdir: str | pathlib.Path, training: tuple[int, int] | None = None) 
     return run.path / FILE
 
 
+def refresh(workdir: str | pathlib.Path, training: tuple[int, int] | None = None) -> None:
+    """As `write`, beside a run that must not end because of its report: says what went wrong."""
+    if not (pathlib.Path(workdir) / 'config.json').exists():
+        return
+    try:
+        write(workdir, training)
+    except (InputError, OSError, ValueError, KeyError, TypeError) as error:
+        print(f'the report could not be written: {error}', file=sys.stderr)
+
+
+def groups_of(shown: Iterable[Shown]) -> list[str]:
+    """The headings, in the order of the page; those of one's own sections last."""
+    found = dict.fromkeys(one.group for one in shown)
+    return sorted(found, key=lambda group: ORDER.index(group) if group in ORDER else len(ORDER))
+
+
 def _name(run):
     return run.config.get('experiment', 'a run from Python').removeprefix('experiments.')
 
 
 def _head(run, training):
     """What this is, and how the run stands."""
-    step, summary = run.evaluation.get('step', run.summary.get('step')), run.summary
+    summary, evaluated, newest = run.summary, run.evaluation.get('step'), run.step
     if training is not None:
         stand = f'Training: step {training[0]:,} of {training[1]:,}. This page reads itself again.'
         kind = 'quiet'
     elif summary.get('diverged'):
         stand, kind = str(summary.get('account') or 'The run diverged.'), 'bad'
-    elif summary.get('finished'):
+    elif summary.get('finished') and summary.get('step') == newest:
         again = summary.get('recoveries', 0)
         after = f', after {again} recoveries from a divergence' if again else ''
         stand, kind = f'Trained to step {summary["step"]:,}{after}.', 'good'
     else:
-        stand, kind = 'Not trained to its end.', 'bad'
+        stand, kind = f'Not trained to its end: stopped at step {newest or 0:,}.', 'bad'
     lines = [f'<h1>{html.escape(_name(run))}</h1>']
     lines.append(f'<p class="quiet">{html.escape(str(run.path))}</p>')
     lines.append(f'<p class="{kind}">{html.escape(stand)}</p>')
-    if run.evaluation and summary.get('step') not in (None, step):
+    if evaluated is not None and newest not in (None, evaluated):
         lines.append(
-            f'<p class="bad">Evaluated at step {step:,}, but the run has gone on to '
-            f'{summary["step"]:,}: evaluate again.</p>'
+            f'<p class="bad">Evaluated at step {evaluated:,}, but the run has gone on to '
+            f'{newest:,}: evaluate again.</p>'
         )
     if not run.evaluation and training is None:
         lines.append(
@@ -170,8 +197,8 @@ def _unfamiliar(run):
         wins[winner] += 1
         best.append(2 + scores.index(winner))
         cells = [
-            f'{of_set[score]["auroc"]:.3f} [{_ends(of_set[score]["interval"]["auroc"])}]'
-            for score in scores
+            f'{_text(one["auroc"], ".3f")} [{_ends(one["interval"]["auroc"])}]'
+            for one in (of_set[score] for score in scores)
         ]
         rows.append([name, f'{of_set[scores[0]]["examples"]:,}', *cells])
     most = max(wins, key=wins.__getitem__)
@@ -187,35 +214,44 @@ def _unfamiliar(run):
 
 
 def _ends(interval):
-    return ', '.join(f'{end:.3f}' for end in interval)
+    return ', '.join(_text(end, '.3f') for end in interval)
+
+
+def _text(value, how):
+    """A number; one that is not finite is a string in JSON."""
+    return value if isinstance(value, str) else format(value, how)
 
 
 def _distances(run):
     """Distances of samples and of the reference points."""
     parts = []
-    for name, title in (('sample_distance', 'Frechet distance'), ('fid', 'FID')):
-        found = run.evaluation.get(name, {})
+    for name, (title, where) in DISTANCES.items():
         rows = [
-            [row, f'{values["frechet"]["value"]:.4g}', _short(values['frechet']['interval'])]
-            for row, values in found.items()
+            [row, _text(values['frechet']['value'], '.4g'), _short(values['frechet']['interval'])]
+            for row, values in run.evaluation.get(name, {}).items()
             if isinstance(values, Mapping)
         ]
         if rows:
             parts.append(page.table(['set', title, '95 % interval'], rows))
-    if parts:
-        parts.append(
-            '<p class="quiet">Distance to training images in the features of a small classifier '
-            'trained on them (not an FID). train, test, shifted and noise are reference points: '
-            'the distances of other real images, of images shifted by a few pixels, and of noise.'
-            '</p>'
-        )
+            parts.append(
+                f'<p class="quiet">Distance to training images in {where}. train, test, shifted '
+                'and noise are reference points: the distances of other real images, of images '
+                'shifted sideways, and of noise.</p>'
+            )
     return parts
 
 
 def _short(interval):
-    return ' to '.join(f'{end:.4g}' for end in interval)
+    return ' to '.join(_text(end, '.4g') for end in interval)
 
 
+DISTANCES = {
+    'sample_distance': (
+        'Frechet distance',
+        'the features of a small classifier trained on them (not an FID)',
+    ),
+    'fid': ('FID', 'the features of the Inception network'),
+}
 ORDER = ['Samples', 'Generator', 'Speech', 'Classification', 'Unfamiliar data']
 TABLES = {'Unfamiliar data': _unfamiliar, 'Samples': _distances}
 

@@ -15,7 +15,7 @@ from ebm_jax.errors import InputError
 from ebm_jax.evaluate import predict
 from ebm_jax.fit import fit
 from ebm_jax.train import TrainState, state_shapes
-from ebm_jax.trained import TrainedModel, load, read_config
+from ebm_jax.trained import TrainedModel, is_export, load, read_config
 from experiments.common import report, settings, sources
 from experiments.common.building import prepare_images, recovery_actions
 from experiments.common.compiled import compile_quickly
@@ -74,25 +74,27 @@ def fit_experiment(
         return build(module, changed, experiment.datasets).recipe
 
     def look(step):
-        report.write(workdir, (step, config.steps))
+        report.refresh(workdir, (step, config.steps))
         if show is not None:
             show(step)
 
-    state = fit(
-        experiment.recipe,
-        workdir=workdir,
-        steps=config.steps,
-        settings={'experiment': module.__name__, 'config': settings.to_dict(config)},
-        seed=config.seed,
-        log_every=config.log_every,
-        checkpoint_every=config.checkpoint_every,
-        picture_every=config.picture_every,
-        evaluate_every=config.evaluate_every,
-        recovery_actions=recovery_actions(config, rebuild),
-        report=look,
-    )
-    if jax.process_index() == 0:
-        report.write(workdir)
+    try:
+        state = fit(
+            experiment.recipe,
+            workdir=workdir,
+            steps=config.steps,
+            settings={'experiment': module.__name__, 'config': settings.to_dict(config)},
+            seed=config.seed,
+            log_every=config.log_every,
+            checkpoint_every=config.checkpoint_every,
+            picture_every=config.picture_every,
+            evaluate_every=config.evaluate_every,
+            recovery_actions=recovery_actions(config, rebuild),
+            report=look,
+        )
+    finally:  # however the run ended
+        if jax.process_index() == 0:
+            report.refresh(workdir)
     return experiment, state
 
 
@@ -174,14 +176,16 @@ def restore(workdir: str | pathlib.Path, source: str | None = None) -> Run:
     Args: source: data of a run that was trained from Python, which its folder does not name.
     Raises: InputError.
     """
+    if is_export(pathlib.Path(workdir)):
+        raise InputError(f'{workdir} is an exported model: give the run that it came from')
     if 'experiment' in read_config(pathlib.Path(workdir)):
         if source is not None:
             raise InputError(f'{workdir} names its own data: leave --data={source} out')
         return restore_all([workdir])[0]
     if source is None:
         raise InputError(
-            f'{workdir} was trained from Python and does not say on which data: name them, as '
-            '--data=digits or --data=npz:FILE'
+            f'{workdir} was trained from Python and does not say on which data: evaluate takes '
+            '--data=digits or --data=npz:FILE; sample, export and ebm_jax.load need none'
         )
     use_all_cores()
     train, test = sources.splits(source)
@@ -196,6 +200,11 @@ def _trained_from_python(opened, datasets):
     if shape != model.spec.shape:
         raise InputError(
             f'the model takes examples of {list(model.spec.shape)}, but the data are {list(shape)}'
+        )
+    classes = datasets.train.num_classes
+    if classes != model.spec.num_classes:
+        raise InputError(
+            f'the model knows {model.spec.num_classes} classes, but the data have {classes}'
         )
     view, scores = model.view()
     experiment = Experiment(

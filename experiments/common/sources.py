@@ -162,5 +162,9 @@ def ood_names(specs: tuple[str, ...], flag: str = '--config.ood') -> dict[str, s
                 f'{flag}={spec} must look like NAME=DATA, or be a change of the test '
                 f'set: {", ".join(CHANGES)}'
             )
+        if name in ('test', 'edges'):
+            raise InputError(
+                f'{flag}={spec}: {name!r} has another meaning here, choose another name'
+            )
         found[name] = source if equals else spec
     return found

@@ -99,7 +99,9 @@ def chains_at_work(
     """A moving picture of fresh chains, from their initial positions to their samples."""
     model, classes = experiment.model, experiment.train.num_classes
     steps = model.num_steps()
-    parts = min(FRAMES, steps)
+    plan = model.transition_plan()
+    moved = max(steps - plan['plain'], 0) // plan['every'] * plan['every'] if plan else 0
+    parts = max(1, min(FRAMES, steps - moved))
     if not (model.has_energy and steps):
         return Section({}, [])
     conditional = model.class_conditional
@@ -160,10 +162,9 @@ def _described(experiment):
         for name, value in sampling.kernel.arguments.items()
         if isinstance(value, float)
     )
-    return (
-        f'{experiment.model.num_steps()} {sampling.kernel.name} steps of size '
-        f'{sampling.step_size:g} from the {begin}, {numbers}{moved}{axes}'
-    )
+    steps = experiment.model.num_steps()
+    said = f'{steps} {sampling.kernel.name} steps of size {sampling.step_size:g} from the {begin}'
+    return ', '.join(filter(None, (said, numbers))) + moved + axes
 
 
 def recognition(experiment: Experiment, images: np.ndarray, labels: np.ndarray) -> Section:

@@ -42,11 +42,13 @@ def classification(
     which = 'parameters of the last step'
     if state.ema_params:
         which = 'moving average of the parameters'
+    noise = f'input noise N(0, {experiment.input_noise:g}^2) as in training'
+    if experiment.recipe is None:  # a run from Python
+        which, noise = 'parameters as ebm_jax.load gives them', 'no input noise'
     metrics = {'test_accuracy': accuracy, 'ece': ece}
     lines = [
         f'test accuracy  {100 * accuracy:6.2f} %   {len(logits):,} test examples of '
-        f'{experiment.test.name}, input noise N(0, {experiment.input_noise:g}^2) as in training, '
-        f'{which}',
+        f'{experiment.test.name}, {noise}, {which}',
         f'ECE            {100 * ece:6.2f} %   20 equal bins of max p(y|x), the same examples; '
         'reliability.png',
     ]
