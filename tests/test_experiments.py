@@ -536,7 +536,11 @@ def mistakes(workdir, tmp_path):
         'chains not divisible by devices': (train, [new, '--config.shards=4'], 'choose 8, or'),
         'negative seed': (train, [new, '--config.seed=-1'], 'seed'),
         'no batch': (train, [new, '--config.batch_size=0'], 'batch_size'),
-        'widths of another length': (train, [new, '--config.network.widths=(4,4)'], 'widths'),
+        'widths of another length': (
+            train,
+            [new, '--config.network.widths=(4,4)', '--config.network.strides=(1,2,2)'],
+            'widths',
+        ),
         'adaptive without a temperature': (
             train,
             [new, '--config.sampler.adaptive=true'],

@@ -21,6 +21,7 @@ from ebm_jax.record import atomic_write
 from experiments.common import launch, page, report
 from experiments.common.headlines import headlines_of
 
+WIDEST = 32  # of a column, in letters
 FACTS = ('diverged', 'step')  # of a run, besides its metrics
 
 
@@ -99,7 +100,7 @@ def terminal(heads: Sequence[str], rows: Mapping[str, Sequence[str]]) -> str:
     width = shutil.get_terminal_size((100, 24)).columns
     first = min(max(map(len, rows)), 34)
     columns = [
-        min(max(len(cell) for cell in (head, *(row[i] for row in rows.values()))), 24)
+        min(max(len(cell) for cell in (head, *(row[i] for row in rows.values()))), WIDEST)
         for i, head in enumerate(heads)
     ]
     blocks: list[list[int]] = [[]]

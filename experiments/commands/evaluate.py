@@ -75,7 +75,6 @@ def run(values: Any) -> None:
     _, experiment, state = runs.restore(workdir, values.data)
     requested = requested_ood(experiment, tuple(values.ood))
     outside = {name: ood_dataset(spec, experiment.datasets) for name, spec in requested.items()}
-    say('the extractor of features')
     extractors = extractors_of(workdir, experiment, values)
     say('scores of the test set')
     inside = predict.predict_dataset(experiment.predict, state.eval_params, experiment.test)
