@@ -17,6 +17,18 @@ from ebm_jax.train import TrainState
 from ebm_jax.types import Params
 
 
+@contextlib.contextmanager
+def _without_remarks():
+    """orbax warns of what it was asked for: reading without writing, and what old folders lack."""
+    log = logging.getLogger('absl')
+    level = log.level
+    log.setLevel(max(level, logging.ERROR))
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+
+
 class Checkpoints:
     """The checkpoints of one run, in their own folder; written in the background, each complete or
     absent.
@@ -110,12 +122,9 @@ class Checkpoints:
         """
         return self._first_readable(self._restore_eval_params)
 
+    @_without_remarks()
     def _first_readable(self, read, step=None):
         """(step, what `read` gives) of a step, or of the newest that is not damaged."""
-        with _without_remarks():
-            return self._first_that_is(read, step)
-
-    def _first_that_is(self, read, step):
         there = sorted(self._manager.all_steps(), reverse=True)
         if step not in (None, *there) or not there:
             listed = ', '.join(map(str, reversed(there))) or 'none'
@@ -229,15 +238,3 @@ def _on_this_device(leaf):
 
 class _DamagedError(Exception):
     """A checkpoint that cannot be read."""
-
-
-@contextlib.contextmanager
-def _without_remarks():
-    """orbax warns of what it was asked for: reading without writing, and what old folders lack."""
-    log = logging.getLogger('absl')
-    level = log.level
-    log.setLevel(max(level, logging.ERROR))
-    try:
-        yield
-    finally:
-        log.setLevel(level)

@@ -94,17 +94,14 @@ def image_grid(images: ArrayLike, columns: int | None = None, gap: int = 1) -> n
 
 def save_grid(path: str | pathlib.Path, grid: Grid, side: int = 640, gap: int = 1) -> None:
     """Save the picture of a grid as PNG; its folder is made."""
-    path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    grid.picture(side, gap).save(path)
+    grid.picture(side, gap).save(_in_its_folder(path))
 
 
 def save_frames(
     path: str | pathlib.Path, frames: Sequence[Grid], side: int = 480, milliseconds: int = 160
 ) -> None:
     """Save grids of one size as a moving picture (GIF); the last one stays for a while."""
-    path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path = _in_its_folder(path)
     pictures = [_enlarged(grid, side).convert('RGB') for grid in frames]
     durations = [milliseconds] * (len(pictures) - 1) + [8 * milliseconds]
     pictures[0].save(
@@ -114,11 +111,14 @@ def save_frames(
 
 def save_strip(path: str | pathlib.Path, frames: Sequence[Grid], side: int = 480) -> None:
     """Save grids of one size below each other, as PNG."""
+    pictures = [np.asarray(_enlarged(grid, side)) for grid in frames]
+    Image.fromarray(np.concatenate(pictures)).save(_in_its_folder(path))
+
+
+def _in_its_folder(path):
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.concatenate([np.asarray(_enlarged(grid, side)) for grid in frames])).save(
-        path
-    )
+    return path
 
 
 def _enlarged(grid, side, gap=1):

@@ -194,7 +194,9 @@ def test_runs_of_one_network_are_evaluated_too(preset, sets, scores, tmp_path, m
             in_process(monkeypatch, capsys, *arguments)
         else:
             assert_one_sentence(monkeypatch, capsys, refusal, *arguments)
-    assert preset in in_process(monkeypatch, capsys, 'experiments.compare', f'--workdir={workdir}')
+    assert preset in in_process(
+        monkeypatch, capsys, 'experiments.compare', f'--workdir={workdir}', '--out='
+    )
 
 
 @pytest.mark.parametrize('preset', PRESETS)
