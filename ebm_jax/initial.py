@@ -21,6 +21,17 @@ def normal(shape: Sequence[int], scale: float = 1.0) -> InitialSampler:
     return lambda key, label: scale * jax.random.normal(key, tuple(shape))
 
 
+def bernoulli(
+    shape: Sequence[int], p: float = 0.5, values: Sequence[float] = (-1.0, 1.0)
+) -> InitialSampler:
+    """Each entry is values[1] with probability p, else values[0], whatever the label."""
+
+    def sample(key, label):
+        return jnp.where(jax.random.bernoulli(key, p, tuple(shape)), values[1], values[0])
+
+    return sample
+
+
 def class_gaussian(means: ArrayLike, factors: ArrayLike) -> InitialSampler:
     """x ~ N(mean_c, F_c F_c^T) for the wanted class c; for UNCONDITIONAL c is uniform.
 

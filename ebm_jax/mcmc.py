@@ -1,4 +1,4 @@
-"""Markov kernels on energies, and chains of them: Langevin, MALA, HMC.
+"""Markov kernels on energies, and chains of them: Langevin, MALA, HMC; Gibbs with gradients.
 
 A kernel sees one chain and an `energy_fn` of one position (any pytree); `run_chain` scans it and
 `run_chains` maps over many.
@@ -235,6 +235,89 @@ def hmc(step_size: ArrayLike, num_leapfrog: int, *, temperature: float = 1.0) ->
         return _metropolis(
             accept_key, state, HamiltonianState(unravel(there), energy, unravel(grad)), log_ratio
         )
+
+    return Kernel(_evaluate, step)
+
+
+def gibbs_with_gradients(
+    *,
+    temperature: float = 1.0,
+    values: Sequence[float] = (-1.0, 1.0),
+    one_hot: PyTree = False,
+) -> Kernel:
+    """Gibbs with gradients: one entry of a discrete x changes, chosen by the gradient of E.
+
+        q(x'|x) ~ exp(-(x' - x) . grad E(x) / (2 T))   over all x' that differ in one entry
+        accepted with min(1, exp(-E(x')/T) q(x|x') / (exp(-E(x)/T) q(x'|x)))
+
+    Unbiased for P(x) ~ exp(-E(x) / T). E must have a gradient where x is continuous, too.
+
+    Args:
+      temperature: T > 0.
+      values: (low, high), what a binary entry may be.
+      one_hot: False for binary entries, True for one-hot vectors along the last axis; or a pytree
+        of these that is a prefix of the position's.
+    Raises: ValueError when out of range.
+    Source: Grathwohl et al. 2021 (arXiv 2102.04509), algorithm 1.
+    """
+    _check('temperature', temperature, 0, open_low=True)
+    low, high = values
+    if not low < high:
+        raise ValueError(f'values must be (low, high) with low < high, got {tuple(values)}')
+
+    def binary_change(x, grad):
+        """First-order change of E where each entry takes its other value. [...] -> [...]."""
+        return (low + high - 2 * x) * grad
+
+    def one_hot_change(x, grad):
+        """Where each vector becomes each other category; infinite where it is that one."""
+        change = grad - jnp.sum(x * grad, -1, keepdims=True)
+        return jnp.where(x > 0.5, jnp.inf, change)
+
+    def changes(state):
+        """Log-probabilities of all changes, in one vector. [number of changes]."""
+
+        def of(flag, x, grad):
+            return jax.tree.map(one_hot_change if flag else binary_change, x, grad)
+
+        found = jax.tree.map(of, one_hot, state.position, state.grad)
+        flat = jnp.concatenate([leaf.reshape(-1) for leaf in jax.tree.leaves(found)])
+        return jax.nn.log_softmax(-flat / (2 * temperature))
+
+    def changed(x, index):
+        """(x after the change of that index, the index of the change back)."""
+        leaves, structure = jax.tree.flatten(x)
+        flags = jax.tree.leaves(
+            jax.tree.map(lambda flag, part: jax.tree.map(lambda _: flag, part), one_hot, x)
+        )
+        offset, back, result = 0, jnp.zeros((), jnp.int32), []
+        for flag, leaf in zip(flags, leaves):
+            mine = (index >= offset) & (index < offset + leaf.size)
+            picked = (jnp.arange(leaf.size) + offset == index).reshape(leaf.shape)
+            if flag:
+                touched = jnp.any(picked, -1, keepdims=True)
+                new = jnp.where(touched, picked.astype(leaf.dtype), leaf)
+                was = jnp.argmax((touched & (leaf > 0.5)).reshape(-1)).astype(jnp.int32)
+                back = jnp.where(mine, offset + was, back)
+            else:
+                new = jnp.where(picked, low + high - leaf, leaf)
+                back = jnp.where(mine, index, back)
+            result.append(new)
+            offset += leaf.size
+        return jax.tree.unflatten(structure, result), back
+
+    def step(key, state, energy_fn):
+        choice_key, accept_key = jax.random.split(key)
+        log_q = changes(state)
+        index = jax.random.categorical(choice_key, log_q).astype(jnp.int32)
+        there, back = changed(state.position, index)
+        proposal = _evaluate(there, energy_fn)
+        # selections and sums, since an index is a gather under vmap
+        picks = jnp.arange(len(log_q))
+        forth_log_q = jnp.sum(jnp.where(picks == index, log_q, 0.0))
+        back_log_q = jnp.sum(jnp.where(picks == back, changes(proposal), 0.0))
+        log_ratio = (state.energy - proposal.energy) / temperature + back_log_q - forth_log_q
+        return _metropolis(accept_key, state, proposal, log_ratio)
 
     return Kernel(_evaluate, step)
 

@@ -16,7 +16,7 @@ from flax import struct
 
 from ebm_jax import devices, validity
 from ebm_jax.replay import ShardedBuffer
-from ebm_jax.types import Array, Batch, Draw, Key, Metrics, PyTree
+from ebm_jax.types import UNCONDITIONAL, Array, Draw, Key, Metrics, PyTree
 
 
 @struct.dataclass
@@ -52,14 +52,17 @@ def chain_keys(keys: Key, per_shard: int) -> Key:
     return jax.vmap(lambda key: jax.random.split(key, per_shard))(keys).reshape(-1)
 
 
-def batch_labels(keys: Key, per_shard: int, batch: Batch) -> Array:
-    """Labels drawn from the whole batch, with replacement: keys [shards] -> [shards, per_shard]."""
-    labels = devices.gather(batch['y']).astype(jnp.int32)
+def batch_labels(keys: Key, per_shard: int, labels: Array) -> Array:
+    """Labels drawn from those of the whole batch, with replacement; UNCONDITIONAL, no label, is
+    drawn only where no example has one. keys [shards], labels [N] -> [shards, per_shard]."""
+    labels = devices.gather(labels).astype(jnp.int32)
+    known = labels != UNCONDITIONAL
+    first = labels[jnp.argsort(~known, stable=True)]  # those with a label come first
 
     def pick(key):
-        return jax.random.randint(key, (per_shard,), 0, len(labels))
+        return jax.random.randint(key, (per_shard,), 0, jnp.sum(known))
 
-    return labels[jax.vmap(pick)(keys)]
+    return first[jax.vmap(pick)(keys)]
 
 
 def advance(

@@ -38,10 +38,22 @@ def energy_of(logits: Array, label: ArrayLike) -> Array:
     return jnp.where(label == UNCONDITIONAL, marginal_energy(logits), joint_energy(logits, label))
 
 
+def labelled_mean(values: Array, labels: Array) -> Array:
+    """This device's share of the mean over the examples of all devices that have a label; 0 where
+    none has. values [N], labels [N] with UNCONDITIONAL for no label -> scalar."""
+    check_same_shape('values and labels', values, labels)
+    known = labels != UNCONDITIONAL
+    count = devices.mean(jnp.sum(known).astype(values.dtype))
+    return jnp.sum(jnp.where(known, values, 0.0)) / jnp.where(count > 0, count, 1.0)
+
+
 def cross_entropy(logits: Array, labels: Array) -> Array:
-    """-mean_i log softmax f(x_i)[y_i]. logits [N, C], labels [N] -> scalar, this device's mean."""
+    """-mean_i log softmax f(x_i)[y_i] over the examples that have a label.
+
+    logits [N, C], labels [N] with UNCONDITIONAL for no label -> scalar, this device's share.
+    """
     _check_logits(logits, labels)
-    return -jnp.mean(at_label(log_softmax(logits), labels))
+    return -labelled_mean(at_label(log_softmax(logits), labels), labels)
 
 
 def uniform(e_pos: Array, e_neg: Array) -> Weights:
@@ -126,6 +138,8 @@ def class_contrast(
 
         L_xy = (1/N) [sum_c n_c logsumexp_S f[c] - sum_i f(x_i)[y_i]]
 
+    Examples without a label (UNCONDITIONAL) are in S alone; N counts the others.
+
     Args:
       logits_pos, labels, logits_neg: [N, C], [N], [M, C].
       weights: rule(-logits_pos, -logits_neg), taken without gradient.
@@ -138,12 +152,13 @@ def class_contrast(
     weights = stop_gradient(weights)
     share = class_shares(labels, logits_pos.shape[-1])
     pushed = jnp.sum(weights.positives * logits_pos, 0) + jnp.sum(weights.negatives * logits_neg, 0)
-    return -jnp.mean(at_label(logits_pos, labels)), share @ pushed
+    return -labelled_mean(at_label(logits_pos, labels), labels), share @ pushed
 
 
 def class_shares(labels: Array, num_classes: int) -> Array:
-    """n_c / N over all devices: labels [N] -> [C]."""
-    return devices.mean(jnp.mean(jax.nn.one_hot(labels, num_classes), 0))
+    """n_c / N over the examples of all devices that have a label: labels [N] -> [C]."""
+    ones = jax.nn.one_hot(labels, num_classes)
+    return devices.mean(jax.vmap(labelled_mean, (1, None))(ones, labels))
 
 
 def batch_information(logits_pos: Array, labels: Array, logits_neg: Array) -> Array:
@@ -153,7 +168,7 @@ def batch_information(logits_pos: Array, labels: Array, logits_neg: Array) -> Ar
         q(x, y) = exp f(x)[y] / sum_{x' in S, c} exp f(x')[c],   S = positives and negatives
 
     A value to be logged, without gradient; the gradient that ST-JEM takes of it is `contrast` minus
-    `class_contrast`.
+    `class_contrast`. Examples without a label (UNCONDITIONAL) are in S alone.
 
     Args: logits_pos [N, C], labels [N], logits_neg [M, C].
     Returns: scalar in nats, the same on every device.
@@ -166,7 +181,9 @@ def batch_information(logits_pos: Array, labels: Array, logits_neg: Array) -> Ar
     log_xy = at_label(logits_pos, labels) - total
     log_x = logsumexp(logits_pos, 1) - total
     log_y = at_label(logsumexp(everyone, 0) - total, labels)
-    return jnp.mean(log_xy - log_x - log_y)
+    known = labels != UNCONDITIONAL  # of all devices
+    ratio = jnp.where(known, log_xy - log_x - log_y, 0.0)
+    return jnp.sum(ratio) / jnp.maximum(jnp.sum(known), 1)
 
 
 def entropy_information(logits: Array) -> Array:

@@ -280,7 +280,7 @@ class _Icd:
             return jnp.full((len(keys), self.per_shard), UNCONDITIONAL)
         if self.from_data:
             return batch['y'].reshape(len(keys), self.per_shard)
-        return negatives.batch_labels(keys, self.per_shard, batch)
+        return negatives.batch_labels(keys, self.per_shard, batch['y'])
 
     def past_samples(self, sample_keys, move_keys, state):
         """(population [P, ...], present [P], ready), the same on all devices."""

@@ -87,7 +87,11 @@ def jem(
       separate: the batch has two further entries, 'positives' [P, ...] and 'positives_y' [P], and
         the contrasts of log p(x) and log p(x|y) take these: images of another number or, as
         SADA-JEM has it (Yang et al. 2023, arXiv 2209.07959), without augmentation. The classifier
-        alone takes 'x' and 'y'. With the same examples in both it is the plain method.
+        alone takes 'x' and 'y'. With the same examples in both it is the plain method. Without
+        'positives_y' only log p(x) takes them, and the mutual information 'x' and 'y'.
+    Examples may lack a label (UNCONDITIONAL in 'y' or 'positives_y'): cross-entropy and mutual
+    information are then over those that have one, log p(x) over all, and labels of chains are drawn
+    from those that are known (our reading of semi-supervised learning with JEM; Zhao et al. 2020).
     Returns: Method. Its loss terms: 'classifier', 'positives', 'negatives' (and
       'entropy_information').
     Raises: ValueError when a number is out of range or M does not divide.
@@ -167,10 +171,12 @@ class _Jem:
         return _with_loop(self, self.num_steps + blocks * EXTRA_STEPS)
 
     def positives(self, batch):
-        """{'x', 'y'} of the examples of p(x)."""
-        if not self.separate:
-            return batch
-        return {'x': batch['positives'], 'y': batch['positives_y']}
+        """The examples of p(x) [P, ...]."""
+        return batch['positives'] if self.separate else batch['x']
+
+    def known_labels(self, batch):
+        """The labels of the examples of p(x|y)."""
+        return batch.get('positives_y', batch['y']) if self.separate else batch['y']
 
     def logits(self, params, x):
         """[n, ...] -> [n, C]."""
@@ -199,7 +205,7 @@ class _Jem:
         shift = jax.random.randint(shift_key, (), 0, self.num_negatives)
         chain = (first[:, None] + jnp.arange(self.per_shard) + shift) % self.num_negatives
         quota = jnp.floor(self.num_negatives * self.conditional + jax.random.uniform(quota_key))
-        labels = negatives.batch_labels(label_keys, self.per_shard, self.positives(batch))
+        labels = negatives.batch_labels(label_keys, self.per_shard, self.known_labels(batch))
         return jnp.where(chain < quota, labels, UNCONDITIONAL)
 
     def sample(self, key, params, chains, batch):
@@ -241,8 +247,8 @@ class _Jem:
     def loss(self, params, key, batch, samples):
         del key
         positives, valid = self.positives(batch), samples.valid
-        labels, n = positives['y'], len(positives['x'])
-        images = [positives['x'], samples.x, *([batch['x']] if self.separate else [])]
+        n, labels = len(positives), self.known_labels(batch)
+        images = [positives, samples.x, *([batch['x']] if self.separate else [])]
         logits = self.logits(params, jnp.concatenate(images))
         pos, neg, classified = jnp.split(logits, [n, n + len(samples.x)])
         if not self.separate:
@@ -252,19 +258,27 @@ class _Jem:
         positives_term, negatives_term = obj.contrast(e_pos, e_neg, w)
         # the logits of excluded negatives, as energies -f(x)[y], are infinite
         counted = -exclude(-neg, valid)
+        # the examples of p(x|y) are those of p(x), or those of the classifier
+        joint = classified if self.separate and 'positives_y' not in batch else pos
+        correct = jnp.argmax(classified, 1) == batch['y']
         metrics = {
-            'accuracy': jnp.mean(jnp.argmax(classified, 1) == batch['y']),
+            'accuracy': obj.labelled_mean(correct.astype(jnp.float32), batch['y']),
             **obj.scores(e_pos, e_neg, valid),
             **negatives.metrics(samples),
             'effective_sample_size': obj.effective_sample_size(w),
-            'batch_information': obj.batch_information(pos, labels, counted),
+            'batch_information': obj.batch_information(joint, labels, counted),
         }
         if self.alpha:
-            w_y = self.weights(-pos, -counted)  # [N, C], [M, C]: a set of weights for each class
-            conditional = obj.class_contrast(pos, labels, neg, w_y)
-            positives_term = (1 - self.alpha) * positives_term + self.alpha * conditional[0]
-            negatives_term = (1 - self.alpha) * negatives_term + self.alpha * conditional[1]
-            shares = obj.class_shares(labels, pos.shape[1])
+            e_joint = jax.vmap(obj.marginal_energy)(joint)
+            w_x = w if joint is pos else self.weights(e_joint, exclude(e_neg, valid))
+            w_y = self.weights(-joint, -counted)  # [N, C], [M, C]: a set of weights for each class
+            _, marginal = obj.contrast(e_joint, e_neg, w_x)
+            conditional = obj.class_contrast(joint, labels, neg, w_y)
+            # minus the mutual information I = L_x - L_xy of the examples that have a label
+            mean_energy = obj.labelled_mean(e_joint, labels)
+            positives_term += self.alpha * (conditional[0] - mean_energy)
+            negatives_term += self.alpha * (conditional[1] - marginal)
+            shares = obj.class_shares(labels, joint.shape[1])
             metrics['effective_sample_size_by_class'] = shares @ obj.effective_sample_size(w_y)
         terms = {
             'classifier': obj.cross_entropy(classified, batch['y']),
