@@ -6,8 +6,11 @@ from ebm_jax.data.examples import (
     batch_at,
     digits,
     divided,
+    few_of_each,
     folder,
     inverted,
+    labels_hidden,
+    matched,
     middle,
     mixed,
     npz,
@@ -17,6 +20,7 @@ from ebm_jax.data.examples import (
     subsample,
     uniform_noise,
 )
+from ebm_jax.data.letters import letters
 from ebm_jax.data.prepared import OnDisk, tfds
 
 __all__ = [
@@ -25,8 +29,12 @@ __all__ = [
     'batch_at',
     'digits',
     'divided',
+    'few_of_each',
     'folder',
     'inverted',
+    'labels_hidden',
+    'letters',
+    'matched',
     'middle',
     'mixed',
     'npz',

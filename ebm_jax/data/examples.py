@@ -19,6 +19,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from ebm_jax.errors import InputError
+from ebm_jax.types import UNCONDITIONAL
 
 
 class Examples(NamedTuple):
@@ -31,6 +32,10 @@ class Examples(NamedTuple):
     @property
     def num_classes(self) -> int:
         return int(self.y.max()) + 1
+
+    def rows(self, rows: np.ndarray) -> 'Examples':
+        """Those of these indices, or where this mask is True."""
+        return self._replace(x=self.x[rows], y=self.y[rows])
 
 
 def checked(name: str, x: Any, y: Any) -> Examples:
@@ -184,6 +189,39 @@ def middle(image: np.ndarray, size: int) -> np.ndarray:
     ).reshape(size, size, -1)
 
 
+def matched(examples: Examples, shape: Sequence[int]) -> Examples:
+    """Images brought to the size and the number of channels of others, by fixed rules.
+
+    Channels: three become one by luma, .299 R + .587 G + .114 B; one becomes three by repeating it.
+    Size: the largest central square, resized by Pillow's cubic filter, which averages (`middle`);
+    images of that size stay as they are.
+
+    Args: shape: (H, W, C) with H = W, unless the size is that already.
+    Raises: InputError where there is no rule.
+    """
+    own, shape = examples.x.shape[1:], tuple(shape)
+    if own == shape:
+        return examples
+    fits = own[:2] == shape[:2]
+    if examples.x.dtype != np.uint8 or not (fits or shape[0] == shape[1]):
+        raise InputError(
+            f'{examples.name} has examples of shape {list(own)}, and there is no rule to bring '
+            f'them to {list(shape)}: bring them to that shape first'
+        )
+    if (own[2], shape[2]) not in ((1, 1), (3, 3), (1, 3), (3, 1)):
+        raise InputError(
+            f'{examples.name} has {own[2]} channels, wanted are {shape[2]}: only 1 and 3 are '
+            'converted into each other'
+        )
+    x = np.asarray(examples.x)
+    if (own[2], shape[2]) == (3, 1):
+        x = np.round(x @ np.array([0.299, 0.587, 0.114]))[..., None].astype(np.uint8)
+    if not fits:
+        bar = tqdm(x, desc=f'resizing {examples.name}', unit='image', delay=2, leave=False)
+        x = np.stack([middle(image, shape[0]) for image in bar])
+    return examples._replace(x=np.repeat(x, 3, -1) if x.shape[-1] < shape[2] else x)
+
+
 def divided(examples: Examples, share: float, split: str, seed: int = 0) -> Examples:
     """One split of examples that come as one set: `share` of each class is the test split.
 
@@ -201,7 +239,7 @@ def divided(examples: Examples, share: float, split: str, seed: int = 0) -> Exam
             f'{examples.name}: a share of {share:g} cannot be cut off for tests ({error})'
         ) from error
     pick = np.sort(train if split == 'train' else test)
-    return examples._replace(x=examples.x[pick], y=examples.y[pick])
+    return examples.rows(pick)
 
 
 @functools.lru_cache(maxsize=4)
@@ -285,8 +323,32 @@ def select_classes(examples: Examples, classes: Sequence[int], keep: bool = True
     return examples._replace(name=name, x=examples.x[pick], y=examples.y[pick])
 
 
+def few_of_each(examples: Examples, per_class: int, seed: int = 0) -> np.ndarray:
+    """Indices of `per_class` examples of each class, drawn without replacement, in order.
+
+    Raises: InputError where a class has fewer.
+    """
+    rng, chosen = np.random.default_rng(seed), []
+    for label in range(examples.num_classes):
+        rows = np.flatnonzero(examples.y == label)
+        if len(rows) < per_class:
+            raise InputError(
+                f'{examples.name} has {len(rows)} examples of the class {label}, fewer than the '
+                f'{per_class} asked for'
+            )
+        chosen.append(rng.permutation(rows)[:per_class])
+    return np.sort(np.concatenate(chosen))
+
+
+def labels_hidden(examples: Examples, known: np.ndarray) -> Examples:
+    """All examples, with the label UNCONDITIONAL where they are not among the indices `known`."""
+    y = np.full_like(examples.y, UNCONDITIONAL)
+    y[known] = examples.y[known]
+    return examples._replace(y=y)
+
+
 def subsample(examples: Examples, n: int, seed: int = 0) -> Examples:
     """At most n examples, drawn without replacement: the first n of a source that is sorted by
     class would be of one class."""
     pick = np.sort(np.random.default_rng(seed).permutation(len(examples.x))[:n])
-    return examples._replace(x=examples.x[pick], y=examples.y[pick])
+    return examples.rows(pick)

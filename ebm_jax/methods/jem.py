@@ -79,7 +79,7 @@ def jem(
       alpha: weight in [0, 1] of the batch's mutual information I = L_x - L_xy; outside that range
         one of the two contrasts would be maximised without bound (range: our reading).
       entropy_weight: weight of the entropy form of mutual information, H(mean p(y|x)) - mean
-        H(p(y|x)); 0 leaves it out.
+        H(p(y|x)), which needs no labels and is over all examples of p(x); 0 leaves it out.
       conditional: share in [0, 1] of the chains that follow p(x|y), y drawn from the labels of the
         batch; the others follow p(x). At each step these are M * conditional of the M chains,
         rounded at random so that the number is exact in expectation.
@@ -87,11 +87,12 @@ def jem(
       separate: the batch has two further entries, 'positives' [P, ...] and 'positives_y' [P], and
         the contrasts of log p(x) and log p(x|y) take these: images of another number or, as
         SADA-JEM has it (Yang et al. 2023, arXiv 2209.07959), without augmentation. The classifier
-        alone takes 'x' and 'y'. With the same examples in both it is the plain method. Without
-        'positives_y' only log p(x) takes them, and the mutual information 'x' and 'y'.
-    Examples may lack a label (UNCONDITIONAL in 'y' or 'positives_y'): cross-entropy and mutual
-    information are then over those that have one, log p(x) over all, and labels of chains are drawn
-    from those that are known (our reading of semi-supervised learning with JEM; Zhao et al. 2020).
+        alone takes 'x' and 'y'. With the same examples in both it is the plain method.
+    Examples may lack a label (UNCONDITIONAL in 'y' or 'positives_y'): cross-entropy and the mutual
+    information of the batch are then over those that have one, log p(x) over all, and labels of
+    chains are drawn from those that are known. alpha is then multiplied by the share r of those
+    with a label: (1 - r) L_x(without) + r [(1 - alpha) L_x + alpha L_xy](with), else it has no
+    lower bound: our reading of semi-supervised learning with EBMs (Zhao et al. 2020).
     Returns: Method. Its loss terms: 'classifier', 'positives', 'negatives' (and
       'entropy_information').
     Raises: ValueError when a number is out of range or M does not divide.
@@ -174,9 +175,9 @@ class _Jem:
         """The examples of p(x) [P, ...]."""
         return batch['positives'] if self.separate else batch['x']
 
-    def known_labels(self, batch):
-        """The labels of the examples of p(x|y)."""
-        return batch.get('positives_y', batch['y']) if self.separate else batch['y']
+    def positives_y(self, batch):
+        """Their labels [P]."""
+        return batch['positives_y'] if self.separate else batch['y']
 
     def logits(self, params, x):
         """[n, ...] -> [n, C]."""
@@ -205,7 +206,7 @@ class _Jem:
         shift = jax.random.randint(shift_key, (), 0, self.num_negatives)
         chain = (first[:, None] + jnp.arange(self.per_shard) + shift) % self.num_negatives
         quota = jnp.floor(self.num_negatives * self.conditional + jax.random.uniform(quota_key))
-        labels = negatives.batch_labels(label_keys, self.per_shard, self.known_labels(batch))
+        labels = negatives.batch_labels(label_keys, self.per_shard, self.positives_y(batch))
         return jnp.where(chain < quota, labels, UNCONDITIONAL)
 
     def sample(self, key, params, chains, batch):
@@ -247,7 +248,7 @@ class _Jem:
     def loss(self, params, key, batch, samples):
         del key
         positives, valid = self.positives(batch), samples.valid
-        n, labels = len(positives), self.known_labels(batch)
+        n, labels = len(positives), self.positives_y(batch)
         images = [positives, samples.x, *([batch['x']] if self.separate else [])]
         logits = self.logits(params, jnp.concatenate(images))
         pos, neg, classified = jnp.split(logits, [n, n + len(samples.x)])
@@ -258,27 +259,24 @@ class _Jem:
         positives_term, negatives_term = obj.contrast(e_pos, e_neg, w)
         # the logits of excluded negatives, as energies -f(x)[y], are infinite
         counted = -exclude(-neg, valid)
-        # the examples of p(x|y) are those of p(x), or those of the classifier
-        joint = classified if self.separate and 'positives_y' not in batch else pos
         correct = jnp.argmax(classified, 1) == batch['y']
         metrics = {
             'accuracy': obj.labelled_mean(correct.astype(jnp.float32), batch['y']),
             **obj.scores(e_pos, e_neg, valid),
             **negatives.metrics(samples),
             'effective_sample_size': obj.effective_sample_size(w),
-            'batch_information': obj.batch_information(joint, labels, counted),
+            'batch_information': obj.batch_information(pos, labels, counted),
         }
         if self.alpha:
-            e_joint = jax.vmap(obj.marginal_energy)(joint)
-            w_x = w if joint is pos else self.weights(e_joint, exclude(e_neg, valid))
-            w_y = self.weights(-joint, -counted)  # [N, C], [M, C]: a set of weights for each class
-            _, marginal = obj.contrast(e_joint, e_neg, w_x)
-            conditional = obj.class_contrast(joint, labels, neg, w_y)
-            # minus the mutual information I = L_x - L_xy of the examples that have a label
-            mean_energy = obj.labelled_mean(e_joint, labels)
-            positives_term += self.alpha * (conditional[0] - mean_energy)
-            negatives_term += self.alpha * (conditional[1] - marginal)
-            shares = obj.class_shares(labels, joint.shape[1])
+            w_y = self.weights(-pos, -counted)  # [N, C], [M, C]: a set of weights for each class
+            conditional = obj.class_contrast(pos, labels, neg, w_y)
+            # alpha I = alpha (L_x - L_xy) of the examples that have a label
+            known = (labels != UNCONDITIONAL).astype(e_pos.dtype)
+            alpha = self.alpha * devices.mean(jnp.mean(known))
+            mean_energy = obj.labelled_mean(e_pos, labels)
+            positives_term += alpha * (conditional[0] - mean_energy)
+            negatives_term += alpha * (conditional[1] - negatives_term)
+            shares = obj.class_shares(labels, pos.shape[1])
             metrics['effective_sample_size_by_class'] = shares @ obj.effective_sample_size(w_y)
         terms = {
             'classifier': obj.cross_entropy(classified, batch['y']),
@@ -286,7 +284,7 @@ class _Jem:
             'negatives': self.p_x_weight * negatives_term,
         }
         if self.entropy_weight:
-            information = obj.entropy_information(classified)
+            information = obj.entropy_information(pos)
             terms['entropy_information'] = -self.entropy_weight * information
         return terms, metrics
 

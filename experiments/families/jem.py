@@ -42,6 +42,16 @@ from experiments.families.networks import ConvNetwork
 
 
 @dataclass
+class JemData(ImageData):
+    """The data set, what happens to an image before the network sees it, and whether all images
+    have labels."""
+
+    labels_per_class: int = setting(
+        0, 'labels of each class that training may see (semi-supervised); 0: all', low=0
+    )
+
+
+@dataclass
 class JemChain(Chain):
     """The chains of training, one round of K steps each training step."""
 
@@ -73,7 +83,7 @@ class JemLoss:
 class JemSettings(PersistentRunSettings):
     """A JEM or ST-JEM run on images."""
 
-    data: Any = group(ImageData)
+    data: Any = group(JemData)
     optimizer: Optimizer = group(Optimizer)
     buffer: Buffer = group(Buffer)
     sampler: JemChain = group(JemChain)
@@ -111,6 +121,11 @@ def image_jem(
         train, test = sources.splits(config.data.source)
         datasets = Datasets(train=train, test=test)
     c = config.data
+    if c.labels_per_class and not config.loss.positives:
+        raise InputError(
+            '--config.data.labels_per_class needs --config.loss.positives, the examples of p(x) of '
+            'a step, which are drawn from all images'
+        )
     return jem_experiment(
         config,
         datasets,
@@ -119,7 +134,14 @@ def image_jem(
         prepare=prepare_images(c.noise, c.crop, c.flip),
         prepare_test=prepare_images(c.noise),
         kernel=kernel,
+        labelled=labelled_rows(config, datasets),
     )
+
+
+def labelled_rows(config: JemSettings, datasets: Datasets) -> np.ndarray | None:
+    """The training examples whose labels may be seen; None for all."""
+    few = config.data.labels_per_class
+    return data.few_of_each(datasets.train, few, config.seed) if few else None
 
 
 def jem_experiment(
@@ -131,6 +153,7 @@ def jem_experiment(
     prepare: Transition,
     prepare_test: Transition,
     kernel: Kernel | None = None,
+    labelled: np.ndarray | None = None,
     spec_changes: dict[str, Any] | None = None,
     **more: Any,
 ) -> Experiment:
@@ -143,6 +166,7 @@ def jem_experiment(
       initial: initial distribution of the chains.
       prepare, prepare_test: (key, example) -> network input.
       kernel: of the chains of training; default: that of config.sampler.
+      labelled: training examples [n] whose labels may be seen; None for all.
       spec_changes: changes of the model's spec.
       more: further fields of Experiment.
     """
@@ -174,7 +198,7 @@ def jem_experiment(
     spec = dataclasses.replace(spec, **spec_changes or {})
     trained = model.build(spec, {'network': network})
     return Experiment(
-        recipe=_recipe(config, datasets, method, prepare, prepare_test, trained),
+        recipe=_recipe(config, datasets, method, prepare, prepare_test, trained, labelled),
         model=trained,
         datasets=datasets,
         predict=predict.predictor(predict.classifier_view(network.apply), prepare_test),
@@ -186,7 +210,7 @@ def jem_experiment(
     )
 
 
-def _recipe(config, datasets, method, prepare, prepare_test, trained):
+def _recipe(config, datasets, method, prepare, prepare_test, trained, labelled):
     train, num_classes = datasets.train, datasets.train.num_classes
     predict_fn = predict.predictor(predict.classifier_view(trained.classifier.logits), prepare_test)
     some = data.subsample(datasets.test, 2000)  # for the curve during training
@@ -199,9 +223,12 @@ def _recipe(config, datasets, method, prepare, prepare_test, trained):
         return buffer_pictures(state, num_classes, trained.pictures, names=trained.spec.class_names)
 
     optimizer, positives = config.optimizer, config.loss.positives
-    batch_at = batches(train, config.batch_size, config.seed)
+    classified, seen = train, train
+    if labelled is not None:
+        classified, seen = train.rows(labelled), data.labels_hidden(train, labelled)
+    batch_at = batches(classified, config.batch_size, config.seed)
     if positives:
-        batch_at = with_positives(batch_at, train, positives, config.seed)
+        batch_at = with_positives(batch_at, seen, positives, config.seed)
     return Recipe(
         method=method,
         optimizer=optimizer_of(

@@ -1,0 +1,139 @@
+"""Settings of an experiment side by side, each with several seeds: means with intervals.
+
+Studies name the arms and what is measured; this file trains, keeps what is done, and makes the
+table. Nothing is chosen on test data: arms see a validation part cut from training as their test.
+"""
+
+import json
+import pathlib
+from collections.abc import Callable, Mapping
+from types import ModuleType
+from typing import Any
+
+import jax
+import numpy as np
+from scipy import stats
+from tqdm.auto import tqdm
+
+from ebm_jax.errors import InputError
+from ebm_jax.record import write_json
+from ebm_jax.sharding import shard_batch, shard_state
+from ebm_jax.train import TrainState, init_state, make_train_step
+from experiments.common import runs, settings
+from experiments.common.cores import use_all_cores
+from experiments.common.experiment import Experiment
+from experiments.common.sources import Datasets
+
+Changes = Mapping[str, Any]  # {'group.setting': value} on top of the base
+Measure = Callable[[Experiment, TrainState], dict[str, float]]
+FILE = 'arms.json'
+
+
+def validation(datasets: Datasets, n: int, seed: int = 0) -> Datasets:
+    """Training without n of its examples, which are the test set.
+
+    Raises: InputError where fewer than n are left.
+    """
+    total = len(datasets.train.y)
+    if not 0 < n < total / 2:
+        raise InputError(f'{n} of {total} training examples cannot be cut off for validation')
+    order = np.random.default_rng([seed, 77]).permutation(total)
+    held, kept = np.sort(order[:n]), np.sort(order[n:])
+    return Datasets(train=datasets.train.rows(kept), test=datasets.train.rows(held))
+
+
+def train(experiment: Experiment, seed: int, steps: int, title: str) -> tuple[TrainState, int]:
+    """Train in memory, without files or recoveries: (state, steps until it diverged, or all)."""
+    recipe, devices = experiment.recipe, jax.local_devices()
+    assert recipe is not None
+    state = shard_state(init_state(jax.random.key(seed), recipe), devices)
+    train_step = make_train_step(recipe)
+    for step in tqdm(range(steps), desc=title, unit='step', leave=False):
+        batch = shard_batch(recipe.batch_at(step), devices)
+        state, metrics = train_step(state, batch)
+        if not bool(metrics['healthy']):
+            return state, step + 1
+    return state, steps
+
+
+def results(
+    workdir: pathlib.Path,
+    module: ModuleType,
+    base: Any,
+    arms: Mapping[str, Changes],
+    seeds: int,
+    datasets: Callable[[int], Datasets],
+    measure: Measure,
+) -> dict[str, list[dict[str, float]]]:
+    """{arm: metrics of each seed}; 'survived' is the share of the steps that were made before the
+    run diverged. What is in workdir/arms.json is not trained again.
+
+    Args:
+      base: configuration of the experiment that the arms change.
+      seeds: runs of each arm. datasets: seed -> what it is trained and measured on.
+    Raises: InputError where the folder holds other arms.
+    """
+    file, given = workdir / FILE, {'base': settings.to_dict(base), 'experiment': module.__name__}
+    done = json.loads(file.read_text()) if file.exists() else {**given, 'runs': {}}
+    if any(done.get(name) != value for name, value in given.items()):
+        raise InputError(f'{workdir} holds a study with other settings: use another --workdir')
+    use_all_cores(base)
+    workdir.mkdir(parents=True, exist_ok=True)
+    for seed in range(seeds):
+        for arm, changes in arms.items():
+            key = f'{arm}/{seed}'
+            if key in done['runs'] and done['runs'][key]['changes'] == plain(changes):
+                continue
+            config = settings.copy(base)
+            settings.update(config, dict(changes) | {'seed': seed})
+            experiment = runs.build(module, config, datasets(seed))
+            state, steps = train(experiment, seed, config.steps, key)
+            found = {'survived': steps / config.steps}
+            if steps == config.steps:
+                found |= measure(experiment, state)
+            done['runs'][key] = {'changes': plain(changes), 'metrics': found}
+            write_json(file, done)
+    return {
+        arm: [done['runs'][f'{arm}/{seed}']['metrics'] for seed in range(seeds)] for arm in arms
+    }
+
+
+def plain(changes: Changes) -> dict[str, Any]:
+    """As JSON gives it back."""
+    return json.loads(json.dumps(dict(changes)))
+
+
+def interval(values: list[float]) -> tuple[float, float]:
+    """(mean, half of the 95 % interval of the mean over seeds, by Student's t); one value has
+    none."""
+    mean = float(np.mean(values))
+    if len(values) < 2:
+        return mean, float('nan')
+    error = float(stats.sem(values))
+    return mean, float(stats.t.ppf(0.975, len(values) - 1)) * error
+
+
+def table(
+    found: Mapping[str, list[dict[str, float]]], columns: Mapping[str, str], percent: str = ''
+) -> list[str]:
+    """Markdown: a row for each arm, mean +- half of the interval for each column.
+
+    Args: columns: {metric: heading}. percent: metrics, by spaces, that are shown in per cent.
+    """
+    lines = [
+        '| | ' + ' | '.join(columns.values()) + ' |',
+        '|---' * (len(columns) + 1) + '|',
+    ]
+    for arm, runs_of_arm in found.items():
+        cells = []
+        for name in columns:
+            values = [run[name] for run in runs_of_arm if name in run]
+            if not values:
+                cells.append('-')
+                continue
+            mean, half = interval(values)
+            scale, digits = (100, 1) if name in percent.split() else (1, 3)
+            text = f'{scale * mean:.{digits}f}'
+            cells.append(text if np.isnan(half) else f'{text} +- {scale * half:.{digits}f}')
+        lines.append(f'| {arm} | ' + ' | '.join(cells) + ' |')
+    return lines
