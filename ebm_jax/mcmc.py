@@ -1,4 +1,4 @@
-"""Markov kernels on energies, and chains of them: Langevin, MALA, HMC; Gibbs with gradients.
+"""Markov kernels on energies, and chains of them: Langevin, MALA, HMC.
 
 A kernel sees one chain and an `energy_fn` of one position (any pytree); `run_chain` scans it and
 `run_chains` maps over many.
@@ -38,8 +38,11 @@ class HamiltonianState(NamedTuple):
     grad: PyTree
 
 
-def _check(name, value, low, high=math.inf, open_low=False):
-    """Refuse a number outside its range; a traced value (a tuned setting) is not checked."""
+def check_number(
+    name: str, value: Any, low: float, high: float = math.inf, open_low: bool = False
+) -> None:
+    """Refuse a number outside its range; a traced value (a tuned setting) is not checked.
+    Raises: ValueError."""
     if isinstance(value, jax.core.Tracer) or value is None:
         return
     if (
@@ -86,12 +89,12 @@ def langevin(
     """
     if (temperature is None) == (noise_scale is None):
         raise ValueError('give exactly one of temperature and noise_scale')
-    _check('step_size', step_size, 0, open_low=True)
-    _check('temperature', temperature, 0)
-    _check('noise_scale', noise_scale, 0)
-    _check('grad_clip', grad_clip, 0, open_low=True)
-    _check('momentum', momentum, 0, math.nextafter(1, 0))
-    _check('decay', decay, 0, 1, open_low=True)
+    check_number('step_size', step_size, 0, open_low=True)
+    check_number('temperature', temperature, 0)
+    check_number('noise_scale', noise_scale, 0)
+    check_number('grad_clip', grad_clip, 0, open_low=True)
+    check_number('momentum', momentum, 0, math.nextafter(1, 0))
+    check_number('decay', decay, 0, 1, open_low=True)
     if bounds is not None and not bounds[0] < bounds[1]:
         raise ValueError(f'bounds must be (low, high) with low < high, got {bounds}')
     averages = not (isinstance(momentum, (int, float)) and momentum == 0)
@@ -128,11 +131,14 @@ def langevin(
     return Kernel(init, step)
 
 
-def _evaluate(x, energy_fn):
+def evaluate(x: PyTree, energy_fn: EnergyFn) -> HamiltonianState:
+    """The state at x, of kernels with a Metropolis test."""
     return HamiltonianState(x, *jax.value_and_grad(energy_fn)(x))
 
 
-def _metropolis(key, state, proposal, log_ratio):
+def metropolis(
+    key: Key, state: HamiltonianState, proposal: HamiltonianState, log_ratio: Array
+) -> tuple[HamiltonianState, Info]:
     """Accept with probability min(1, exp(log_ratio)); an energy that is not a number is never
     accepted."""
     acceptance = jnp.where(jnp.isnan(log_ratio), 0.0, jnp.exp(jnp.minimum(log_ratio, 0.0)))
@@ -174,8 +180,8 @@ def mala(step_size: ArrayLike, *, temperature: float = 1.0) -> Kernel:
     Raises: ValueError when out of range.
     Source: Roberts & Tweedie 1996.
     """
-    _check('step_size', step_size, 0, open_low=True)
-    _check('temperature', temperature, 0, open_low=True)
+    check_number('step_size', step_size, 0, open_low=True)
+    check_number('temperature', temperature, 0, open_low=True)
 
     def step(key, state, energy_fn):
         noise_key, accept_key = jax.random.split(key)
@@ -186,7 +192,7 @@ def mala(step_size: ArrayLike, *, temperature: float = 1.0) -> Kernel:
             - step_size * grad
             + jnp.sqrt(2 * step_size * temperature) * jax.random.normal(noise_key, x.shape, x.dtype)
         )
-        proposal = _evaluate(unravel(there), energy_fn)
+        proposal = evaluate(unravel(there), energy_fn)
         here, then = (
             (x, state.energy, grad),
             (
@@ -195,11 +201,11 @@ def mala(step_size: ArrayLike, *, temperature: float = 1.0) -> Kernel:
                 ravel_pytree(proposal.grad)[0],
             ),
         )
-        return _metropolis(
+        return metropolis(
             accept_key, state, proposal, langevin_log_ratio(here, then, step_size, temperature)
         )
 
-    return Kernel(_evaluate, step)
+    return Kernel(evaluate, step)
 
 
 def hmc(step_size: ArrayLike, num_leapfrog: int, *, temperature: float = 1.0) -> Kernel:
@@ -213,9 +219,9 @@ def hmc(step_size: ArrayLike, num_leapfrog: int, *, temperature: float = 1.0) ->
     Raises: ValueError when out of range.
     Source: Neal 2011.
     """
-    _check('step_size', step_size, 0, open_low=True)
-    _check('num_leapfrog', num_leapfrog, 1)
-    _check('temperature', temperature, 0, open_low=True)
+    check_number('step_size', step_size, 0, open_low=True)
+    check_number('num_leapfrog', num_leapfrog, 1)
+    check_number('temperature', temperature, 0, open_low=True)
 
     def step(key, state, energy_fn):
         momentum_key, accept_key = jax.random.split(key)
@@ -232,94 +238,11 @@ def hmc(step_size: ArrayLike, num_leapfrog: int, *, temperature: float = 1.0) ->
         start = (x, v, ravel_pytree(state.grad)[0], state.energy)
         (there, v_end, grad, energy), _ = lax.scan(leapfrog, start, length=num_leapfrog)
         log_ratio = (state.energy - energy + 0.5 * (v @ v - v_end @ v_end)) / temperature
-        return _metropolis(
+        return metropolis(
             accept_key, state, HamiltonianState(unravel(there), energy, unravel(grad)), log_ratio
         )
 
-    return Kernel(_evaluate, step)
-
-
-def gibbs_with_gradients(
-    *,
-    temperature: float = 1.0,
-    values: Sequence[float] = (-1.0, 1.0),
-    one_hot: PyTree = False,
-) -> Kernel:
-    """Gibbs with gradients: one entry of a discrete x changes, chosen by the gradient of E.
-
-        q(x'|x) ~ exp(-(x' - x) . grad E(x) / (2 T))   over all x' that differ in one entry
-        accepted with min(1, exp(-E(x')/T) q(x|x') / (exp(-E(x)/T) q(x'|x)))
-
-    Unbiased for P(x) ~ exp(-E(x) / T). E must have a gradient where x is continuous, too.
-
-    Args:
-      temperature: T > 0.
-      values: (low, high), what a binary entry may be.
-      one_hot: False for binary entries, True for one-hot vectors along the last axis; or a pytree
-        of these that is a prefix of the position's.
-    Raises: ValueError when out of range.
-    Source: Grathwohl et al. 2021 (arXiv 2102.04509), algorithm 1.
-    """
-    _check('temperature', temperature, 0, open_low=True)
-    low, high = values
-    if not low < high:
-        raise ValueError(f'values must be (low, high) with low < high, got {tuple(values)}')
-
-    def binary_change(x, grad):
-        """First-order change of E where each entry takes its other value. [...] -> [...]."""
-        return (low + high - 2 * x) * grad
-
-    def one_hot_change(x, grad):
-        """Where each vector becomes each other category; infinite where it is that one."""
-        change = grad - jnp.sum(x * grad, -1, keepdims=True)
-        return jnp.where(x > 0.5, jnp.inf, change)
-
-    def changes(state):
-        """Log-probabilities of all changes, in one vector. [number of changes]."""
-
-        def of(flag, x, grad):
-            return jax.tree.map(one_hot_change if flag else binary_change, x, grad)
-
-        found = jax.tree.map(of, one_hot, state.position, state.grad)
-        flat = jnp.concatenate([leaf.reshape(-1) for leaf in jax.tree.leaves(found)])
-        return jax.nn.log_softmax(-flat / (2 * temperature))
-
-    def changed(x, index):
-        """(x after the change of that index, the index of the change back)."""
-        leaves, structure = jax.tree.flatten(x)
-        flags = jax.tree.leaves(
-            jax.tree.map(lambda flag, part: jax.tree.map(lambda _: flag, part), one_hot, x)
-        )
-        offset, back, result = 0, jnp.zeros((), jnp.int32), []
-        for flag, leaf in zip(flags, leaves):
-            mine = (index >= offset) & (index < offset + leaf.size)
-            picked = (jnp.arange(leaf.size) + offset == index).reshape(leaf.shape)
-            if flag:
-                touched = jnp.any(picked, -1, keepdims=True)
-                new = jnp.where(touched, picked.astype(leaf.dtype), leaf)
-                was = jnp.argmax((touched & (leaf > 0.5)).reshape(-1)).astype(jnp.int32)
-                back = jnp.where(mine, offset + was, back)
-            else:
-                new = jnp.where(picked, low + high - leaf, leaf)
-                back = jnp.where(mine, index, back)
-            result.append(new)
-            offset += leaf.size
-        return jax.tree.unflatten(structure, result), back
-
-    def step(key, state, energy_fn):
-        choice_key, accept_key = jax.random.split(key)
-        log_q = changes(state)
-        index = jax.random.categorical(choice_key, log_q).astype(jnp.int32)
-        there, back = changed(state.position, index)
-        proposal = _evaluate(there, energy_fn)
-        # selections and sums, since an index is a gather under vmap
-        picks = jnp.arange(len(log_q))
-        forth_log_q = jnp.sum(jnp.where(picks == index, log_q, 0.0))
-        back_log_q = jnp.sum(jnp.where(picks == back, changes(proposal), 0.0))
-        log_ratio = (state.energy - proposal.energy) / temperature + back_log_q - forth_log_q
-        return _metropolis(accept_key, state, proposal, log_ratio)
-
-    return Kernel(_evaluate, step)
+    return Kernel(evaluate, step)
 
 
 def run_chain(

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ebm_jax import augment, initial, mcmc, networks, objectives
+from ebm_jax import augment, initial, kernels, mcmc, networks, objectives
 from ebm_jax.apply.latent import LatentModel
 from ebm_jax.apply.sampling import sample
 from ebm_jax.composition import any_of
@@ -43,10 +43,15 @@ KERNELS: dict[str, Callable[..., Kernel]] = {
     'langevin': mcmc.langevin,
     'mala': mcmc.mala,
     'hmc': mcmc.hmc,
+    'heated_langevin': kernels.heated_langevin,
+    'steepest_descent': kernels.steepest_descent,
+    # it has no step size
+    'gibbs_with_gradients': lambda step_size, **more: kernels.gibbs_with_gradients(**more),
 }
 INITIAL: dict[str, Callable[..., InitialSampler]] = {
     'uniform': initial.uniform,
     'normal': initial.normal,
+    'bernoulli': initial.bernoulli,
 }
 TRANSITIONS: dict[str, Callable[..., Transition]] = {
     'affine': augment.random_affine,

@@ -99,6 +99,28 @@ def balanced(
     return Weights(share(log_pos) if include_positives else jnp.zeros_like(e_pos), share(log_neg))
 
 
+def logistic(e_pos: Array, e_neg: Array) -> Weights:
+    """The weights by which `contrast` has the gradient of binary cross-entropy between positives
+    and negatives, with sigmoid(-E) as the probability of being a positive:
+
+        L = -mean log sigmoid(-E(x+)) - mean log(1 - sigmoid(-E(x-)))
+
+    Positives are pulled by 1 - sigmoid(-E), negatives pushed by sigmoid(-E): an example that is on
+    its side of E = 0 teaches little, so the loss is bounded and energies have an absolute scale.
+    Unlike those of other rules these weights need not sum to 1. A negative whose energy is EXCLUDED
+    has weight 0.
+
+    [N, ...], [M, ...] -> Weights of these shapes.
+    Source: Yin et al. 2022; dual adversarial training.
+    """
+    _check_energies(e_pos, e_neg)
+    counts = (e_neg < EXCLUDED).astype(e_neg.dtype)
+    return Weights(
+        jax.nn.sigmoid(-e_pos) / len(e_pos),
+        jax.nn.sigmoid(-e_neg) * counts / devices.mean(jnp.sum(counts, 0)),
+    )
+
+
 def contrast(e_pos: Array, e_neg: Array, weights: Weights) -> tuple[Array, Array]:
     """The two terms of mean E(x+) - sum_{k in S} w_k E(x_k): (positives, negatives), to be
     summed.

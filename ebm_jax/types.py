@@ -114,8 +114,8 @@ class ReplayBuffer(NamedTuple):
 
 
 class Weights(NamedTuple):
-    """How much each energy of the batch is pushed up; without gradient, they sum to 1 over all
-    devices' examples.
+    """How much each energy of the batch is pushed up; without gradient. They sum to 1 over all
+    devices' examples (but for `objectives.logistic`).
 
     Each device holds its examples' weights TIMES the number of devices, so that means over devices
     come out right.

@@ -19,6 +19,7 @@ def get_config() -> JemSettings:
     config.optimizer.learning_rate = 5e-3
     config.sampler.num_steps = 5
     config.loss.alpha = 1.0
+    config.ood = (*config.ood, 'near/letters=letters')
     return config
 
 

@@ -28,6 +28,7 @@ def get_config() -> JemSettings:
     config.buffer.capacity = 8192
     config.loss.alpha = 1.0
     config.network = ConvNetwork(widths=(32, 64, 128, 128), strides=(2, 1, 2, 2))
+    config.ood = (*config.ood, 'near/letters=letters')
     return config
 
 

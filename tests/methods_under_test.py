@@ -9,9 +9,11 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from ebm_jax import adapt, initial, mcmc, replay
+from ebm_jax import adapt, initial, kernels, mcmc, replay
 from ebm_jax import objectives as obj
 from ebm_jax.methods import dual_mcmc
+from ebm_jax.methods.dat import dat
+from ebm_jax.methods.energy_matching import energy_matching
 from ebm_jax.methods.icd import icd
 from ebm_jax.methods.jem import jem
 from ebm_jax.networks import ConvNet, per_example
@@ -113,6 +115,31 @@ def make_dual(settings=dual_mcmc.PAPER._replace(x_steps=3, z_steps=3), **options
     )
 
 
+def make_dat(**options):
+    """An adversary that moves each example by one step of the gradient's sign."""
+
+    def adversary(key, logits, x, label):
+        return x + 0.1 * jnp.sign(jax.grad(lambda u: -jax.nn.log_softmax(logits(u))[label])(x))
+
+    return dat(
+        NETWORK,
+        kernels.steepest_descent(0.3),
+        replay.persistent(START, 8, restart=0.1),
+        **{'adversary': adversary, 'num_negatives': 16, 'num_steps': 3, 'shards': 4, **options},
+    )
+
+
+def make_energy_matching(**options):
+    def kernel(begin):
+        return kernels.heated_langevin(0.3, temperature=0.01, begin=begin)
+
+    options = {'temperature': 0.01, 'num_steps': 3, 'cd_weight': 0.1, **options}
+    return energy_matching(SCALES, initial.normal(SHAPE), kernel, **options)
+
+
+BINARY = initial.bernoulli(SHAPE)
+
+
 def make_guide():
     """The method of docs/adding_a_method.md."""
     guide = pathlib.Path(__file__).parent.parent / 'docs' / 'adding_a_method.md'
@@ -144,6 +171,14 @@ METHODS = {
     'divergence_triangle': make_dual(dual_mcmc.DIVERGENCE_TRIANGLE),
     'short_run': make_dual(dual_mcmc.SHORT_RUN._replace(x_steps=3)),
     'guide': make_guide(),
+    'dat': make_dat(),
+    'energy_matching': make_energy_matching(),
+    'discrete': make_icd(
+        kernel=kernels.gibbs_with_gradients(),
+        kl_weight=0.0,
+        num_steps=20,
+        buffer=replay.persistent(BINARY, 8),
+    ),
     'st_jem_adaptive': make_jem(
         weights=obj.balanced, sampler=adapt.adaptive(calls=3), extra_step_every=2
     ),

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ebm_jax import initial, mcmc
+from ebm_jax import initial, kernels
 
 VISIBLE, HIDDEN = 7, 5
 W = 0.8 * np.random.default_rng(0).normal(size=(VISIBLE, HIDDEN)).astype(np.float32)
@@ -50,7 +50,7 @@ def test_an_rbm_has_its_marginals_by_enumeration(temperature):
     p = np.asarray(jax.nn.softmax(-jax.vmap(rbm)(states) / temperature))
     start = initial.bernoulli((VISIBLE,))
     pairs = run(
-        mcmc.gibbs_with_gradients(temperature=temperature),
+        kernels.gibbs_with_gradients(temperature=temperature),
         rbm,
         lambda key: start(key, 0),
         2000,
@@ -87,7 +87,9 @@ def test_categories_and_binary_entries_in_one_pytree():
     def begin(key):
         return {'category': jnp.eye(3)[jnp.array([0, 2])], 'bits': jnp.zeros(2)}
 
-    kernel = mcmc.gibbs_with_gradients(values=(0.0, 1.0), one_hot={'category': True, 'bits': False})
+    kernel = kernels.gibbs_with_gradients(
+        values=(0.0, 1.0), one_hot={'category': True, 'bits': False}
+    )
     found = run(kernel, energy, begin, 2000, 200, lambda x: x)
     chex.assert_trees_all_close(found, exact, atol=0.01)
 
@@ -103,15 +105,15 @@ def test_ising_model_has_its_exact_mean_energy():
     slope = n * (2 * c) ** (n - 1) * 2 * s + n * (2 * s) ** (n - 1) * 2 * c
     exact = -coupling * slope / ((2 * c) ** n + (2 * s) ** n)  # -J d log Z / dJ
     start = initial.bernoulli((n,))
-    mean = run(mcmc.gibbs_with_gradients(), energy, lambda key: start(key, 0), 2000, 300, energy)
+    mean = run(kernels.gibbs_with_gradients(), energy, lambda key: start(key, 0), 2000, 300, energy)
     assert mean == pytest.approx(exact, rel=0.01)
 
 
 def test_refusals_and_the_initial_distribution():
     with pytest.raises(ValueError, match='temperature'):
-        mcmc.gibbs_with_gradients(temperature=0.0)
+        kernels.gibbs_with_gradients(temperature=0.0)
     with pytest.raises(ValueError, match='low < high'):
-        mcmc.gibbs_with_gradients(values=(1.0, 1.0))
+        kernels.gibbs_with_gradients(values=(1.0, 1.0))
     drawn = initial.bernoulli((4000,), 0.3, (0.0, 5.0))(jax.random.key(0), 0)
     assert set(np.unique(drawn)) == {0.0, 5.0}
     assert np.mean(np.asarray(drawn) > 0) == pytest.approx(0.3, abs=0.03)

@@ -41,6 +41,7 @@ LIBRARY = {
     'composition': BASE,
     'data': BASE | {'audio'},
     'mcmc': BASE,
+    'kernels': BASE | {'mcmc'},
     'networks': BASE,
     'objectives': BASE,
     'process': BASE,
@@ -48,7 +49,7 @@ LIBRARY = {
     'replay': BASE,
     'adapt': BASE | {'mcmc'},
     'negatives': BASE | {'replay'},
-    'methods': BASE | {'adapt', 'mcmc', 'negatives', 'objectives', 'replay'},
+    'methods': BASE | {'adapt', 'kernels', 'mcmc', 'negatives', 'objectives', 'replay'},
     'apply': BASE | {'audio', 'data', 'mcmc', 'objectives'},
     'evaluate': BASE | {'apply', 'data', 'mcmc', 'networks', 'objectives'},
     'train': BASE,
@@ -61,8 +62,8 @@ LIBRARY = {
     | {'process', 'record', 'sharding', 'train'},
     'spec': BASE | {'networks'},
     'model': BASE
-    | {'apply', 'augment', 'composition', 'data', 'evaluate', 'mcmc', 'networks', 'objectives'}
-    | {'spec'},
+    | {'apply', 'augment', 'composition', 'data', 'evaluate', 'kernels', 'mcmc', 'networks'}
+    | {'objectives', 'spec'},
     'trained': BASE | {'apply', 'checkpoint', 'mcmc', 'model', 'record', 'spec'},
     '__init__': {'trained', 'types'},
 }

@@ -30,7 +30,8 @@ def test_every_parameter_learns(name):
     for path, leaf in jax.tree_util.tree_leaves_with_path(grads):
         # an energy's constant is not learned
         only_shifts = (
-            name in ('cd', 'pcd', 'guide') and jax.tree_util.keystr(path) == "['Dense_0']['bias']"
+            name in ('cd', 'pcd', 'guide', 'energy_matching')
+            and jax.tree_util.keystr(path) == "['Dense_0']['bias']"
         )
         assert np.any(np.asarray(leaf) != 0) != only_shifts, jax.tree_util.keystr(path)
 

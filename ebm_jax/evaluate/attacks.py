@@ -54,9 +54,9 @@ L2 = Norm(
 )
 LINF = Norm(
     steepest=jnp.sign,
-    project=lambda d, radius: jnp.clip(d, -radius, radius),
-    draw=lambda key, d, radius: jax.random.uniform(
-        key, d.shape, d.dtype, minval=-radius, maxval=radius
+    project=lambda d, radius: jnp.clip(d, -jnp.asarray(radius), radius),
+    draw=lambda key, d, radius: (
+        jax.random.uniform(key, d.shape, d.dtype, minval=-1.0, maxval=1.0) * radius
     ),
     size=lambda d: jnp.max(jnp.abs(d)),
 )

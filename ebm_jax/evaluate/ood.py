@@ -1,5 +1,7 @@
 """Out-of-distribution detection from one score per example: higher means more familiar."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from scipy.stats import bootstrap
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
@@ -12,8 +14,9 @@ def detection(inside: np.ndarray, outside: np.ndarray) -> dict[str, float]:
     """How well a score tells in-distribution examples (the positive class) from others.
 
     Args: inside [N], outside [M]: scores.
-    Returns: {'auroc', 'aupr', 'fpr95'}: area under ROC; average precision; share of outside
-      examples that pass at the threshold that lets 95 % of the inside pass.
+    Returns: {'auroc', 'aupr', 'aupr_out', 'fpr95'}: area under ROC; average precision with the
+      inside, and with the outside, as the positive class; share of outside examples that pass at
+      the threshold that lets 95 % of the inside pass.
     Raises: ValueError for other shapes.
     """
     check_shape('inside', inside, (None,), '[N], one score for each example')
@@ -24,6 +27,7 @@ def detection(inside: np.ndarray, outside: np.ndarray) -> dict[str, float]:
     return {
         'auroc': float(roc_auc_score(truth, scores)),
         'aupr': float(average_precision_score(truth, scores)),
+        'aupr_out': float(average_precision_score(1 - truth, -scores)),
         'fpr95': float(fpr[np.searchsorted(tpr, 0.95)]),
     }
 
@@ -61,3 +65,25 @@ def bootstrap_interval(
         )
     low, high = result.confidence_interval
     return {name: [float(low[i]), float(high[i])] for i, name in enumerate(names)}
+
+
+def mean_auroc(
+    inside: np.ndarray, outside: Sequence[np.ndarray], *, resamples: int = 200, seed: int = 0
+) -> tuple[float, tuple[float, float]]:
+    """Mean of the AUROC over several sets, with its 95 % percentile interval; all sets resampled.
+
+    Args: inside [N]. outside: [M_i] each, at least one.
+    """
+
+    def mean(inside, *outside):
+        return np.mean([detection(inside, one)['auroc'] for one in outside])
+
+    found = bootstrap(
+        (inside, *outside),
+        mean,
+        n_resamples=resamples,
+        vectorized=False,
+        method='percentile',
+        rng=seed,
+    ).confidence_interval
+    return float(mean(inside, *outside)), (float(found.low), float(found.high))

@@ -321,7 +321,9 @@ def tempered_smc(
         step_size = step_size * jnp.exp(0.5 * (accepted - 0.65))
         return state, step_size, info.log_likelihood_increment, accepted
 
-    estimates, acceptance, x = [], [], None
+    estimates: list[float] = []
+    acceptance: list[float] = []
+    x = np.zeros(0)
     for i in range(repeats):
         start_key, run_key = jax.random.split(jax.random.fold_in(key, i))
         begin = jax.vmap(base.sample)(jax.random.split(start_key, chains))

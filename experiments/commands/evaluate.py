@@ -7,7 +7,9 @@ reliability.png) into the workdir, and the main metrics into its summary.json. r
 all on one page.
 
 NAME=DATA adds an out-of-distribution set: rotated, inverted, noise, mixed (changes of the test
-set), npz:FILE, folder:FOLDER or tfds:NAME[@FOLDER]; NAME= alone removes one. The run's own sets
+set), letters (printed), npz:FILE, folder:FOLDER or tfds:NAME[@FOLDER]; NAME= alone removes one.
+Names near/NAME and far/NAME make groups whose means are reported; --ood_suite=FILE reads groups
+from a file. Images of another shape are resized. The run's own sets
 (classes left out of training; for speech also noise, babble and speakers left out) are included by
 default. Distances are in the features of a classifier trained here on the run's data
 (WORKDIR/extractor.npz, or --extractor=FILE to share one); --inception=FILE.npz adds the true FID.
@@ -16,6 +18,7 @@ default. Distances are in the features of a classifier trained here on the run's
 import pathlib
 import sys
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from absl import flags
@@ -25,7 +28,7 @@ from ebm_jax.evaluate.extractor import Extractor
 from ebm_jax.record import update_summary, write_json
 from experiments.common import launch, report, runs
 from experiments.common.experiment import Experiment
-from experiments.common.sources import ood_dataset, ood_names
+from experiments.common.sources import ood_dataset, ood_names, ood_suite
 from experiments.evaluations import fresh_samples, standard
 
 
@@ -37,6 +40,12 @@ def define(values: Any) -> None:
     )
     flags.DEFINE_multi_string(
         'ood', [], 'NAME=DATA, an out-of-distribution set; NAME= removes one.', flag_values=values
+    )
+    flags.DEFINE_string(
+        'ood_suite',
+        None,
+        'TOML file with tables [near] and [far] of lines NAME = "DATA".',
+        flag_values=values,
     )
     flags.DEFINE_integer(
         'limit',
@@ -73,7 +82,8 @@ def run(values: Any) -> None:
     began = time.time()
     workdir = pathlib.Path(values.workdir)
     _, experiment, state = runs.restore(workdir, values.data)
-    requested = requested_ood(experiment, tuple(values.ood))
+    suite = ood_suite(values.ood_suite) if values.ood_suite else {}
+    requested = requested_ood(experiment, tuple(values.ood), suite)
     outside = {name: ood_dataset(spec, experiment.datasets) for name, spec in requested.items()}
     extractors = extractors_of(workdir, experiment, values)
     say('scores of the test set')
@@ -137,6 +147,11 @@ def summary_of(found: dict[str, Any]) -> dict[str, Any]:
     for name in ('reconstruction_mse', 'denoise', 'denoise_babble'):
         if name in found:
             summary[name] = found[name]
+    if found.get('ood_groups'):
+        summary['ood'] = {
+            group: {score: metrics['auroc'] for score, metrics in scores.items()}
+            for group, scores in found['ood_groups'].items()
+        }
     summary['ood_auroc'] = {
         name: {score: metrics['auroc'] for score, metrics in scores.items()}
         for name, scores in found['ood'].items()
@@ -157,11 +172,13 @@ def distance_summary(table: dict[str, Any], stages: dict[str, str]) -> dict[str,
     return values('fresh') | {'n': table['n'], 'extractor': table['extractor']} | stage_values
 
 
-def requested_ood(experiment: Experiment, additions: tuple[str, ...]) -> dict[str, str]:
-    """The experiment's out-of-distribution sets and the run's own, with the user's NAME=DATA on
-    top."""
+def requested_ood(
+    experiment: Experiment, additions: tuple[str, ...], suite: Mapping[str, str]
+) -> dict[str, str]:
+    """The experiment's out-of-distribution sets and the run's own, with a suite and the user's
+    NAME=DATA on top."""
     sets = dict(experiment.ood) | {name: name for name in experiment.datasets.extra_ood}
-    sets |= ood_names(additions, '--ood')
+    sets |= dict(suite) | ood_names(additions, '--ood')
     return {name: spec for name, spec in sets.items() if spec}
 
 

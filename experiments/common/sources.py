@@ -1,6 +1,8 @@
 """Data by name: 'digits', 'npz:FILE[?test=.1]', 'folder:FOLDER[?size=64&test=.1]',
 'tfds:NAME[@FOLDER][?size=64&label=FIELD&memory=false]'. test=.1 cuts a tenth off for tests."""
 
+import pathlib
+import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,7 +19,9 @@ CHANGES: dict[str, Callable[[Examples], Examples]] = {
     'inverted': data.inverted,
     'noise': data.uniform_noise,
     'mixed': data.mixed,
+    'letters': lambda test: data.letters(len(test.x), min(test.x.shape[1:3])),
 }
+GROUPS = ('near', 'far')  # of out-of-distribution sets, as OpenOOD groups them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,9 +133,11 @@ def splits(source: str) -> tuple[Examples, Examples]:
 
 def ood_dataset(spec: str, datasets: Datasets) -> Examples:
     """An out-of-distribution set: one of the run's own (held_out: the classes that were left out of
-    training), a change of the test set by name (rotated, inverted, noise, mixed), or any source.
+    training), one that is made from the test set by name (rotated, inverted, noise, mixed, or
+    letters of its size), or any source. Its images are brought to the size and channels of the
+    test set by the rules of `data.matched`.
 
-    Raises: InputError for an unknown set, or one with images of another size.
+    Raises: InputError for an unknown set, or one that no rule brings to that shape.
     """
     test = datasets.test
     if spec in datasets.extra_ood:
@@ -141,12 +147,36 @@ def ood_dataset(spec: str, datasets: Datasets) -> Examples:
             'held_out needs a run that left classes out of training (--config.data.leave_out)'
         )
     examples = CHANGES[spec](test) if spec in CHANGES else load(spec, 'test')
-    if examples.x.shape[1:] != test.x.shape[1:]:
+    return data.matched(examples, test.x.shape[1:])
+
+
+def ood_suite(path: str) -> dict[str, str]:
+    """A TOML file of near and far sets -> {'near/NAME' or 'far/NAME': what to load}.
+
+        [near]
+        letters = "npz:data/letters.npz"
+        [far]
+        textures = "npz:data/textures.npz"
+
+    Raises: InputError for a file that is missing, damaged, or has other tables.
+    """
+    try:
+        content = tomllib.loads(pathlib.Path(path).read_text())
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise InputError(f'--ood_suite={path} cannot be read as TOML ({error})') from error
+    found = {
+        f'{kind}/{name}': source
+        for kind, sets in content.items()
+        if isinstance(sets, dict)
+        for name, source in sets.items()
+    }
+    texts = all(isinstance(source, str) for source in found.values())
+    if not found or set(content) - set(GROUPS) or not texts:
         raise InputError(
-            f'out-of-distribution set {spec!r} has images of shape {list(examples.x.shape[1:])}, '
-            f'but the model was trained on {list(test.x.shape[1:])}: bring it to that size first'
+            f'--ood_suite={path} must have the tables [near] and [far], or one of them, with lines '
+            'NAME = "DATA"'
         )
-    return examples
+    return found
 
 
 def ood_names(specs: tuple[str, ...], flag: str = '--config.ood') -> dict[str, str]:
@@ -159,8 +189,8 @@ def ood_names(specs: tuple[str, ...], flag: str = '--config.ood') -> dict[str, s
         name, equals, source = spec.partition('=')
         if not name or not equals and spec not in CHANGES:
             raise InputError(
-                f'{flag}={spec} must look like NAME=DATA, or be a change of the test '
-                f'set: {", ".join(CHANGES)}'
+                f'{flag}={spec} must look like NAME=DATA (near/NAME=DATA, far/NAME=DATA), or be a '
+                f'set that is made here: {", ".join(CHANGES)}'
             )
         if name in ('test', 'edges'):
             raise InputError(

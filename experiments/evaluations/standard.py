@@ -10,9 +10,10 @@ from matplotlib.figure import Figure
 
 from ebm_jax import data
 from ebm_jax.data import Examples
-from ebm_jax.evaluate import calibration, figures, ood, predict
+from ebm_jax.evaluate import calibration, figures, ood, post_hoc, predict
 from ebm_jax.record import atomic_write
 from ebm_jax.train import TrainState
+from experiments.common import sources
 from experiments.common.experiment import Experiment
 from experiments.common.section import Section, Shown, share_interval
 
@@ -80,51 +81,93 @@ def detection(
       limit: maximum number of examples of each set.
       resamples: bootstrap resamples.
     """
-    if not experiment.scores:
+    if not experiment.scores or not outside:
         return Section({'ood': {}}, [])
+    main = next(iter(experiment.scores))
+    fitted = fit_post_hoc(experiment, state, main)
+    scores = {**experiment.scores, **fitted.meanings}
+    own = {**inside, **fitted.scores(inside)}
     lines = [
         'Out-of-distribution detection: the test set (positive class) against each set, higher '
         'score = more familiar.',
-        f'AUROC with its 95 % bootstrap interval ({resamples} resamples of both sets), AUPR, FPR '
-        'at 95 % TPR.',
-        *(f'  {score}: {meaning}' for score, meaning in experiment.scores.items()),
-        f'{"set":<16}{"examples":>9}  {"score":<10}{"AUROC":>7}  '
-        f'{"interval":<16}{"AUPR":>6}{"FPR95":>7}',
+        f'AUROC with its 95 % bootstrap interval ({resamples} resamples of both sets), AUPR with '
+        'either set as the positive class, FPR at 95 % TPR.',
+        *(f'  {score}: {meaning}' for score, meaning in scores.items()),
+        f'Images of another shape are brought to {list(experiment.test.x.shape[1:])}: largest '
+        'central square, cubic filter, luma or repeated grey.',
+        f'{"set":<16}{"examples":>9}  {"score":<12}{"AUROC":>7}  '
+        f'{"interval":<16}{"AUPR":>6}{"out":>7}{"FPR95":>7}',
     ]
-    main = next(iter(experiment.scores))
     found: dict[str, dict[str, Any]] = {}
-    main_scores = {}
+    values: dict[str, dict[str, np.ndarray]] = {}
     for name, examples in outside.items():
         examples = data.subsample(examples, limit)
-        scores = predict.predict_dataset(experiment.predict, state.eval_params, examples, seed=1)
-        main_scores[name], found[name] = scores[main], {}
-        for score in experiment.scores:
-            pair = inside[score], scores[score]
+        seen = predict.predict_dataset(experiment.predict, state.eval_params, examples, seed=1)
+        values[name], found[name] = {**seen, **fitted.scores(seen)}, {}
+        for score in scores:
+            pair = own[score], values[name][score]
             metrics = ood.detection(*pair)
-            interval = ood.bootstrap_interval(*pair, resamples=resamples)
+            if score in experiment.scores:
+                interval = ood.bootstrap_interval(*pair, resamples=resamples)
+            else:
+                _, low_high = ood.mean_auroc(pair[0], [pair[1]], resamples=resamples)
+                interval = {'auroc': list(low_high)}
             found[name][score] = {**metrics, 'interval': interval, 'examples': len(examples.x)}
             low, high = interval['auroc']
             lines.append(
-                f'{name:<16}{len(examples.x):>9,}  {score:<10}{metrics["auroc"]:>7.3f}  '
-                f'[{low:.3f}, {high:.3f}]  {metrics["aupr"]:>6.3f}{metrics["fpr95"]:>7.3f}'
+                f'{name:<16}{len(examples.x):>9,}  {score:<12}{metrics["auroc"]:>7.3f}  '
+                f'[{low:.3f}, {high:.3f}]  {metrics["aupr"]:>6.3f}{metrics["aupr_out"]:>7.3f}'
+                f'{metrics["fpr95"]:>7.3f}'
             )
-    shown = []
-    if outside:
-        densities = figures.histograms(inside[main], main_scores)
-        auroc = {name: scores[main]['auroc'] for name, scores in found.items()}
-        figure = figures.score_histograms(densities, auroc, experiment.scores[main])
-        figures.save(figure, workdir / 'scores.png')
-        shown = [
-            Shown(
-                UNFAMILIAR,
-                write_svg(workdir, figure, 'scores'),
-                f'Scores: {experiment.scores[main]}',
-                'The test set (filled) beside each out-of-distribution set (line). Test examples '
-                'should lie to the right.',
-                wide=True,
+    groups, text = grouped(own, values, tuple(scores), resamples)
+    main_scores = {name: score[main] for name, score in values.items()}
+    auroc = {name: score[main]['auroc'] for name, score in found.items()}
+    figure = figures.score_histograms(
+        figures.histograms(inside[main], main_scores), auroc, experiment.scores[main]
+    )
+    figures.save(figure, workdir / 'scores.png')
+    shown = Shown(
+        UNFAMILIAR,
+        write_svg(workdir, figure, 'scores'),
+        f'Scores: {experiment.scores[main]}',
+        'The test set (filled) beside each out-of-distribution set (line). Test examples should '
+        f'lie to the right. {" ".join(text)}',
+        wide=True,
+    )
+    return Section({'ood': found, 'ood_groups': groups}, [*lines, *text], [shown])
+
+
+def fit_post_hoc(experiment: Experiment, state: TrainState, main: str) -> post_hoc.PostHoc:
+    """The scores that are fitted after training, on at most 5,000 training examples."""
+    some = data.subsample(experiment.train, 5000)
+    found = predict.predict_dataset(experiment.predict, state.eval_params, some, seed=2)
+    return post_hoc.fit(main, found, some.y)
+
+
+def grouped(
+    inside: Mapping[str, np.ndarray],
+    outside: Mapping[str, Mapping[str, np.ndarray]],
+    scores: tuple[str, ...],
+    resamples: int,
+) -> tuple[dict[str, Any], list[str]]:
+    """({'near' or 'far': {score: mean AUROC over its sets, and interval}}, a sentence on each that
+    says which score is best). Sets are in a group by their names, near/NAME and far/NAME."""
+    found: dict[str, Any] = {}
+    lines = []
+    for kind in sources.GROUPS:
+        sets = [values for name, values in outside.items() if name.startswith(f'{kind}/')]
+        if not sets:
+            continue
+        found[kind] = {}
+        for score in scores:
+            mean, interval = ood.mean_auroc(
+                inside[score], [values[score] for values in sets], resamples=resamples
             )
-        ]
-    return Section({'ood': found}, lines, shown)
+            found[kind][score] = {'auroc': mean, 'interval': list(interval)}
+        best = max(scores, key=lambda score: found[kind][score]['auroc'])
+        said = ', '.join(f'{score} {found[kind][score]["auroc"]:.3f}' for score in scores)
+        lines.append(f'Mean AUROC over the {kind} sets: {said}. The best score is {best}.')
+    return found, lines
 
 
 def write_svg(workdir: pathlib.Path, figure: Figure, name: str) -> str:

@@ -6,6 +6,7 @@ one in u).
 """
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -15,11 +16,11 @@ import numpy as np
 from ebm_jax import data, model, objectives, replay
 from ebm_jax.data import Examples
 from ebm_jax.errors import InputError
-from ebm_jax.evaluate import predict
+from ebm_jax.evaluate import post_hoc, predict
 from ebm_jax.evaluate.attributes import ATTRIBUTES, relabelled, thirds
 from ebm_jax.methods.icd import icd
 from ebm_jax.spec import Part, Sampling, TransitionPart, energy_spec
-from ebm_jax.train import Recipe
+from ebm_jax.train import LIMITS, Recipe
 from ebm_jax.types import InitialSampler, Kernel, Method, Network, ReplayBuffer
 from experiments.common import sources
 from experiments.common.building import (
@@ -132,6 +133,7 @@ def image_icd(
     *,
     network: Network | None = None,
     kernel: Kernel | None = None,
+    sampling: Sampling | None = None,
 ) -> Experiment:
     """The experiment of an ICD run on images.
 
@@ -141,51 +143,23 @@ def image_icd(
       network: one example (and its label, where conditional) -> energies of its scales; default:
         that of config.network.
       kernel: of the chains of training; default: that of config.sampler.
+      sampling: how fresh samples are drawn, and where chains begin; default: that of config.fresh.
     """
     datasets = datasets or labelled_splits(config.data)
     shape, num_classes = datasets.train.x.shape[1:], datasets.train.num_classes
     conditional = config.loss.conditional
     network = network or config.network.build(num_classes if conditional else 0, shape)
-    initial = Part('uniform', {'low': BOUNDS[0], 'high': BOUNDS[1]})
-    sampling = Sampling(
-        kernel=kernel_part(config.fresh, 'fresh', **LANGEVIN),
-        step_size=config.fresh.step_size,
-        num_steps=config.fresh.num_steps,
-        initial=initial,
-        transition=transition_parts(config.transition, shape),
-        every=config.fresh.every,
-        plain=config.fresh.plain,
-    )
+    sampling = sampling or sampling_of(config, shape)
     spec = energy_spec(network, shape, num_classes, sampling, conditional=conditional)
     trained = model.build(spec, {'network': network})
     method = method_of(config, network, trained, num_classes, kernel)
-    picture_classes, c = num_classes if conditional else 0, config.optimizer
-    recipe = Recipe(
-        method=method,
-        optimizer=optimizer_of(c, c.learning_rate, config.steps, c.weight_decay),
-        batch_at=batches(datasets.train, config.batch_size, config.seed),
-        prepare=prepare_images(config.data.noise, config.data.crop, config.data.flip),
-        ema=config.optimizer.ema,
+    experiment = energy_experiment(
+        config,
+        datasets,
+        trained,
+        method,
         limits={'s_positives': config.loss.energy_limit},
-        pictures=lambda state: buffer_pictures(state, picture_classes),
         show=('loss', 's_gap', 'loss/kl', 'grad_norm'),
-        description=spec.to_json(),
-    )
-    without_kl = None
-    if config.loss.kl_weight:
-        plain = dataclasses.replace(config.loss, kl_weight=0.0)
-        changed = dataclasses.replace(config, loss=plain)
-        without_kl = dataclasses.replace(
-            recipe, method=method_of(changed, network, trained, num_classes, kernel)
-        )
-    view, scores = trained.view()
-    return Experiment(
-        recipe=recipe,
-        model=trained,
-        datasets=datasets,
-        predict=predict.predictor(view, prepare_images(config.data.noise)),
-        scores=scores,
-        input_noise=config.data.noise,
         chains=TrainingChains(
             num=config.loss.num_negatives,
             num_steps=config.sampler.num_steps,
@@ -193,11 +167,79 @@ def image_icd(
             make_kernel=traced_kernel(kernel_part(config.sampler, 'sampler'), LANGEVIN, kernel),
             numbers=lambda state: chain_numbers(config.sampler, kernel),
         ),
+    )
+    if not config.loss.kl_weight:
+        return experiment
+    plain = dataclasses.replace(config.loss, kl_weight=0.0)
+    changed = dataclasses.replace(config, loss=plain)
+    assert experiment.recipe is not None
+    without_kl = dataclasses.replace(
+        experiment.recipe, method=method_of(changed, network, trained, num_classes, kernel)
+    )
+    evaluations = (
+        partial(kl_gradient_ratio, without_kl=without_kl),
+        partial(kl_cost, without_kl=without_kl),
+    )
+    return dataclasses.replace(experiment, evaluations=evaluations)
+
+
+def sampling_of(config: IcdSettings, shape: tuple[int, ...]) -> Sampling:
+    """How fresh samples are drawn."""
+    return Sampling(
+        kernel=kernel_part(config.fresh, 'fresh', **LANGEVIN),
+        step_size=config.fresh.step_size,
+        num_steps=config.fresh.num_steps,
+        initial=Part('uniform', {'low': BOUNDS[0], 'high': BOUNDS[1]}),
+        transition=transition_parts(config.transition, shape),
+        every=config.fresh.every,
+        plain=config.fresh.plain,
+    )
+
+
+def energy_experiment(
+    config: Any,
+    datasets: Datasets,
+    trained: model.Model,
+    method: Method,
+    *,
+    limits: Mapping[str, float] = LIMITS,
+    show: tuple[str, ...] = ('loss', 's_gap', 'grad_norm'),
+    chains: TrainingChains | None = None,
+) -> Experiment:
+    """The experiment of a method that trains an energy without a classifier.
+
+    Args:
+      config: settings of the run: those of RunSettings, `data` and `optimizer`.
+      trained: the model. method: how it is trained.
+      limits: of metrics, beyond which the run has diverged. show: metrics on the progress bar.
+      chains: those of training, where they outlive a step.
+    """
+    c, picture_classes = config.optimizer, 0
+    if trained.spec.conditional:
+        picture_classes = datasets.train.num_classes
+    recipe = Recipe(
+        method=method,
+        optimizer=optimizer_of(c, c.learning_rate, config.steps, c.weight_decay),
+        batch_at=batches(datasets.train, config.batch_size, config.seed),
+        prepare=prepare_images(config.data.noise, config.data.crop, config.data.flip),
+        ema=c.ema,
+        limits=limits,
+        pictures=lambda state: buffer_pictures(state, picture_classes),
+        show=show,
+        description=trained.spec.to_json(),
+    )
+    view, scores = trained.view()
+    if not trained.spec.conditional:
+        view = post_hoc.with_features(view, trained.networks['network'])
+    return Experiment(
+        recipe=recipe,
+        model=trained,
+        datasets=datasets,
+        predict=predict.predictor(view, prepare_images(config.data.noise)),
+        scores=scores,
+        input_noise=config.data.noise,
+        chains=chains,
         ood=ood_names(config.ood),
-        evaluations=(
-            partial(kl_gradient_ratio, without_kl=without_kl),
-            partial(kl_cost, without_kl=without_kl),
-        ),
     )
 
 

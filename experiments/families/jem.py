@@ -1,7 +1,7 @@
 """JEM and ST-JEM: their settings, and the experiments on images or other data that they define."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -10,12 +10,20 @@ import numpy as np
 
 from ebm_jax import adapt, data, model, objectives, replay
 from ebm_jax.errors import InputError
-from ebm_jax.evaluate import calibration, predict
+from ebm_jax.evaluate import calibration, post_hoc, predict
 from ebm_jax.methods.jem import jem
 from ebm_jax.model import INITIAL
 from ebm_jax.spec import Part, Sampling, classifier_spec
 from ebm_jax.train import Recipe
-from ebm_jax.types import Batch, InitialSampler, Kernel, Network, Transition, WeightRule
+from ebm_jax.types import (
+    Batch,
+    InitialSampler,
+    Kernel,
+    Method,
+    Network,
+    Transition,
+    WeightRule,
+)
 from experiments.common import sources
 from experiments.common.building import (
     batches,
@@ -188,31 +196,66 @@ def jem_experiment(
         entropy_weight=loss.entropy_weight,
         separate=loss.positives > 0,
     )
-    sampling = Sampling(
-        kernel=kernel_part(config.fresh, 'fresh'),
-        step_size=config.fresh.step_size,
-        num_steps=config.fresh.num_steps,
-        initial=initial,
-    )
-    spec = classifier_spec(network, shape, num_classes, sampling)
-    spec = dataclasses.replace(spec, **spec_changes or {})
-    trained = model.build(spec, {'network': network})
-    return Experiment(
-        recipe=_recipe(config, datasets, method, prepare, prepare_test, trained, labelled),
-        model=trained,
-        datasets=datasets,
-        predict=predict.predictor(predict.classifier_view(network.apply), prepare_test),
-        scores=predict.CLASSIFIER_SCORES,
-        input_noise=config.data.noise,
+    classified, seen = datasets.train, datasets.train
+    if labelled is not None:
+        classified = datasets.train.rows(labelled)
+        seen = data.labels_hidden(datasets.train, labelled)
+    batch_at = batches(classified, config.batch_size, config.seed)
+    if loss.positives:
+        batch_at = with_positives(batch_at, seen, loss.positives, config.seed)
+    return classifier_experiment(
+        config,
+        datasets,
+        network,
+        method,
+        sampling=Sampling(
+            kernel=kernel_part(config.fresh, 'fresh'),
+            step_size=config.fresh.step_size,
+            num_steps=config.fresh.num_steps,
+            initial=initial,
+        ),
+        prepare=prepare,
+        prepare_test=prepare_test,
+        prepare_more={'positives': prepare_test} if loss.positives else {},
+        batch_at=batch_at,
         chains=training_chains(config.sampler, loss.num_negatives, kernel),
-        ood=ood_names(config.ood),
+        spec_changes=spec_changes,
         **more,
     )
 
 
-def _recipe(config, datasets, method, prepare, prepare_test, trained, labelled):
-    train, num_classes = datasets.train, datasets.train.num_classes
-    predict_fn = predict.predictor(predict.classifier_view(trained.classifier.logits), prepare_test)
+def classifier_experiment(
+    config: Any,
+    datasets: Datasets,
+    network: Network,
+    method: Method,
+    *,
+    sampling: Sampling,
+    prepare: Transition,
+    prepare_test: Transition,
+    prepare_more: Mapping[str, Transition] | None = None,
+    batch_at: Callable[[int], Batch] | None = None,
+    spec_changes: dict[str, Any] | None = None,
+    **more: Any,
+) -> Experiment:
+    """The experiment of a method that trains a classifier whose logits are energies.
+
+    Args:
+      config: settings of the run: those of RunSettings, `data.noise` and `optimizer`.
+      network: one example -> logits. method: how it is trained.
+      sampling: how fresh samples are drawn.
+      prepare, prepare_test: (key, example) -> network input; prepare_more: of further entries of a
+        batch.
+      batch_at: step -> batch; default: of the training examples.
+      spec_changes: changes of the model's spec.
+      more: further fields of Experiment.
+    """
+    num_classes, shape = datasets.train.num_classes, datasets.train.x.shape[1:]
+    spec = classifier_spec(network, shape, num_classes, sampling)
+    spec = dataclasses.replace(spec, **spec_changes or {})
+    trained = model.build(spec, {'network': network})
+    view = post_hoc.with_features(trained.view()[0], network)
+    predict_fn = predict.predictor(view, prepare_test)
     some = data.subsample(datasets.test, 2000)  # for the curve during training
 
     def evaluate(state):
@@ -222,25 +265,29 @@ def _recipe(config, datasets, method, prepare, prepare_test, trained, labelled):
     def pictures(state):
         return buffer_pictures(state, num_classes, trained.pictures, names=trained.spec.class_names)
 
-    optimizer, positives = config.optimizer, config.loss.positives
-    classified, seen = train, train
-    if labelled is not None:
-        classified, seen = train.rows(labelled), data.labels_hidden(train, labelled)
-    batch_at = batches(classified, config.batch_size, config.seed)
-    if positives:
-        batch_at = with_positives(batch_at, seen, positives, config.seed)
-    return Recipe(
+    optimizer = config.optimizer
+    recipe = Recipe(
         method=method,
         optimizer=optimizer_of(
             optimizer, optimizer.learning_rate, config.steps, optimizer.weight_decay
         ),
-        batch_at=batch_at,
+        batch_at=batch_at or batches(datasets.train, config.batch_size, config.seed),
         prepare=prepare,
-        prepare_more={'positives': prepare_test} if positives else {},
+        prepare_more=prepare_more or {},
         ema=optimizer.ema,
         pictures=pictures,
         evaluate=evaluate,
         description=trained.spec.to_json(),
+    )
+    return Experiment(
+        recipe=recipe,
+        model=trained,
+        datasets=datasets,
+        predict=predict_fn,
+        scores=predict.CLASSIFIER_SCORES,
+        input_noise=config.data.noise,
+        ood=ood_names(config.ood),
+        **more,
     )
 
 

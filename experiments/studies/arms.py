@@ -74,7 +74,9 @@ def results(
     Raises: InputError where the folder holds other arms.
     """
     file, given = workdir / FILE, {'base': settings.to_dict(base), 'experiment': module.__name__}
-    done = json.loads(file.read_text()) if file.exists() else {**given, 'runs': {}}
+    done: dict[str, Any] = {**given, 'runs': {}}
+    if file.exists():
+        done = json.loads(file.read_text())
     if any(done.get(name) != value for name, value in given.items()):
         raise InputError(f'{workdir} holds a study with other settings: use another --workdir')
     use_all_cores(base)

@@ -1,0 +1,60 @@
+"""An energy of binary images, by persistent contrastive divergence with Gibbs with gradients.
+
+    python -m experiments.digits_discrete --workdir=runs/digits_discrete
+    python -m experiments.evaluate --workdir=runs/digits_discrete
+
+The built-in 8x8 digits, a pixel set where it is above the middle grey value. Each step of a chain
+changes one pixel, or none.
+"""
+
+from ebm_jax import kernels
+from ebm_jax.data import Examples
+from ebm_jax.spec import Part, Sampling
+from experiments.common import launch
+from experiments.common.experiment import Experiment
+from experiments.common.sources import Datasets
+from experiments.families.icd import IcdSettings, image_icd, labelled_splits
+from experiments.families.networks import EnergyNetwork
+
+
+def get_config() -> IcdSettings:
+    config = IcdSettings(steps=1500)
+    config.data.noise = 0.0
+    config.optimizer.learning_rate = 1e-3
+    config.optimizer.decay_to, config.optimizer.b1 = 0.05, 0.9
+    # a temperature; the step size of these chains is one pixel
+    config.sampler.noise, config.sampler.noise_is_temperature = 1.0, True
+    config.sampler.num_steps, config.fresh.num_steps = 40, 1000
+    config.buffer.kind, config.buffer.capacity, config.buffer.restart = 'persistent', 2048, 0.01
+    config.loss.kl_weight, config.loss.l2_weight, config.loss.energy_limit = 0.0, 1e-3, 1e3
+    config.network = EnergyNetwork(
+        width=16, stages=(2, 4), scales=1, plain=True, norm=False, kernel_transform='plain'
+    )
+    return config
+
+
+def binary(examples: Examples) -> Examples:
+    """Pixels above 127 become 255, others 0: 1 and -1 in network units."""
+    return examples._replace(
+        name=f'{examples.name}, binary', x=((examples.x > 127) * 255).astype('uint8')
+    )
+
+
+def build(config: IcdSettings, datasets: Datasets | None = None) -> Experiment:
+    given = datasets or labelled_splits(config.data)
+    found = Datasets(train=binary(given.train), test=binary(given.test))
+    temperature = config.sampler.noise
+    return image_icd(
+        config,
+        found,
+        kernel=kernels.gibbs_with_gradients(temperature=temperature),
+        sampling=Sampling(
+            kernel=Part('gibbs_with_gradients', {'temperature': temperature}),
+            num_steps=config.fresh.num_steps,
+            initial=Part('bernoulli'),
+        ),
+    )
+
+
+if __name__ == '__main__':
+    launch.train(__spec__.name)

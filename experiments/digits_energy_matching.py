@@ -1,0 +1,25 @@
+"""Energy matching on the built-in 8x8 digits.
+
+python -m experiments.digits_energy_matching --workdir=runs/digits_matching
+python -m experiments.evaluate --workdir=runs/digits_matching
+"""
+
+from experiments.common import launch
+from experiments.families.energy_matching import EnergyMatchingSettings, image_energy_matching
+from experiments.families.networks import EnergyNetwork
+
+build = image_energy_matching
+
+
+def get_config() -> EnergyMatchingSettings:
+    config = EnergyMatchingSettings(steps=3000)
+    config.optimizer.learning_rate = 1e-3
+    config.loss.warmup = 2000
+    config.network = EnergyNetwork(
+        width=32, stages=(2, 4), scales=1, plain=True, norm=False, kernel_transform='plain'
+    )
+    return config
+
+
+if __name__ == '__main__':
+    launch.train(__spec__.name)
