@@ -4,14 +4,16 @@
         --ood=fashion=npz:data/fashion_mnist_test.npz --ood=textures=npz:data/dtd32.npz \\
         --ood=cifar10=npz:data/cifar10.npz
 
-Shortened runs of experiments.mnist_st_jem. The test images are a validation part cut from training;
-printed letters (made here) are the near set. Writes arms.json and table.md; rerunning continues.
+Shortened runs of experiments.mnist_st_jem. The test images are a validation part cut from training.
+Near sets are printed letters (made here) and, with --leave_out=8,9, classes that training never
+sees. Writes arms.json and table.md; rerunning continues.
 """
 
 import pathlib
 from functools import partial
 from typing import Any
 
+import numpy as np
 from absl import flags
 
 from ebm_jax import data
@@ -36,6 +38,10 @@ ARMS: dict[str, dict[str, Any]] = {
     'all chains on p(x)': {'loss.conditional': 0.0, 'loss.alpha': 0.0},
     'beta .5': {'loss.beta': 0.5},
     'uniform weights (JEM)': {'loss.balanced': False, 'loss.alpha': 0.0},
+    'K = 5': {'sampler.num_steps': 5},
+    '128 negatives': {'loss.num_negatives': 128},
+    'beta .5, weight 3': {'loss.beta': 0.5, 'loss.p_x_weight': 3.0},
+    'beta .2': {'loss.beta': 0.2},
 }
 SCORES = {'log_px': 'log p(x)', 'max_py': 'max p(y given x)'}
 
@@ -45,6 +51,9 @@ def define(values: Any) -> None:
     flags.DEFINE_string('workdir', None, 'Folder of the study.', flag_values=values)
     flags.DEFINE_string('data', 'npz:data/mnist.npz', 'The data set.', flag_values=values)
     flags.DEFINE_multi_string('ood', [], 'NAME=DATA, further sets.', flag_values=values)
+    flags.DEFINE_list(
+        'leave_out', [], 'Classes that training never sees; a near set.', flag_values=values
+    )
     flags.DEFINE_integer('seeds', 3, 'Runs of each setting.', 1, flag_values=values)
     flags.DEFINE_integer('steps', 600, 'Training steps of a run.', 1, flag_values=values)
     flags.DEFINE_integer('validation', 2000, 'Images cut from training.', 10, flag_values=values)
@@ -88,6 +97,12 @@ def run(values: Any) -> None:
     for name, source in ood_names(tuple(values.ood), '--ood').items():
         examples = data.subsample(load(source, 'test'), values.limit)
         outside[name] = data.matched(examples, shape)
+    left_out = [int(label) for label in values.leave_out]
+    if left_out:
+        held = data.subsample(data.select_classes(train, left_out), values.limit)
+        outside['left out'] = held
+        train = data.select_classes(train, left_out, keep=False)
+        train = train._replace(y=np.unique(train.y, return_inverse=True)[1].astype(np.int32))
     whole = Datasets(train=train, test=train)
     chosen = {name: ARMS[name] for name in values.arms or ARMS}
     found = arms.results(
