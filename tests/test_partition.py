@@ -129,6 +129,18 @@ def test_uniform_base_in_a_box():
     assert np.abs(found.x).max() <= 1
 
 
+def test_a_gaussian_cut_to_the_box_is_normalised():
+    from scipy.stats import truncnorm
+
+    mean, scale = np.array([0.2, -0.9, 3.0]), np.array([0.5, 0.1, 1.0])
+    base = partition.truncated_gaussian_base(mean, scale)
+    oracle = truncnorm((-1 - mean) / scale, (1 - mean) / scale, mean, scale)
+    x = np.array([0.5, -0.95, 0.7])
+    assert -base.energy(jnp.asarray(x)) == pytest.approx(np.sum(oracle.logpdf(x)), rel=1e-4)
+    drawn = jax.vmap(base.sample)(jax.random.split(jax.random.key(0), 20_000))
+    np.testing.assert_allclose(np.mean(drawn, 0), oracle.mean(), atol=0.01)
+
+
 def test_bits_per_dimension_of_uniform_images():
     # p(x) = 2^-D on [-1, 1]^D: log2(levels) bits an entry
     log_px = -64 * np.log(2)

@@ -136,6 +136,33 @@ def score_histograms(
     return figure
 
 
+@styled
+def robustness(
+    accuracy: Mapping[str, Mapping[float, float]],
+    intervals: Mapping[str, Mapping[float, tuple[float, float]]],
+) -> Figure:
+    """Accuracy under attack against its radius, one panel for each norm.
+
+    Args: accuracy: {norm: {radius: share}}; intervals: the same of (low, high).
+    """
+    figure = Figure(figsize=(4.2 * len(accuracy), 2.8))
+    for axis, (norm, shares) in zip(
+        figure.subplots(1, len(accuracy), squeeze=False)[0], accuracy.items()
+    ):
+        radii = list(shares)
+        low, high = zip(*intervals[norm].values())
+        axis.fill_between(radii, low, high, alpha=0.25, label='95 % interval')
+        axis.plot(radii, list(shares.values()), 'o-', ms=4)
+        axis.set(
+            title=f'Attacks in {norm}: high for long is good',
+            xlabel='radius, pixels in [0, 1]',
+            ylabel='accuracy',
+            ylim=(0, 1.02),
+        )
+        axis.legend()
+    return figure
+
+
 Panel = tuple[str, str, Sequence[str]]  # (title, label of the y axis, names of metrics)
 
 

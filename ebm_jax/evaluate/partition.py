@@ -13,6 +13,7 @@ import jax
 import jax.flatten_util
 import jax.numpy as jnp
 import numpy as np
+from jax.scipy.special import ndtr
 from scipy import stats
 from scipy.special import logsumexp
 
@@ -41,6 +42,28 @@ def gaussian_base(mean: ArrayLike, scale: ArrayLike) -> Base:
     return Base(lambda key: mean + scale * jax.random.normal(key, mean.shape), energy)
 
 
+def truncated_gaussian_base(
+    mean: ArrayLike, scale: ArrayLike, low: float = -1.0, high: float = 1.0
+) -> Base:
+    """N(mean, diag scale^2) cut to the box and normalised there; as `uniform_base`, the target must
+    hold the chains in the box. mean, scale: [...]."""
+    mean = jnp.asarray(mean, jnp.float32)
+    scale = jnp.broadcast_to(jnp.asarray(scale, jnp.float32), mean.shape)
+    a, b = (low - mean) / scale, (high - mean) / scale
+    # the mass within the box, from the side where it does not cancel
+    flip = a > 0
+    mass = jnp.where(flip, ndtr(-a) - ndtr(-b), ndtr(b) - ndtr(a))
+    constant = jnp.sum(jnp.log(scale * mass)) + 0.5 * mean.size * jnp.log(2 * jnp.pi)
+
+    def sample(key):
+        return jnp.clip(mean + scale * jax.random.truncated_normal(key, a, b), low, high)
+
+    def energy(x):
+        return 0.5 * jnp.sum(jnp.square((x - mean) / scale)) + constant
+
+    return Base(sample, energy)
+
+
 def uniform_base(shape: Sequence[int], low: float = -1.0, high: float = 1.0) -> Base:
     """U(low, high) in each entry. Its energy is constant everywhere: the target must hold the
     chains in the box, see `confined`."""
@@ -50,6 +73,18 @@ def uniform_base(shape: Sequence[int], low: float = -1.0, high: float = 1.0) -> 
         lambda key: jax.random.uniform(key, shape, minval=low, maxval=high),
         lambda x: jnp.asarray(constant, x.dtype) + 0.0 * jnp.sum(x),
     )
+
+
+def bernoulli_base(p: ArrayLike, values: Sequence[float] = (-1.0, 1.0)) -> Base:
+    """Each entry is values[1] with its probability p, else values[0]. p: [...] in (0, 1)."""
+    p = jnp.asarray(p, jnp.float32)
+    low, high = values
+
+    def energy(x):
+        share = (x - low) / (high - low)
+        return -jnp.sum(share * jnp.log(p) + (1 - share) * jnp.log1p(-p))
+
+    return Base(lambda key: jnp.where(jax.random.bernoulli(key, p), high, low), energy)
 
 
 def confined(energy_fn: EnergyFn, low: float = -1.0, high: float = 1.0) -> EnergyFn:

@@ -13,23 +13,28 @@ from a file. Images of another shape are resized. The run's own sets
 (classes left out of training; for speech also noise, babble and speakers left out) are included by
 default. Distances are in the features of a classifier trained here on the run's data
 (WORKDIR/extractor.npz, or --extractor=FILE to share one); --inception=FILE.npz adds the true FID.
+
+--suite=full adds accuracy under attack (APGD), log Z and bits per dimension, and chains 100 times
+as long as in training. Each of these is kept in WORKDIR/evaluation/ as soon as it is done, so an
+evaluation that was stopped goes on where it was.
 """
 
 import pathlib
-import sys
 import time
 from collections.abc import Mapping
 from typing import Any
 
 from absl import flags
 
-from ebm_jax.evaluate import distance, extractor, predict
+from ebm_jax.errors import InputError
+from ebm_jax.evaluate import attacks, distance, extractor, predict
 from ebm_jax.evaluate.extractor import Extractor
 from ebm_jax.record import update_summary, write_json
 from experiments.common import launch, report, runs
 from experiments.common.experiment import Experiment
 from experiments.common.sources import ood_dataset, ood_names, ood_suite
-from experiments.evaluations import fresh_samples, standard
+from experiments.evaluations import fresh_samples, full, standard
+from experiments.evaluations.full import say
 
 
 def define(values: Any) -> None:
@@ -74,6 +79,29 @@ def define(values: Any) -> None:
         'FID Inception weights as .npz, see ebm_jax/evaluate/inception.py.',
         flag_values=values,
     )
+    flags.DEFINE_enum(
+        'suite',
+        'standard',
+        ['standard', 'full'],
+        'full: also attacks, log Z and long chains; parts that are done are kept.',
+        flag_values=values,
+    )
+    flags.DEFINE_list(
+        'radii_l2', ['.25', '.5', '1'], 'Of L2 attacks, pixels in [0, 1].', flag_values=values
+    )
+    flags.DEFINE_list(
+        'radii_linf', ['.03', '.1', '.2'], 'Of Linf attacks, pixels in [0, 1].', flag_values=values
+    )
+    flags.DEFINE_integer('attacked', 500, 'Test examples to attack.', 1, flag_values=values)
+    flags.DEFINE_integer('attack_steps', 100, 'Steps of each attack.', 1, flag_values=values)
+    flags.DEFINE_integer(
+        'refine', 0, 'Langevin steps before classifying, also attacked.', 0, flag_values=values
+    )
+    flags.DEFINE_integer(
+        'long', 100, 'Long chains are this many times as long.', 1, flag_values=values
+    )
+    flags.DEFINE_integer('chains', 128, 'Chains that estimate log Z.', 2, flag_values=values)
+    flags.DEFINE_integer('bridges', 1000, 'Bridges of log Z.', 1, flag_values=values)
     flags.mark_flag_as_required('workdir', values)
 
 
@@ -81,6 +109,7 @@ def run(values: Any) -> None:
     """Evaluate, write and print."""
     began = time.time()
     workdir = pathlib.Path(values.workdir)
+    radii = {norm: numbers_of(values, f'radii_{norm}') for norm in attacks.NORMS}
     _, experiment, state = runs.restore(workdir, values.data)
     suite = ood_suite(values.ood_suite) if values.ood_suite else {}
     requested = requested_ood(experiment, tuple(values.ood), suite)
@@ -112,6 +141,21 @@ def run(values: Any) -> None:
         function: Any = getattr(measure, 'func', measure)
         say(function.__name__.replace('_', ' '))
         sections.append(measure(workdir, experiment, state))
+    if values.suite == 'full':
+        sections += full.measure(
+            workdir,
+            experiment,
+            state,
+            full.FullSuite(
+                radii=radii,
+                attacked=values.attacked,
+                attack_steps=values.attack_steps,
+                refine=values.refine,
+                times=values.long,
+                chains=values.chains,
+                bridges=values.bridges,
+            ),
+        )
     step = int(state.step)
     found: dict[str, Any] = {'step': step}
     lines = [f'Evaluation of {workdir}, step {step}']
@@ -130,9 +174,17 @@ def run(values: Any) -> None:
     print(f'\nLook at {report.write(workdir)}')
 
 
-def say(what: str) -> None:
-    """What is being measured, for those who wait."""
-    print(f'measuring: {what}', file=sys.stderr)
+def numbers_of(values: Any, flag: str) -> list[float]:
+    """The numbers of a list flag. Raises: InputError for others than finite ones above 0."""
+    try:
+        found = [float(text) for text in getattr(values, flag)]
+    except ValueError:
+        found = []
+    if not found or not all(0 < number < float('inf') for number in found):
+        raise InputError(
+            f'--{flag}={",".join(getattr(values, flag))} must be numbers above 0, as .25,.5,1'
+        )
+    return sorted(found)
 
 
 def summary_of(found: dict[str, Any]) -> dict[str, Any]:

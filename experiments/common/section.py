@@ -29,6 +29,17 @@ class Section(NamedTuple):
     shown: Sequence[Shown] = ()
     intervals: Mapping[str, tuple[float, float]] = {}
 
+    def to_json(self) -> dict[str, Any]:
+        """As plain data."""
+        return {**self._asdict(), 'shown': [shown._asdict() for shown in self.shown]}
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> 'Section':
+        """The section of `to_json`."""
+        shown = [Shown(**one) for one in content['shown']]
+        intervals = {name: (low, high) for name, (low, high) in content['intervals'].items()}
+        return cls(content['metrics'], content['lines'], shown, intervals)
+
 
 def save_shown(workdir: pathlib.Path, group: str, name: str, title: str, grid: Grid) -> Shown:
     """Write a grid to samples/NAME.png, and for the report, which has its caption as text, without

@@ -1,0 +1,239 @@
+"""What `evaluate --suite=full` measures of an energy as a density: its normalising constant, bits
+per dimension, and whether long chains stay valid."""
+
+import pathlib
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from sklearn.mixture import GaussianMixture
+from sklearn.neighbors import KernelDensity
+
+from ebm_jax import batching, data, kernels
+from ebm_jax.evaluate import mixing, partition, samples
+from ebm_jax.images import as_float
+from ebm_jax.spec import Sampling
+from ebm_jax.train import TrainState
+from ebm_jax.types import Array, Kernel, Params
+from experiments.common.experiment import Experiment
+from experiments.common.section import Section
+
+
+def grey_levels(examples: data.Examples) -> int:
+    """How many equally spaced grey values the images have, at most 256."""
+    found = np.unique(np.asarray(data.subsample(examples, 2000).x))
+    steps = np.diff(np.round(found / 255 * (len(found) - 1)))
+    even = len(found) > 1 and found[0] == 0 and found[-1] == 255 and (steps == 1).all()
+    return len(found) if even else 256
+
+
+def dequantised(examples: data.Examples, levels: int, seed: int = 0) -> np.ndarray:
+    """2 (k + u) / levels - 1 with u uniform, k the grey level: [N, ...] in [-1, 1]."""
+    k = np.round(np.asarray(examples.x) / 255 * (levels - 1))
+    u = np.random.default_rng(seed).uniform(size=k.shape)
+    return (2 * (k + u) / levels - 1).astype(np.float32)
+
+
+class Space(NamedTuple):
+    """Where a density lives, and how its normalising constant is found there."""
+
+    name: str
+    base: partition.Base
+    energy: Callable[[Params, Array], Array]
+    kernel: Callable[[Array], Kernel] | None  # None: the default of annealed importance sampling
+    train: np.ndarray
+    test: np.ndarray
+    levels: int  # of grey; 0 for binary images
+
+
+def space_of(experiment: Experiment) -> Space:
+    """[-1, 1]^D with dequantised images, or the binary images of a discrete energy."""
+    model, train = experiment.model, data.subsample(experiment.train, 5000)
+    size, test = int(np.prod(model.spec.shape)), data.subsample(experiment.test, 2000)
+    x = as_float(train.x)
+    sampling = model.spec.sampling
+    if sampling.kernel.name == 'gibbs_with_gradients':
+        p = np.clip((x > 0).mean(0), 0.02, 0.98)
+        return Space(
+            f'{{-1, 1}}^{size}',
+            partition.bernoulli_base(p),
+            model.marginal_energy_fn,
+            lambda step_size: kernels.gibbs_with_gradients(),
+            x,
+            as_float(test.x),
+            0,
+        )
+
+    def energy(params, x):
+        return partition.confined(lambda u: model.marginal_energy_fn(params, u))(x)
+
+    levels = grey_levels(train)
+    return Space(
+        f'[-1, 1]^{size}, dequantised from {levels} grey levels',
+        partition.truncated_gaussian_base(x.mean(0), np.maximum(x.std(0), 0.1)),
+        energy,
+        None,
+        dequantised(train, levels, 1),
+        dequantised(test, levels),
+        levels,
+    )
+
+
+def log_likelihood(
+    workdir: pathlib.Path,
+    experiment: Experiment,
+    state: TrainState,
+    *,
+    chains: int = 128,
+    bridges: int = 1000,
+) -> Section:
+    """log Z of exp(-E(x)), and log p(x) of test images, beside densities of scikit-learn."""
+    del workdir
+    model, params, space = experiment.model, state.eval_params, space_of(experiment)
+    size, x = int(np.prod(model.spec.shape)), space.test
+    options: dict[str, Any] = {'bridges': bridges, 'kernel': space.kernel}
+    lower = partition.annealed_importance_sampling(
+        jax.random.key(0), space.energy, params, space.base, chains=chains, **options
+    )
+    upper = partition.annealed_importance_sampling(
+        jax.random.key(1),
+        space.energy,
+        params,
+        space.base,
+        starts=lower.x,
+        description='its reverse',
+        **options,
+    )
+    energies = batching.for_each(
+        lambda params, key, x: space.energy(params, x),
+        params,
+        jax.random.key(0),
+        [x],
+        description='test energies',
+    )
+    log_px = -energies - lower.log_z
+    bits = -log_px / (size * np.log(2))
+    rivals: dict[str, float] = {}
+    if space.levels:
+        bits = partition.bits_per_dimension(log_px, size, space.levels)
+        rivals = densities_of_others(space.train, x)
+    error = 1.96 * float(np.std(bits)) / len(bits) ** 0.5
+    metrics = {
+        'log_z': lower.log_z,
+        'log_z_upper': upper.log_z,
+        'log_z_effective_sample_size': lower.effective_sample_size,
+        'log_likelihood': float(np.mean(log_px)),
+        'bits_per_dim': float(np.mean(bits)),
+        'log_likelihood_of_others': rivals,
+    }
+    (low, high), others = lower.interval, ''.join(f', {k} {v:.2f}' for k, v in rivals.items())
+    lines = [
+        f'Density exp(-E(x)) / Z on {space.name}; {temperature_of(model.spec.sampling)}',
+        f'log Z           {lower.log_z:10.2f}   [{low:.2f}, {high:.2f}], annealed importance '
+        f'sampling of {chains} chains over {bridges} bridges, effective sample size '
+        f'{lower.effective_sample_size:.1f}',
+        f'log Z, reverse  {upper.log_z:10.2f}   from where these chains ended (an upper bound if '
+        'they are samples of the model); a wide gap means too few bridges or chains that stick',
+        f'log p(x)        {metrics["log_likelihood"]:10.2f}   nats, mean of {len(x):,} test images'
+        f'{others}',
+        f'bits per dim    {metrics["bits_per_dim"]:10.3f}   +- {error:.3f} over images',
+    ]
+    interval = (metrics['bits_per_dim'] - error, metrics['bits_per_dim'] + error)
+    return Section(metrics, lines, intervals={'log_z': lower.interval, 'bits_per_dim': interval})
+
+
+def temperature_of(sampling: Sampling) -> str:
+    """What the chains of the run say about this density."""
+    numbers = sampling.kernel.arguments
+    temperature = numbers.get('temperature')
+    if numbers.get('noise_scale') is not None:
+        temperature = numbers['noise_scale'] ** 2 / (2 * sampling.step_size)
+    if temperature is None or temperature == 1:
+        return 'its chains run at temperature 1, that of this density.'
+    return (
+        f'its chains run at temperature {temperature:.2g}, so training never sampled this density: '
+        'take log Z as a property of E, not as the fit of the samples.'
+    )
+
+
+def densities_of_others(train: np.ndarray, test: np.ndarray) -> dict[str, float]:
+    """{'Gaussian mixture', 'kernel density'}: mean log p(x) of test images in nats, on the same
+    dequantised data; the number of components and the bandwidth are those that are best on a fifth
+    of the training images."""
+    train, test = train.reshape(len(train), -1), test.reshape(len(test), -1)
+    cut = len(train) * 4 // 5
+    fitting, held = train[:cut], train[cut:]
+    mixtures = [
+        GaussianMixture(n, covariance_type=kind, random_state=0, reg_covar=1e-3).fit(fitting)
+        for n, kind in ((10, 'diag'), (50, 'diag'), (10, 'full'))
+    ]
+    kernels = [KernelDensity(bandwidth=width).fit(fitting) for width in (0.05, 0.1, 0.2, 0.3)]
+    mixture = max(mixtures, key=lambda model: model.score(held))
+    kernel = max(kernels, key=lambda model: model.score(held))
+    return {
+        'Gaussian mixture': float(mixture.score(test)),
+        'kernel density': float(kernel.score(test) / len(test)),
+    }
+
+
+def long_chains(
+    workdir: pathlib.Path,
+    experiment: Experiment,
+    state: TrainState,
+    *,
+    num: int = 32,
+    times: int = 100,
+) -> Section:
+    """Chains `times` as long as those of training: split R-hat, acceptance, and whether they still
+    show the classes that were asked for."""
+    del workdir
+    model, chains = experiment.model, experiment.chains
+    assert chains is not None
+    steps = times * chains.num_steps
+    labels = model.labels(num)
+    key, initial_key = jax.random.split(jax.random.key(5))
+    begin = batching.for_each(
+        model.initial_sampler,
+        state.eval_params,
+        initial_key,
+        [labels],
+        description='initial positions',
+    )
+    numbers = chains.numbers(state)
+    noise = numbers.get('noise_scale')
+    traces = mixing.walk(
+        key,
+        model.energy_fn,
+        state.eval_params,
+        chains.make_kernel(**numbers),
+        begin,
+        labels,
+        steps,
+        step_size=numbers['step_size'],
+        noise=noise or None,
+    )
+    found = mixing.mixing({name: traces[name] for name in ('energy', 'contrast')})
+    worst = max(row['r_hat'] for row in found.values())
+    acceptance = float(np.mean(traces['acceptance'][:, steps // 2 :]))
+    metrics = {'r_hat': worst, 'long_chain_acceptance': acceptance}
+    lines = [
+        f'{num} chains of {steps:,} steps, {times} times those of training, from the initial '
+        'distribution, by the kernel of training:',
+        f'split R-hat     {worst:10.3f}   the larger of energy and contrast, later half; near 1 '
+        'the chains forget where they began',
+        f'acceptance      {acceptance:10.3f}   of a Metropolis test, mean of the later half',
+    ]
+    if model.class_conditional:
+        labels = np.arange(100) % experiment.train.num_classes
+        ends = model.sample(
+            jax.random.key(6), state.eval_params, labels, steps, description='long chains, samples'
+        )
+        classifier = samples.fit_reference_classifier(experiment.train)
+        share = samples.recognition_accuracy(classifier, ends, labels)
+        metrics['long_chain_accuracy'] = share
+        lines.append(
+            f'recognised      {100 * share:8.1f} %   of 100 samples after as many steps, asked for '
+            'in equal numbers, by a classifier fitted on real images'
+        )
+    return Section(metrics, lines)
