@@ -30,11 +30,16 @@ from experiments.commands import compare
 from experiments.commands import compose as compose_runs
 from experiments.common import building, launch, report, runs, settings, sources
 from experiments.common.section import Shown
+from experiments.evaluations import density, robustness
 from experiments.studies import digits_compose, icd_stability
 
 SHARED = ROOT.parent / 'shared' / 'data'
 NAMES = [
+    'digits_dat',
+    'digits_discrete',
+    'digits_energy_matching',
     'digits_jem',
+    'digits_semi_st_jem',
     'digits_st_jem',
     'mnist_st_jem',
     'cifar10_jem',
@@ -128,7 +133,12 @@ def evaluated(trained):
     workdir, printed = trained[0], io.StringIO()
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
         patch.setattr(extractor, 'STEPS', 30)
+        suite = workdir.parent / 'suite.toml'
+        images = np.random.default_rng(0).integers(0, 256, (30, 20, 24, 3), dtype=np.uint8)
+        np.savez(workdir.parent / 'large.npz', x=images, y=np.zeros(30, int))
+        suite.write_text(f'[far]\nlarge = "npz:{workdir.parent}/large.npz"\n')
         arguments = ['--fresh_per_class=3', '--resamples=5', '--ood=extra=digits']
+        arguments.append(f'--ood_suite={suite}')
         run_in_process(patch, 'experiments.evaluate', f'--workdir={workdir}', *arguments)
     return workdir, printed.getvalue()
 
@@ -144,10 +154,13 @@ def test_evaluate_writes_every_metric_under_its_stable_name(evaluated):
         'steps_per_second',
     ):
         assert isinstance(summary[name], float), name
-    assert set(summary['ood_auroc']) == {'rotated', 'inverted', 'noise', 'mixed', 'extra'}
-    assert all(
-        set(scores) == {'log_px', 'max_py', 'grad_norm'} for scores in summary['ood_auroc'].values()
-    )
+    made = {'rotated', 'inverted', 'noise', 'mixed', 'near/letters'}
+    assert set(summary['ood_auroc']) == made | {'extra', 'far/large'}
+    names = {'log_px', 'max_py', 'grad_norm', 'energy_t', 'typicality', 'mahalanobis', 'knn'}
+    assert all(set(scores) == names for scores in summary['ood_auroc'].values())
+    # of one set each
+    for group, only in (('near', 'near/letters'), ('far', 'far/large')):
+        assert summary['ood'][group] == summary['ood_auroc'][only]
     full = json.loads((workdir / 'evaluation.json').read_text())
     low, high = full['ood']['noise']['log_px']['interval']['auroc']
     assert low <= full['ood']['noise']['log_px']['auroc'] <= high
@@ -173,6 +186,40 @@ def test_evaluate_writes_every_metric_under_its_stable_name(evaluated):
         assert (workdir / name).stat().st_size > 500, name
     low, high = full['intervals']['test_accuracy']
     assert low < summary['test_accuracy'] < high
+
+
+def test_the_full_suite_keeps_its_parts(evaluated, monkeypatch, capsys):
+    """Stopped in the middle, it goes on; other settings or parameters are measured anew."""
+    workdir, _ = evaluated
+    arguments = [
+        f'--workdir={workdir}',
+        *('--suite=full', '--fresh_per_class=2', '--resamples=2', '--limit=20'),
+        *('--ood=rotated=', '--ood=inverted=', '--ood=noise=', '--ood=mixed='),
+        *('--attacked=16', '--attack_steps=3', '--radii_l2=.5', '--radii_linf=.05,.1'),
+        *('--long=8', '--chains=8', '--bridges=3'),
+    ]
+    with monkeypatch.context() as patch:
+        patch.setattr(extractor, 'STEPS', 10)
+        patch.setattr(density, 'log_likelihood', lambda *given, **more: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            run_in_process(patch, 'experiments.evaluate', *arguments)
+    assert {file.name for file in (workdir / 'evaluation').iterdir()} == {
+        'robustness.json',
+        'long_chains.json',
+    }
+    monkeypatch.setattr(extractor, 'STEPS', 10)
+    monkeypatch.setattr(robustness, 'robustness', lambda *given, **more: 1 / 0)
+    text = in_process(monkeypatch, capsys, 'experiments.evaluate', *arguments)
+    summary = json.loads((workdir / 'summary.json').read_text())
+    robust = summary['robust_accuracy']
+    assert set(robust['l2']) == {'0.5'} and set(robust['linf']) == {'0.05', '0.1'}
+    assert robust['linf']['0.1'] <= robust['linf']['0.05'] <= 1
+    for name in ('log_z', 'bits_per_dim', 'r_hat'):
+        assert isinstance(summary[name], float), name
+    assert 'APGD-DLR' in text and 'dequantised from 17 grey levels' in text
+    assert 'Accuracy under attack' in (workdir / 'report.html').read_text()
+    with pytest.raises(ZeroDivisionError):  # other settings
+        run_in_process(monkeypatch, 'experiments.evaluate', *arguments, '--attacked=8')
 
 
 def test_the_report_of_a_run_in_a_browser(evaluated, tmp_path):
@@ -274,7 +321,8 @@ def test_evaluate_knows_energies_without_a_classifier(trained_icd, monkeypatch, 
         and summary['sample_distance']['n'] == 24
     )
     assert set(summary['ood_auroc']) == {'rotated', 'inverted', 'noise', 'held_out'}
-    assert all(set(scores) == {'energy', 'grad_norm'} for scores in summary['ood_auroc'].values())
+    names = {'energy', 'grad_norm', 'typicality', 'mahalanobis', 'knn'}
+    assert all(set(scores) == names for scores in summary['ood_auroc'].values())
     full = json.loads((trained_icd / 'evaluation.json').read_text())
     low, high = full['sample_distance']['fresh']['frechet']['interval']
     assert (
@@ -560,10 +608,15 @@ def mistakes(workdir, tmp_path):
             [f'--workdir={tmp_path}/empty'],
             'config.json is missing',
         ),
-        'other image size': (
+        'no such suite': (
             evaluate,
-            [f'--workdir={workdir}', f'--ood=big=npz:{big}'],
-            'bring it to that size',
+            [f'--workdir={workdir}', f'--ood_suite={tmp_path}/none.toml'],
+            'cannot be read as TOML',
+        ),
+        'bad radius': (
+            evaluate,
+            [f'--workdir={workdir}', '--radii_l2=.5,-1'],
+            'numbers above 0',
         ),
         'no such ood': (evaluate, [f'--workdir={workdir}', '--ood=nonsense'], 'NAME=DATA'),
         'unknown buffer': (icd, [new, '--config.buffer.kind=stack'], 'first_in_first_out'),
@@ -782,7 +835,9 @@ def test_experiments_carry_their_command_and_build(name, tmp_path):
     config.data.source = f'npz:{tmp_path}/made.npz'
     shapes = state_shapes(runs.build(module, config).recipe)
     if 'dual_mcmc' in name:
-        assert set(shapes.params) == {'energy', 'generator', 'inference'} and shapes.chains == ()
+        assert set(shapes.params) == {'energy', 'generator', 'inference'}
+    if 'dual_mcmc' in name or 'energy_matching' in name:
+        assert shapes.chains == ()
         return
     assert shapes.chains.buffer.position.shape[2:] == size and shapes.chains.buffer.seen.shape == (
         config.shards,

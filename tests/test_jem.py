@@ -19,7 +19,7 @@ from methods_under_test import (
     total,
 )
 
-from ebm_jax import adapt, mcmc, replay, versions
+from ebm_jax import adapt, mcmc, negatives, replay, versions
 from ebm_jax import objectives as obj
 from ebm_jax.methods.jem import jem
 from ebm_jax.negatives import Negatives
@@ -320,3 +320,52 @@ def test_each_of_two_batches_teaches_its_own_terms():
     expected, _ = jax.jit(plain.loss)(params, jax.random.key(2), own, samples)
     np.testing.assert_allclose(base['positives'], expected['positives'], rtol=1e-5)
     np.testing.assert_allclose(base['negatives'], expected['negatives'], rtol=1e-5)
+
+
+def test_examples_without_a_label_teach_p_of_x_alone():
+    """Cross-entropy, accuracy and the mutual information are those of the labelled examples; the
+    contrast of log p(x) is over all. By hand, from the energies of the same batch."""
+    method = make_jem(weights=obj.balanced, alpha=0.6)
+    known = np.arange(16) % 4 == 0
+    y = jnp.where(known, BATCH['y'], UNCONDITIONAL)
+    params, _, samples, _ = prepared(method)
+    terms, metrics = jax.jit(method.loss)(params, jax.random.key(2), {**BATCH, 'y': y}, samples)
+    logits = np.asarray(jax.vmap(NETWORK.apply, (None, 0))(params, BATCH['x']), np.float64)
+    labels, f = BATCH['y'][known], logits[known]
+    log_p = f - np.logaddexp.reduce(f, 1, keepdims=True)
+    rows = np.arange(known.sum())
+    np.testing.assert_allclose(terms['classifier'], -log_p[rows, labels].mean(), rtol=1e-5)
+    np.testing.assert_allclose(metrics['accuracy'], (f.argmax(1) == labels).mean(), rtol=1e-6)
+    # L = L_x - r alpha I, I = L_x - L_xy over the labelled, by the log-sum-exp form (ST-JEM)
+
+    def pushed(params):
+        both = method.loss(params, jax.random.key(2), {**BATCH, 'y': y}, samples)[0]
+        return both['positives'] + both['negatives']
+
+    def closed(params):
+        logits = jax.vmap(NETWORK.apply, (None, 0))(params, BATCH['x'])
+        negative = jax.vmap(NETWORK.apply, (None, 0))(params, samples.x)
+        everyone = jnp.concatenate([logits, negative])
+        s, log_c = jax.nn.logsumexp(everyone, 1), jax.nn.logsumexp(everyone, 0)
+        log_s = jax.nn.logsumexp(s)
+        f = logits[known]
+        l_x = -jnp.mean(s[:16]) + log_s
+        i = jnp.mean(f[rows, labels] - log_c[labels] - jax.nn.logsumexp(f, 1) + log_s)
+        return l_x - 0.25 * 0.6 * i
+
+    chex.assert_trees_all_close(
+        jax.jit(jax.grad(pushed))(params), jax.jit(jax.grad(closed))(params), rtol=2e-4, atol=1e-5
+    )
+
+
+def test_labels_of_chains_are_those_that_are_known():
+    y = jnp.array([UNCONDITIONAL] * 10 + [2] * 6)
+    keys = jax.random.split(jax.random.key(0), 4)
+    drawn = np.asarray(negatives.batch_labels(keys, 8, y))
+    assert set(drawn.reshape(-1)) == {2}
+    none = negatives.batch_labels(keys, 8, jnp.full(16, UNCONDITIONAL))
+    assert set(np.asarray(none).reshape(-1)) == {UNCONDITIONAL}
+    # all known: with replacement, from the whole batch
+    assert set(np.asarray(negatives.batch_labels(keys, 200, jnp.arange(16))).reshape(-1)) == set(
+        range(16)
+    )

@@ -35,6 +35,9 @@ def dequantised(examples: data.Examples, levels: int, seed: int = 0) -> np.ndarr
     return (2 * (k + u) / levels - 1).astype(np.float32)
 
 
+WITH_TEST = ('mala', 'hmc', 'gibbs_with_gradients')  # kernels that accept or reject
+
+
 class Space(NamedTuple):
     """Where a density lives, and how its normalising constant is found there."""
 
@@ -146,6 +149,8 @@ def log_likelihood(
 def temperature_of(sampling: Sampling) -> str:
     """What the chains of the run say about this density."""
     numbers = sampling.kernel.arguments
+    if sampling.kernel.name == 'steepest_descent':
+        return 'its chains have no noise, so training never sampled this density.'
     temperature = numbers.get('temperature')
     if numbers.get('noise_scale') is not None:
         temperature = numbers['noise_scale'] ** 2 / (2 * sampling.step_size)
@@ -215,15 +220,19 @@ def long_chains(
     )
     found = mixing.mixing({name: traces[name] for name in ('energy', 'contrast')})
     worst = max(row['r_hat'] for row in found.values())
-    acceptance = float(np.mean(traces['acceptance'][:, steps // 2 :]))
-    metrics = {'r_hat': worst, 'long_chain_acceptance': acceptance}
+    metrics = {'r_hat': worst}
     lines = [
         f'{num} chains of {steps:,} steps, {times} times those of training, from the initial '
         'distribution, by the kernel of training:',
         f'split R-hat     {worst:10.3f}   the larger of energy and contrast, later half; near 1 '
         'the chains forget where they began',
-        f'acceptance      {acceptance:10.3f}   of a Metropolis test, mean of the later half',
     ]
+    if noise or model.spec.sampling.kernel.name in WITH_TEST:
+        acceptance = float(np.mean(traces['acceptance'][:, steps // 2 :]))
+        metrics['long_chain_acceptance'] = acceptance
+        lines.append(
+            f'acceptance      {acceptance:10.3f}   of a Metropolis test, mean of the later half'
+        )
     if model.class_conditional:
         labels = np.arange(100) % experiment.train.num_classes
         ends = model.sample(

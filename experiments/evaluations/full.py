@@ -46,7 +46,11 @@ def parts_of(
     """{name: (function, its settings)} of what this model can be asked, the longest last."""
     model, of_images = experiment.model, experiment.speech is None
     found: dict[str, tuple[Callable[..., Section], dict[str, Any]]] = {}
-    attacked: dict[str, Any] = {'radii': dict(c.radii), 'examples': c.attacked, 'steps': c.attack_steps}
+    attacked: dict[str, Any] = {
+        'radii': dict(c.radii),
+        'examples': c.attacked,
+        'steps': c.attack_steps,
+    }
     if model.classifier is not None and of_images:
         found['robustness'] = robustness.robustness, attacked
         if c.refine:
