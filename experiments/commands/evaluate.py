@@ -196,7 +196,8 @@ def summary_of(found: dict[str, Any]) -> dict[str, Any]:
         for name, value in found.items()
         if isinstance(value, plain) and name not in left_out
     }
-    for name in ('reconstruction_mse', 'denoise', 'denoise_babble', 'robust_accuracy'):
+    nested = ('reconstruction_mse', 'denoise', 'denoise_babble')
+    for name in (*nested, 'robust_accuracy', 'refined_robust_accuracy'):
         if name in found:
             summary[name] = found[name]
     if found.get('ood_groups'):

@@ -1,0 +1,120 @@
+"""Accuracy under attack: a plain classifier, JEM, ST-JEM, refinement before the classification, and
+dual adversarial training, on the same network, data and steps.
+
+    python -m experiments.studies.robustness --workdir=runs/robust
+    python -m experiments.studies.robustness --workdir=runs/robust_mnist --data=npz:data/mnist.npz \\
+        --steps=1000 --radii=.5,1,2 --attacked=200
+
+APGD-CE and then APGD-DLR on what is left, in L2; radii are for pixels in [0, 1]. An attack on a
+classifier that refines its input first goes through the whole chain. Writes arms.json and table.md;
+rerunning continues.
+"""
+
+import pathlib
+from functools import partial
+from typing import Any
+
+from absl import flags
+
+from ebm_jax.evaluate import calibration, predict
+from ebm_jax.train import TrainState
+from experiments import digits_dat, digits_st_jem, mnist_st_jem
+from experiments.common import launch, settings, sources
+from experiments.common.experiment import Experiment
+from experiments.common.sources import Datasets
+from experiments.evaluations.robustness import robust_accuracy
+from experiments.studies import arms
+
+JEM_ARMS: dict[str, dict[str, Any]] = {
+    'plain classifier': {'loss.p_x_weight': 0.0, 'loss.alpha': 0.0},
+    'JEM': {'loss.balanced': False, 'loss.alpha': 0.0},
+    'ST-JEM': {},
+}
+DAT_ARMS: dict[str, dict[str, Any]] = {
+    'adversarial training alone': {'loss.p_x_weight': 0.0},
+    'dual adversarial training': {},
+}
+
+
+def define(values: Any) -> None:
+    """The flags."""
+    flags.DEFINE_string('workdir', None, 'Folder of the study.', flag_values=values)
+    flags.DEFINE_string('data', 'digits', 'The data set.', flag_values=values)
+    flags.DEFINE_integer('seeds', 3, 'Runs of each method.', 1, flag_values=values)
+    flags.DEFINE_integer('steps', 1200, 'Training steps of a run.', 1, flag_values=values)
+    flags.DEFINE_list('radii', ['.25', '.5', '1'], 'Of the attacks.', flag_values=values)
+    flags.DEFINE_integer('attacked', 360, 'Test examples to attack.', 1, flag_values=values)
+    flags.DEFINE_integer('attack_steps', 50, 'Steps of each attack.', 1, flag_values=values)
+    flags.DEFINE_integer('refine', 10, 'Steps of the refinement.', 1, flag_values=values)
+    flags.mark_flag_as_required('workdir', values)
+
+
+def measure(
+    experiment: Experiment, state: TrainState, radii: list[float], values: Any, refine: int
+) -> dict[str, float]:
+    """Accuracy on all test images, and under attack of some; with `refine`, also after as many
+    steps."""
+    found = predict.predict_dataset(experiment.predict, state.eval_params, experiment.test)
+    result = {'accuracy': calibration.accuracy(found['logits'], experiment.test.y)}
+    for prefix, steps in (('', 0), ('refined ', refine)):
+        if prefix and not refine:
+            continue
+        accuracy, _ = robust_accuracy(
+            experiment,
+            state,
+            'l2',
+            radii,
+            examples=values.attacked,
+            steps=values.attack_steps,
+            refine=steps,
+        )
+        result |= {f'{prefix}{radius:g}': share for radius, share in accuracy.items()}
+    return result
+
+
+def run(values: Any) -> None:
+    """Train what is missing, write and print."""
+    workdir, radii = pathlib.Path(values.workdir), [float(radius) for radius in values.radii]
+    train, test = sources.splits(values.data)
+    whole, found = Datasets(train=train, test=test), {}
+    large = train.x.shape[1] > 16
+    for name, module, chosen in (
+        ('jem', mnist_st_jem if large else digits_st_jem, JEM_ARMS),
+        ('dat', digits_dat, DAT_ARMS),
+    ):
+        base = module.get_config()
+        settings.update(base, {'steps': values.steps, 'data.source': values.data})
+        if large:
+            base.network.widths, base.network.strides = (16, 32, 64, 64), (2, 1, 2, 2)
+            base.optimizer.warmup = min(200, values.steps // 4)
+        if name == 'dat':
+            base.adversary.radius = radii[-2] if len(radii) > 1 else radii[0]
+        found |= arms.results(
+            workdir / name,
+            module,
+            base,
+            chosen,
+            values.seeds,
+            lambda seed: whole,
+            partial(measure, radii=radii, values=values, refine=values.refine),
+        )
+    rows: dict[str, list[dict[str, float]]] = {}
+    for arm, runs_of_arm in found.items():
+        rows[arm] = runs_of_arm
+        if arm == 'ST-JEM':
+            start = 'refined '
+            rows[f'{arm}, {values.refine} steps of refinement'] = [
+                {name.removeprefix(start): x for name, x in run.items() if name.startswith(start)}
+                | {'survived': run['survived']}
+                for run in runs_of_arm
+            ]
+    columns = {'accuracy': 'accuracy, %'} | {
+        f'{radius:g}': f'radius {radius:g}, %' for radius in (0.0, *radii)
+    }
+    lines = arms.table({arm: rows[arm] for arm in rows}, columns, percent=' '.join(columns))
+    (workdir / 'table.md').write_text('\n'.join(lines) + '\n')
+    print('\n'.join(lines))
+
+
+if __name__ == '__main__':
+    launch.main(run, define, __doc__)
