@@ -3,7 +3,7 @@ dual adversarial training, on the same network, data and steps.
 
     python -m experiments.studies.robustness --workdir=runs/robust
     python -m experiments.studies.robustness --workdir=runs/robust_mnist --data=npz:data/mnist.npz \\
-        --steps=1000 --radii=.5,1,2 --attacked=200
+        --steps=1000 --radii=.5,1,2
 
 APGD-CE and then APGD-DLR on what is left, in L2; radii are for pixels in [0, 1]. An attack on a
 classifier that refines its input first goes through the whole chain. Writes arms.json and table.md;
@@ -76,7 +76,8 @@ def run(values: Any) -> None:
     """Train what is missing, write and print."""
     workdir, radii = pathlib.Path(values.workdir), [float(radius) for radius in values.radii]
     train, test = sources.splits(values.data)
-    whole, found = Datasets(train=train, test=test), {}
+    whole = Datasets(train=train, test=test)
+    found: dict[str, list[dict[str, float]]] = {}
     large = train.x.shape[1] > 16
     for name, module, chosen in (
         ('jem', mnist_st_jem if large else digits_st_jem, JEM_ARMS),
