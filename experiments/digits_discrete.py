@@ -18,7 +18,7 @@ from experiments.families.networks import EnergyNetwork
 
 
 def get_config() -> IcdSettings:
-    config = IcdSettings(steps=1500)
+    config = IcdSettings(steps=1000)
     config.data.noise = 0.0
     config.optimizer.learning_rate = 1e-3
     config.optimizer.decay_to, config.optimizer.b1 = 0.05, 0.9

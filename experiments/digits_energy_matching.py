@@ -12,11 +12,11 @@ build = image_energy_matching
 
 
 def get_config() -> EnergyMatchingSettings:
-    config = EnergyMatchingSettings(steps=3000)
+    config = EnergyMatchingSettings(steps=2000)
     config.optimizer.learning_rate = 1e-3
-    config.loss.warmup = 2000
+    config.loss.warmup = 1500
     config.network = EnergyNetwork(
-        width=32, stages=(2, 4), scales=1, plain=True, norm=False, kernel_transform='plain'
+        width=16, stages=(2, 4), scales=1, plain=True, norm=False, kernel_transform='plain'
     )
     return config
 
