@@ -55,6 +55,8 @@ setup(
             'pytest-xdist>=3.6',
             'ruff>=0.12',
             'blackjax>=1.2.5,<2',
+            'foolbox>=3.3.4,<4',
+            'hypothesis>=6.100,<7',
             'mypy>=1.15,<3',
             'pre-commit>=4',
             'selenium>=4.30,<5',
@@ -66,6 +68,7 @@ setup(
             'latex2mathml>=3.77',
             'ipywidgets>=8',
         ],
+        'density': ['blackjax>=1.2.5,<2'],  # for evaluate.partition.tempered_smc
         'speech': [
             'librosa>=0.11,<0.12',
             'soundfile>=0.13',

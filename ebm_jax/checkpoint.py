@@ -2,11 +2,14 @@
 ages, keys, step."""
 
 import contextlib
+import dataclasses
+import hashlib
 import logging
 import pathlib
 from collections.abc import Callable
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from jax.sharding import SingleDeviceSharding
 from orbax.checkpoint.checkpoint_managers import preservation_policy as keep_policy
@@ -50,6 +53,8 @@ class Checkpoints:
         for the user."""
         self.folder = pathlib.Path(folder).absolute()
         self.every, self.keep, self.read_only, self.echo = every, keep, read_only, echo
+        if self.folder.exists() and not self.folder.is_dir():
+            raise InputError(f'{self.folder} is a file and not a folder: use a new workdir')
         if read_only and not self.folder.is_dir():
             raise InputError(f'no checkpoints in {self.folder}: train first')
         ring = keep_policy.EveryNSteps(interval_steps=every, max_to_keep=keep)
@@ -88,7 +93,13 @@ class Checkpoints:
         """
         step = int(state.step)
         if step not in self._manager.all_steps():
-            self._try(lambda: self._manager.save(step, args=ocp.args.StandardSave(state)))
+            self._try(
+                lambda: self._manager.save(
+                    step,
+                    args=ocp.args.StandardSave(state),
+                    custom_metadata={'sha256': digests(state)},
+                )
+            )
 
     def drop_after(self, step: int) -> None:
         """Remove the checkpoints after a step, newest first: a run that went back to it will write
@@ -151,6 +162,7 @@ class Checkpoints:
         target = jax.tree.map(_on_this_device, template)
         with self._reading(step):
             state = self._manager.restore(step, args=ocp.args.StandardRestore(target))
+        self._check(step, int(state.step), digests(state))
         mismatch = [
             (jax.tree_util.keystr(path), a.shape, b.shape)
             for (path, a), b in zip(
@@ -172,7 +184,7 @@ class Checkpoints:
         with self._reading(step), ocp.PyTreeCheckpointer() as checkpointer:
             saved = checkpointer.metadata(file).item_metadata.tree
             name = 'ema_params' if jax.tree.leaves(saved.get('ema_params')) else 'params'
-            target = {name: jax.tree.map(_on_this_device, saved[name])}
+            target = {part: jax.tree.map(_on_this_device, saved[part]) for part in (name, 'step')}
             restored = checkpointer.restore(
                 file,
                 args=ocp.args.PyTreeRestore(
@@ -181,7 +193,24 @@ class Checkpoints:
                     restore_args=ocp.checkpoint_utils.construct_restore_args(target),
                 ),
             )
-            return restored[name]
+        self._check(step, int(restored['step']), {name: _digest(restored[name])})
+        return restored[name]
+
+    def _check(self, step, inside, found):
+        """Refuse a checkpoint of another step, or one that is not what was saved.
+
+        Args: inside: the step in it. found: `digests` of what was read.
+        """
+        folder = self.folder / str(step)
+        if inside != step:
+            raise _DamagedError(f'checkpoint {folder} holds the state of step {inside}')
+        saved = (self._manager.metadata(step).custom_metadata or {}).get('sha256', {})
+        wrong = [name for name, digest in found.items() if saved.get(name, digest) != digest]
+        if wrong:
+            raise _DamagedError(
+                f'checkpoint {folder} does not hold what was saved ({", ".join(wrong)} differ from '
+                'their SHA-256)'
+            )
 
     @contextlib.contextmanager
     def _reading(self, step):
@@ -228,6 +257,26 @@ class Checkpoints:
             self.wait()
         finally:
             self._manager.close()
+
+
+def digests(state: TrainState) -> dict[str, str]:
+    """{field: SHA-256 of its arrays} of a state; {} where it lies on several processes."""
+    if not all(leaf.is_fully_addressable for leaf in jax.tree.leaves(state)):
+        return {}
+    fields = {part.name: getattr(state, part.name) for part in dataclasses.fields(state)}
+    return {name: _digest(field) for name, field in fields.items()}
+
+
+def _digest(tree):
+    """SHA-256 of the arrays of a pytree, with their shapes and types."""
+    found = hashlib.sha256()
+    for leaf in jax.tree.leaves(tree):
+        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            leaf = jax.random.key_data(leaf)
+        array = np.ascontiguousarray(leaf)
+        found.update(f'{array.shape} {array.dtype}'.encode())
+        found.update(array.tobytes())
+    return found.hexdigest()
 
 
 def _on_this_device(leaf):

@@ -278,6 +278,7 @@ class _Loop:
                 'parameters': cost.num_parameters(state.params),
                 'devices': cost.describe(devices),
                 'quarantined_chains': int(state.quarantined),
+                'healthy': monitor.dead is None,
             }
         )
         return process.gathered(sharding.unshard_state(state, devices))

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from ebm_jax import process
 from ebm_jax.checkpoint import Checkpoints
 from ebm_jax.errors import InputError
-from ebm_jax.record import atomic_write, write_json
+from ebm_jax.record import atomic_write, read_json, read_rows, write_json
 from ebm_jax.train import Recipe
 
 SOON = 4  # in intervals of checkpoints: the length of the ring, plus one
@@ -31,6 +31,35 @@ class RecoveryAction(NamedTuple):
     recipe: Callable[[], Recipe] | None = None
 
 
+ENTRY = {
+    'attempt': int,
+    'diverged_at': int,
+    'why': str,
+    'back_to': int,
+    'change': str,
+    'settled': bool,
+}
+
+
+def read_log(path: pathlib.Path) -> list[dict[str, Any]]:
+    """The attempts of a run so far, from recoveries/log.json.
+
+    Raises: InputError where it is damaged: without it nobody knows in which attempt the run is.
+    """
+    log, problem = read_json(path, [])
+    for entry in log:
+        if not isinstance(entry, dict) or any(
+            not isinstance(entry.get(name), kind) for name, kind in ENTRY.items()
+        ):
+            problem = problem or f'holds an entry that is not one of a recovery ({entry!r})'
+    if problem:
+        raise InputError(
+            f'{path} {problem}: it says in which attempt the run is, so put a copy back, or train '
+            'in a new workdir'
+        )
+    return log
+
+
 class Guard:
     """The attempts of one run: the current one, and where the next one would go back to. Kept in
     WORKDIR/recoveries, which nothing else writes."""
@@ -38,8 +67,7 @@ class Guard:
     def __init__(self, workdir: pathlib.Path, actions: Sequence[RecoveryAction]) -> None:
         """actions: one for each attempt, in turn."""
         self.folder, self.actions = pathlib.Path(workdir) / 'recoveries', tuple(actions)
-        log = self.folder / 'log.json'
-        self.log: list[dict[str, Any]] = json.loads(log.read_text()) if log.exists() else []
+        self.log = read_log(self.folder / 'log.json')
         done = [entry['change'] for entry in self.log]
         given = [action.name for action in self.actions]
         if given[: len(done)] != done:
@@ -128,8 +156,8 @@ class Guard:
 
     def _write(self, number, back_to, lines):
         self.folder.mkdir(exist_ok=True)
-        rows = (self.folder.parent / 'metrics.jsonl').read_text().splitlines()
-        abandoned = [row + '\n' for row in rows if json.loads(row)['step'] > back_to]
+        rows, _ = read_rows(self.folder.parent / 'metrics.jsonl')
+        abandoned = [json.dumps(row) + '\n' for row in rows if row['step'] > back_to]
         atomic_write(self.folder / f'abandoned_{number}.jsonl', ''.join(abandoned))
         atomic_write(self.folder / 'log.txt', '\n'.join(lines) + '\n')
         # last: from here on the run is in this attempt

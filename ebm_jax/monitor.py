@@ -24,6 +24,7 @@ BAR = (
     '[{elapsed}<{remaining}, {rate_fmt}{postfix}]'
 )
 TICK = 1.0  # seconds between signs of life while a step is compiled
+WINDOW = 5  # logged steps without any learning after which a run counts as dead
 LAG = 2  # steps that may be under way on an accelerator before their metrics are checked
 
 
@@ -56,6 +57,8 @@ class Monitor:
         self.compile_seconds = 0.0  # of all compilations, with the first step of each
         self.last_end: float | None = None
         self.progress: Any = None  # a tqdm, while steps are made
+        self.logged: collections.deque[dict[str, float]] = collections.deque(maxlen=WINDOW)
+        self.dead: int | None = None  # the step at which the network was found dead
 
     def bar(self, start: int) -> Iterable[int]:
         """The steps from `start` to the end, under a progress bar."""
@@ -130,8 +133,20 @@ class Monitor:
         if step % self.log_every == 0 or step in (1, self.steps):
             values = _computed(jax.device_get(metrics))
             self.recorder.scalars(step, {**values, 'steps_per_second': self.steps_per_second()})
+            self._watch_life(step, values)
             shown = {name: f'{values[name]:.3g}' for name in self.show if name in values}
             self.progress.set_postfix(shown, refresh=False)
+
+    def _watch_life(self, step, values):
+        """Say once when the network has stopped to tell examples apart, which nothing mends."""
+        self.logged.append(values)
+        if self.dead is None and len(self.logged) == WINDOW and is_dead(self.logged):
+            self.dead = step
+            self.progress.write(
+                f'Warning: at step {step} the network no longer tells data from samples (their '
+                f'energies, or the loss, are the same at {WINDOW} logged steps): it is dead. Stop '
+                'the run, and start another one with a lower learning rate or larger warm-up.'
+            )
 
     def _diverged(self, step, metrics):
         self.progress.close()
@@ -152,6 +167,19 @@ class Monitor:
         if not np.isfinite(np.asarray(self.batch_at(step)['x'])).all():
             why += '; its batch holds values that are not finite'
         raise Diverged(step, why)
+
+
+def is_dead(rows: Iterable[Mapping[str, float]]) -> bool:
+    """Whether in all these rows of metrics the energies of data and of samples are the same, or the
+    loss does not change at all."""
+    rows = list(rows)
+    flat = [
+        abs(row['s_gap']) <= 1e-6 * (1 + abs(row['s_positives']))
+        for row in rows
+        if 's_gap' in row and 's_positives' in row
+    ]
+    losses = {row.get('loss') for row in rows}
+    return (len(flat) == len(rows) and all(flat)) or (len(losses) == 1 and None not in losses)
 
 
 def _computed(metrics):

@@ -60,12 +60,15 @@ def gathered(state: Any) -> Any:
 def exclusive_lock(folder: str | pathlib.Path) -> Iterator[None]:
     """Lock a folder for this run; the system releases the lock however the process ends.
 
-    Raises: InputError where another run holds it.
+    Raises: InputError where another run holds it, or where its file is a folder.
     """
     if not is_primary():
         yield
         return
-    with (pathlib.Path(folder) / '.lock').open('a+') as lock:
+    file = pathlib.Path(folder) / '.lock'
+    if file.is_dir():
+        raise InputError(f'{file} is a folder and not a file: remove it')
+    with file.open('a+') as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

@@ -5,19 +5,36 @@ import json
 import math
 import os
 import pathlib
+import shutil
+import sys
 import warnings
 from collections.abc import Mapping
 from typing import Any
 
-from ebm_jax.errors import InputError
 from ebm_jax.images import Grid, image_grid, save_grid
 
 SUMMARY = 'summary.json'
+DAMAGED = 'damaged'  # folder of a workdir for what could not be read
+
+
+def set_aside(path: pathlib.Path, why: str, *, keep: bool = False) -> None:
+    """Move what is at a path, file or folder, to the folder `damaged` beside it, and say so.
+
+    Args: why: the end of the sentence "PATH ...". keep: copy it instead.
+    """
+    folder = path.parent / DAMAGED
+    folder.mkdir(exist_ok=True)
+    target = folder / f'{path.name}_{len(list(folder.iterdir()))}'
+    shutil.copy2(path, target) if keep else path.rename(target)
+    print(f'{path} {why}: what was there is now {target}', file=sys.stderr)
 
 
 def atomic_write(path: str | pathlib.Path, text: str) -> None:
-    """Write a file completely or not at all: to a file beside it, which is then renamed."""
+    """Write a file completely or not at all: to a file beside it, which is then renamed. A folder
+    of that name is set aside."""
     path = pathlib.Path(path)
+    if path.is_dir():
+        set_aside(path, 'is a folder and not a file')
     beside = path.with_name(path.name + '.part')
     beside.write_text(text)
     os.replace(beside, path)
@@ -43,28 +60,39 @@ def _finite(content):
     return str(content) if isinstance(content, float) and not math.isfinite(content) else content
 
 
-def read_summary(workdir: str | pathlib.Path) -> dict[str, Any]:
-    """WORKDIR/summary.json, {} where there is none.
-
-    Raises: InputError where it cannot be read.
-    """
-    path = pathlib.Path(workdir) / SUMMARY
+def read_json(path: pathlib.Path, absent: Any) -> tuple[Any, str]:
+    """(content, '') of a file that can be made again; (absent, '') where there is none, and
+    (absent, what is wrong) where it cannot be read or is not of the type of `absent`."""
     if not path.exists():
-        return {}
+        return absent, ''
     try:
-        return dict(json.loads(path.read_text()))
-    except (ValueError, TypeError, OSError) as error:
-        raise InputError(
-            f'{path} cannot be read ({error}): it is damaged; delete it, and evaluate again'
-        ) from error
+        content = json.loads(path.read_text())
+    except (ValueError, OSError) as error:
+        return absent, f'cannot be read ({error})'
+    if not isinstance(content, type(absent)):
+        return absent, f'holds a {type(content).__name__}, not a {type(absent).__name__}'
+    return content, ''
+
+
+def read_summary(workdir: str | pathlib.Path) -> dict[str, Any]:
+    """WORKDIR/summary.json; {} where there is none, and with a warning where it is damaged."""
+    path = pathlib.Path(workdir) / SUMMARY
+    summary, problem = read_json(path, {})
+    if problem:
+        warnings.warn(f'{path} {problem} and is left out', stacklevel=2)
+    return summary
 
 
 def update_summary(workdir: str | pathlib.Path, content: Mapping[str, Any]) -> dict[str, Any]:
-    """Merge values into WORKDIR/summary.json; nested dicts are merged too.
+    """Merge values into WORKDIR/summary.json; nested dicts are merged too. A damaged one is set
+    aside and begun anew.
 
     Returns: the whole summary.
     """
-    path, summary = pathlib.Path(workdir) / SUMMARY, read_summary(workdir)
+    path = pathlib.Path(workdir) / SUMMARY
+    summary, problem = read_json(path, {})
+    if problem:
+        set_aside(path, f'{problem} and is begun anew')
 
     def merge(into, new):
         for key, value in new.items():
@@ -84,12 +112,14 @@ class Recorder:
 
     def __init__(self, workdir: str | pathlib.Path, start_step: int = 0) -> None:
         self.workdir = pathlib.Path(workdir)
+        for name in ('samples', 'tensorboard'):
+            if (self.workdir / name).is_file():
+                set_aside(self.workdir / name, 'is a file and not a folder')
         path = self.workdir / 'metrics.jsonl'
-        kept = (
-            [line for line in path.read_text().splitlines() if _step_of(line) <= start_step]
-            if path.exists()
-            else []
-        )
+        rows, problem = read_rows(path)
+        if problem and path.is_file():
+            set_aside(path, f'{problem}; the lines that can be read stay', keep=True)
+        kept = [json.dumps(row) for row in rows if row['step'] <= start_step]
         atomic_write(path, ''.join(line + '\n' for line in kept))
         self._lines = path.open('a')
         self._events = _events(self.workdir / 'tensorboard', start_step)
@@ -143,9 +173,24 @@ def _events(folder, start_step):
     return SummaryWriter(str(folder), purge_step=start_step + 1)
 
 
-def _step_of(line):
-    """The step of a metrics line; a line cut short by a crash counts as past every step."""
+def read_rows(path: str | pathlib.Path) -> tuple[list[dict[str, Any]], str]:
+    """(the rows of metrics.jsonl, what is wrong with it): [] where there is none. Lines that hold
+    no row are left out; a last line that was cut short by a crash is no damage."""
+    path = pathlib.Path(path)
+    if not path.exists():
+        return [], ''
     try:
-        return json.loads(line)['step']
-    except json.JSONDecodeError:
-        return math.inf
+        text = path.read_text(errors='replace')
+    except OSError as error:
+        return [], f'cannot be read ({error})'
+    lines, rows, bad = text.splitlines(), [], []
+    for i, line in enumerate(lines):
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            row = None
+        if isinstance(row, dict) and isinstance(row.get('step'), int):
+            rows.append(row)
+        elif i < len(lines) - 1 or row is not None:
+            bad.append(i + 1)
+    return rows, f'has no row in line {bad[0]}' if bad else ''

@@ -9,6 +9,7 @@ would have seen. Scaling and augmentation happen on the device, in `augment`.
 
 import contextlib
 import functools
+import os
 import pathlib
 import zipfile
 import zlib
@@ -93,6 +94,7 @@ def open_npz(path: str | pathlib.Path) -> Iterator[Any]:
     if not pathlib.Path(path).is_file():
         raise InputError(f'no data file at {path}: check the path')
     try:
+        _check_size(path)
         with np.load(path, allow_pickle=False) as pack:
             yield pack
     except InputError:
@@ -101,6 +103,20 @@ def open_npz(path: str | pathlib.Path) -> Iterator[Any]:
         raise InputError(
             f'{path} cannot be read as .npz ({error}): it may be damaged or only partly written'
         ) from error
+
+
+def _check_size(path):
+    """Refuse, before it is read, a file that would not fit into the memory of this machine.
+    Raises: InputError."""
+    with zipfile.ZipFile(path) as archive:
+        size = sum(entry.file_size for entry in archive.infolist())
+    memory = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
+    if size > memory:
+        raise InputError(
+            f'{path} unpacks to {size / 2**30:.1f} GiB, more than the {memory / 2**30:.1f} GiB of '
+            'memory here: it may be damaged or made to do harm; else bring it to TFDS and read it '
+            'from disk (memory=false)'
+        )
 
 
 def npz(path: str | pathlib.Path, split: str) -> Examples:
@@ -151,8 +167,10 @@ def folder(path: str | pathlib.Path, split: str, size: int | None = None) -> Exa
             with Image.open(file) as image:
                 grey = image.mode in ('1', 'L', 'LA')
                 pixels = np.asarray(image.convert('L' if grey else 'RGB'))
-        except (UnidentifiedImageError, OSError) as error:
-            raise InputError(f'{file} cannot be read as an image: remove or replace it') from error
+        except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
+            raise InputError(
+                f'{file} cannot be read as an image ({str(error)[:100]}): remove or replace it'
+            ) from error
         if size is not None:
             pixels = middle(pixels.reshape(*pixels.shape[:2], -1), size)
         images.append(pixels)
@@ -166,10 +184,13 @@ def folder(path: str | pathlib.Path, split: str, size: int | None = None) -> Exa
 
 
 def _images(place, pattern):
+    """Files of images, without links that lead out of the folder."""
+    inside = place.resolve()
     return [
         file
         for file in sorted(place.glob(pattern))
         if file.suffix.lower() in ('.png', '.jpg', '.jpeg', '.bmp')
+        and file.resolve().is_relative_to(inside)
     ]
 
 

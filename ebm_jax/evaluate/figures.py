@@ -6,7 +6,6 @@ it as text for a page, where its lines and letters take the colour of the page's
 
 import functools
 import io
-import json
 import pathlib
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -209,15 +208,3 @@ def curves(
 
 def _number(value):
     return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def read_metrics(path: str | pathlib.Path) -> list[dict[str, Any]]:
-    """The rows of metrics.jsonl; [] where there is none. A line that was cut short is left out."""
-    path = pathlib.Path(path)
-    found = []
-    for line in path.read_text().splitlines() if path.exists() else ():
-        try:
-            found.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
-    return found

@@ -9,6 +9,7 @@ import importlib
 import logging
 import os
 import pathlib
+import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -53,7 +54,12 @@ def main(
                 f'unknown arguments {" ".join(extra)}: settings look like --config.key=value'
             )
     except (flags.Error, InputError, AttributeError, KeyError, TypeError, ValueError) as error:
-        end(f'{str(error).strip().splitlines()[0]} (--help shows the flags)')
+        said = str(error).strip().splitlines()[0]
+        # absl's sentence on a required flag that was not given
+        missing = re.match(r'flag --(\w+)=None: Flag --\w+ must have a value', said)
+        if missing:
+            said = f'give --{missing[1]}=...'
+        end(f'{said} (--help shows the flags)')
     try:
         run(values)
     except InputError as error:
@@ -119,12 +125,23 @@ def define_settings(values: Any, config: Any, arguments: Sequence[str]) -> None:
         if argument.startswith(('--config.', '-config.', '--noconfig.')):
             name = argument.lstrip('-').partition('=')[0].partition('.')[2]
             if name not in known:
-                close = difflib.get_close_matches(name, known, 1, 0.5)
-                hint = f', did you mean --config.{close[0]}?' if close else ''
-                raise InputError(f'there is no setting --config.{name}{hint}')
+                raise InputError(_unknown(name, known))
     config_flags.DEFINE_config_dataclass(
         'config', config, 'Settings.', flag_values=values, sys_argv=['', *arguments]
     )
+
+
+def _unknown(name, known):
+    """What to say of a setting that is not there."""
+    inside = [path for path in known if path.startswith(f'{name}.')]
+    if inside:
+        return f'{name} is a group of settings: {", ".join(f"--config.{path}" for path in inside)}'
+    group, _, _ = name.rpartition('.')
+    beside = [path.rpartition('.')[2] for path in known if path.rpartition('.')[0] == group]
+    close = difflib.get_close_matches(name, known, 1, 0.7)
+    hint = f' (did you mean --config.{close[0]}?)' if close else ''
+    there = f'; there are {", ".join(beside)}' if group and beside else ''
+    return f'there is no setting --config.{name}{there}{hint}'
 
 
 def define_config(values: Any, config: Any) -> None:

@@ -5,6 +5,7 @@ import html
 import io
 import itertools
 import pathlib
+import re
 import string
 from collections.abc import Iterable, Sequence
 
@@ -17,6 +18,11 @@ KINDS = {'.png': 'image/png', '.wav': 'audio/wav'}
 REFRESH = 20  # seconds after which a page that is still written is read again
 _numbers = itertools.count()  # of the sliders, whose names must differ within a page
 
+# what a drawing of ours never holds, and what could run in a page
+ACTIVE = re.compile(
+    r'<\s*(script|foreignObject|iframe|object|embed|animate|set)\b|\son\w+\s*=|javascript:', re.I
+)
+
 
 def page(title: str, parts: Iterable[str], *, unfinished: bool = False) -> str:
     """The whole file. parts: HTML, one after the other. unfinished: it will be written again, and
@@ -28,14 +34,16 @@ def page(title: str, parts: Iterable[str], *, unfinished: bool = False) -> str:
 def figure(folder: pathlib.Path, shown: Shown) -> str:
     """Something to look at or listen to; '' where its file is not there."""
     path = folder / shown.file
-    if not path.is_file():
+    if not path.is_file() or not path.resolve().is_relative_to(folder.resolve()):
         return ''
     title, caption = html.escape(shown.title), html.escape(shown.caption)
     kind = path.suffix
     if kind == '.svg':
-        content = path.read_text().replace(
+        content = path.read_text(errors='replace').replace(
             '<svg', f'<svg role="img" aria-label="{title}: {caption}"', 1
         )
+        if ACTIVE.search(content):
+            content = f'<p>{html.escape(shown.file)} is left out: it holds more than a drawing.</p>'
     elif kind == '.wav':
         content = f'<audio controls preload="none" src="{_inside(path)}"></audio>'
     elif shown.frames:

@@ -7,12 +7,13 @@ import pathlib
 import re
 import shlex
 import sys
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ebm_jax.errors import InputError
 from ebm_jax.evaluate import figures
-from ebm_jax.record import atomic_write, read_summary
+from ebm_jax.record import atomic_write, read_json, read_rows, read_summary
 from ebm_jax.trained import is_export, read_config
 from experiments.common import page, settings
 from experiments.common.headlines import headlines_of
@@ -91,12 +92,10 @@ def read(workdir: str | pathlib.Path) -> Workdir:
 
 
 def _json(path, absent):
-    try:
-        return json.loads(path.read_text()) if path.exists() else absent
-    except (ValueError, OSError) as error:
-        raise InputError(
-            f'{path} cannot be read ({error}): it is damaged; delete it, and evaluate again'
-        ) from error
+    content, problem = read_json(path, absent)
+    if problem:
+        warnings.warn(f'{path} {problem} and is left out of the report', stacklevel=2)
+    return content
 
 
 def write(workdir: str | pathlib.Path, training: tuple[int, int] | None = None) -> pathlib.Path:
@@ -257,7 +256,7 @@ TABLES = {'Unfamiliar data': _unfamiliar, 'Samples': _distances}
 
 
 def _curves(run):
-    rows = figures.read_metrics(run.path / 'metrics.jsonl')
+    rows, _ = read_rows(run.path / 'metrics.jsonl')
     steps = [entry['back_to'] for entry in run.recoveries]
     figure = figures.curves(rows, PANELS, steps)
     if figure is None:

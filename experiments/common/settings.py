@@ -16,6 +16,7 @@ from typing import Any
 from ebm_jax.errors import InputError
 
 LARGEST = 2**31 - 1  # of whole numbers, which JAX keeps in 32 bits
+LARGEST_FLOAT = 1e12  # far above any that means something
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,13 +58,15 @@ class Meaning:
         return ''
 
     def allows(self, value: Any) -> bool:
-        """Whether a number or word is in range; numbers must be finite."""
+        """Whether a number or word is in range; numbers must be finite, and at most LARGEST_FLOAT
+        in size."""
         if self.choices:
             return value in self.choices
         if isinstance(value, bool) or not isinstance(value, int | float):
             return True
         return (
             math.isfinite(value)
+            and abs(value) <= LARGEST_FLOAT
             and (self.low is None or value >= self.low)
             and (self.high is None or value <= self.high)
             and (self.above is None or value > self.above)
@@ -102,14 +105,15 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 
 def from_dict(config: Any, tree: Mapping[str, Any]) -> Any:
-    """A configuration like `config` with the values of a tree of `to_dict`.
+    """A configuration like `config` with the values of a tree of `to_dict`. Settings that have been
+    added since keep their defaults, by which a run of before stays what it was.
 
-    Raises: KeyError with the names that only one of the two has.
+    Raises: KeyError with the names that `config` does not have.
     """
     config = copy(config)
     names, given = set(flatten(config)), flat(tree)
-    if names != set(given):
-        raise KeyError(', '.join(sorted(names ^ set(given))))
+    if set(given) - names:
+        raise KeyError(', '.join(sorted(set(given) - names)))
     update(config, given)
     return config
 
@@ -185,7 +189,10 @@ def check(config: Any, prefix: str = '') -> None:
             raise InputError(f'--config.{path} must hold at least {meaning.min_length} value')
         if not all(meaning.allows(item) for item in values if item is not None):
             raise InputError(
-                f'--config.{path} must be {meaning.range or "finite"}, got {_shown(value)}'
+                f'--config.{path} must be {meaning.range or "finite"}, and at most '
+                f'{LARGEST_FLOAT:g} in size, got {_shown(value)}'
+                if any(isinstance(item, float) and abs(item) > LARGEST_FLOAT for item in values)
+                else f'--config.{path} must be {meaning.range or "finite"}, got {_shown(value)}'
             )
 
 

@@ -6,7 +6,7 @@ import statistics
 
 import jax
 
-from ebm_jax.evaluate import figures
+from ebm_jax.record import read_rows
 from ebm_jax.sharding import num_shards
 from ebm_jax.train import Recipe, TrainState
 from experiments.common.experiment import Experiment
@@ -22,7 +22,7 @@ def kl_gradient_ratio(
     del experiment, state
     if without_kl is None:
         return Section({'kl_gradient_ratio': None}, [])
-    rows = figures.read_metrics(workdir / 'metrics.jsonl')
+    rows, _ = read_rows(workdir / 'metrics.jsonl')
     pairs = [(row.get('grad_norm/kl'), row.get('grad_norm/contrast')) for row in rows]
     # a norm that is not finite is a string
     pairs = [pair for pair in pairs if all(isinstance(norm, float) and norm > 0 for norm in pair)]

@@ -2,8 +2,8 @@
 dual adversarial training, on the same network, data and steps.
 
     python -m experiments.studies.robustness --workdir=runs/robust
-    python -m experiments.studies.robustness --workdir=runs/robust_mnist --data=npz:data/mnist.npz \\
-        --steps=1000 --radii=.5,1,2
+    python -m experiments.studies.robustness --workdir=runs/robust_mnist \\
+        --data=npz:data/mnist.npz --steps=1000 --radii=.5,1,2
 
 APGD-CE and then APGD-DLR on what is left, in L2; radii are for pixels in [0, 1]. An attack on a
 classifier that refines its input first goes through the whole chain. Writes arms.json and table.md;
