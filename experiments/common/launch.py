@@ -12,6 +12,7 @@ import pathlib
 import re
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -40,6 +41,7 @@ def main(
       description: what --help prints before the flags.
     """
     keep_programs()
+    warnings.showwarning = _warn
     for name in ('absl', 'asyncio'):  # orbax logs the traceback of what it also raises
         logging.getLogger(name).setLevel(logging.CRITICAL)
     values = flags.FlagValues()
@@ -78,6 +80,11 @@ def main(
             raise
         traceback.print_exc()
         leave(1)
+
+
+def _warn(message, *where, **more):
+    """A warning as one line for users."""
+    print(f'warning: {message}', file=sys.stderr)
 
 
 def help_page(description: str | None, values: Any) -> str:

@@ -3,7 +3,10 @@
 from dataclasses import dataclass
 from typing import Any
 
+import jax
+
 from ebm_jax import kernels, model
+from ebm_jax.images import Grid
 from ebm_jax.methods.energy_matching import energy_matching
 from ebm_jax.model import INITIAL
 from ebm_jax.spec import Part, Sampling, energy_spec
@@ -101,4 +104,17 @@ def image_energy_matching(
         clip=c.clip or None,
     )
     trained = model.build(spec, {'network': network})
-    return energy_experiment(config, datasets, trained, method, show=('loss', 'loss/flow', 's_gap'))
+
+    def pictures(state):
+        x = trained.sample(jax.random.key(0), state.eval_params, trained.labels(50))
+        steps = config.fresh.num_steps
+        return {'fresh': Grid(trained.pictures(x), 10, f'Fresh samples, {steps} steps from noise.')}
+
+    return energy_experiment(
+        config,
+        datasets,
+        trained,
+        method,
+        show=('loss', 'loss/flow', 's_gap'),
+        pictures=pictures,
+    )

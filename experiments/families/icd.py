@@ -6,7 +6,7 @@ one in u).
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -20,7 +20,7 @@ from ebm_jax.evaluate import post_hoc, predict
 from ebm_jax.evaluate.attributes import ATTRIBUTES, relabelled, thirds
 from ebm_jax.methods.icd import icd
 from ebm_jax.spec import Part, Sampling, TransitionPart, energy_spec
-from ebm_jax.train import LIMITS, Recipe
+from ebm_jax.train import LIMITS, Pictures, Recipe, TrainState
 from ebm_jax.types import InitialSampler, Kernel, Method, Network, ReplayBuffer
 from experiments.common import sources
 from experiments.common.building import (
@@ -205,6 +205,7 @@ def energy_experiment(
     limits: Mapping[str, float] = LIMITS,
     show: tuple[str, ...] = ('loss', 's_gap', 'grad_norm'),
     chains: TrainingChains | None = None,
+    pictures: Callable[[TrainState], Pictures] | None = None,
 ) -> Experiment:
     """The experiment of a method that trains an energy without a classifier.
 
@@ -213,6 +214,7 @@ def energy_experiment(
       trained: the model. method: how it is trained.
       limits: of metrics, beyond which the run has diverged. show: metrics on the progress bar.
       chains: those of training, where they outlive a step.
+      pictures: what to show while it trains; default: the chains of the replay buffer.
     """
     c, picture_classes = config.optimizer, 0
     if trained.spec.conditional:
@@ -224,7 +226,7 @@ def energy_experiment(
         prepare=prepare_images(config.data.noise, config.data.crop, config.data.flip),
         ema=c.ema,
         limits=limits,
-        pictures=lambda state: buffer_pictures(state, picture_classes),
+        pictures=pictures or (lambda state: buffer_pictures(state, picture_classes)),
         show=show,
         description=trained.spec.to_json(),
     )
