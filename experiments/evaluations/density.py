@@ -90,8 +90,13 @@ def log_likelihood(
     *,
     chains: int = 128,
     bridges: int = 1000,
+    times: int = 100,
 ) -> Section:
-    """log Z of exp(-E(x)), and log p(x) of test images, beside densities of scikit-learn."""
+    """log Z of exp(-E(x)), and log p(x) of test images, beside densities of scikit-learn.
+
+    Args: chains, bridges: of annealed importance sampling. times: the reverse begins at samples of
+      chains that are so many times as long as those of training.
+    """
     del workdir
     model, params, space = experiment.model, state.eval_params, space_of(experiment)
     size, x = int(np.prod(model.spec.shape)), space.test
@@ -104,7 +109,7 @@ def log_likelihood(
         space.energy,
         params,
         space.base,
-        starts=lower.x,
+        starts=long_samples(experiment, state, chains, times),
         description='its reverse',
         **options,
     )
@@ -136,14 +141,25 @@ def log_likelihood(
         f'log Z           {lower.log_z:10.2f}   [{low:.2f}, {high:.2f}], annealed importance '
         f'sampling of {chains} chains over {bridges} bridges, effective sample size '
         f'{lower.effective_sample_size:.1f}',
-        f'log Z, reverse  {upper.log_z:10.2f}   from where these chains ended (an upper bound if '
-        'they are samples of the model); a wide gap means too few bridges or chains that stick',
+        f'log Z, reverse  {upper.log_z:10.2f}   from samples of chains {times} times as long as '
+        'those of training (an upper bound where these are samples of exp(-E)); a gap means too few '
+        'bridges, or chains that have not mixed',
         f'log p(x)        {metrics["log_likelihood"]:10.2f}   nats, mean of {len(x):,} test images'
         f'{others}',
         f'bits per dim    {metrics["bits_per_dim"]:10.3f}   +- {error:.3f} over images',
     ]
     interval = (metrics['bits_per_dim'] - error, metrics['bits_per_dim'] + error)
     return Section(metrics, lines, intervals={'log_z': lower.interval, 'bits_per_dim': interval})
+
+
+def long_samples(experiment: Experiment, state: TrainState, n: int, times: int) -> np.ndarray:
+    """n samples of p(x) by chains `times` as long as those of training; [n, ...] in the box."""
+    model, chains = experiment.model, experiment.chains
+    steps = times * (chains.num_steps if chains is not None else model.num_steps())
+    x = model.sample(
+        jax.random.key(7), state.eval_params, model.labels(n), steps, description='long chains'
+    )
+    return np.clip(x, -1, 1)
 
 
 def temperature_of(sampling: Sampling) -> str:

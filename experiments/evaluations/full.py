@@ -59,7 +59,7 @@ def parts_of(
     if experiment.chains is not None:
         found['long chains'] = density.long_chains, {'times': c.times}
     if model.has_energy and of_images:
-        settings = {'chains': c.chains, 'bridges': c.bridges}
+        settings = {'chains': c.chains, 'bridges': c.bridges, 'times': c.times}
         found['density'] = density.log_likelihood, settings
     return found
 

@@ -1,0 +1,32 @@
+"""A density of the built-in 8x8 digits that its own chains sample: JEM at temperature 1.
+
+    python -m experiments.digits_density --workdir=runs/digits_density
+    python -m experiments.evaluate --workdir=runs/digits_density --suite=full --bridges=4000
+
+Chains with a Metropolis test (HMC at temperature 1, persistent) on digits with noise of .3, uniform
+weights: contrastive divergence as maximum likelihood, so that the samples of long chains are those
+of exp(-E) (Nijkamp et al. 2019 call such learning convergent). JEM's own chains are a descent with
+little noise, whose density was never sampled.
+"""
+
+from experiments.common import launch
+from experiments.families.jem import JemSettings, image_jem
+
+build = image_jem
+
+
+def get_config() -> JemSettings:
+    config = JemSettings(steps=2000)
+    config.data.noise = 0.3
+    config.optimizer.learning_rate = 1e-3
+    for chain in (config.sampler, config.fresh):
+        chain.kernel, chain.step_size = 'hmc', 0.12
+        chain.noise, chain.noise_is_temperature = 1.0, True
+    config.sampler.num_steps, config.fresh.num_steps = 8, 500
+    config.loss.balanced, config.loss.alpha = False, 0.0
+    config.ood = (*config.ood, 'near/letters=letters')
+    return config
+
+
+if __name__ == '__main__':
+    launch.train(__spec__.name)
