@@ -204,7 +204,8 @@ class Checkpoints:
         folder = self.folder / str(step)
         if inside != step:
             raise _DamagedError(f'checkpoint {folder} holds the state of step {inside}')
-        saved = (self._manager.metadata(step).custom_metadata or {}).get('sha256', {})
+        with self._reading(step):
+            saved = (self._manager.metadata(step).custom_metadata or {}).get('sha256', {})
         wrong = [name for name, digest in found.items() if saved.get(name, digest) != digest]
         if wrong:
             raise _DamagedError(

@@ -142,8 +142,8 @@ def log_likelihood(
         f'sampling of {chains} chains over {bridges} bridges, effective sample size '
         f'{lower.effective_sample_size:.1f}',
         f'log Z, reverse  {upper.log_z:10.2f}   from samples of chains {times} times as long as '
-        'those of training (an upper bound where these are samples of exp(-E)); a gap means too few '
-        'bridges, or chains that have not mixed',
+        'those of training (an upper bound where these are samples of exp(-E)); a gap means too '
+        'few bridges, or chains that have not mixed',
         f'log p(x)        {metrics["log_likelihood"]:10.2f}   nats, mean of {len(x):,} test images'
         f'{others}',
         f'bits per dim    {metrics["bits_per_dim"]:10.3f}   +- {error:.3f} over images',
