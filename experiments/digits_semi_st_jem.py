@@ -3,8 +3,12 @@
     python -m experiments.digits_semi_st_jem --workdir=runs/digits_semi
     python -m experiments.evaluate --workdir=runs/digits_semi
 
-Cross-entropy and mutual information over the 50 labelled images, p(x) over all 1,437. Against the
-classifier alone (--config.loss.p_x_weight=0): python -m experiments.studies.semi_supervised.
+Cross-entropy and mutual information over the 50 labelled images; p(x), and the entropy form of the
+mutual information, which needs no labels, over all 1,437.
+
+Time: two minutes on 2 CPU cores that were also busy with other work. Expected: accuracy 92.5 %
+(seed 0; without the entropy form 87 %). Against the classifier alone and two methods of
+scikit-learn over five seeds: python -m experiments.studies.semi_supervised --workdir=runs/few.
 """
 
 from experiments.common import launch
@@ -19,6 +23,7 @@ def get_config() -> JemSettings:
     config.optimizer.learning_rate = 5e-3
     config.sampler.num_steps = 5
     config.loss.alpha, config.loss.positives = 1.0, 64
+    config.loss.entropy_weight = 0.3
     config.ood = (*config.ood, 'near/letters=letters')
     return config
 

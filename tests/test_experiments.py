@@ -2,6 +2,7 @@
 code 2."""
 
 import contextlib
+import dataclasses
 import importlib
 import io
 import json
@@ -30,7 +31,7 @@ from experiments.commands import compare
 from experiments.commands import compose as compose_runs
 from experiments.common import building, launch, report, runs, settings, sources
 from experiments.common.section import Shown
-from experiments.evaluations import density, robustness
+from experiments.evaluations import density, full, robustness
 from experiments.studies import digits_compose, icd_stability
 
 SHARED = ROOT.parent / 'shared' / 'data'
@@ -189,24 +190,31 @@ def test_evaluate_writes_every_metric_under_its_stable_name(evaluated):
 
 
 def test_the_full_suite_keeps_its_parts(evaluated, monkeypatch, capsys):
-    """Stopped in the middle, it goes on; other settings or parameters are measured anew."""
+    """Stopped in the middle, it goes on; other settings are measured anew."""
     workdir, _ = evaluated
     arguments = [
         f'--workdir={workdir}',
         *('--suite=full', '--fresh_per_class=2', '--resamples=2', '--limit=20'),
-        *('--ood=rotated=', '--ood=inverted=', '--ood=noise=', '--ood=mixed='),
+        *(f'--ood={name}=' for name in ('rotated', 'inverted', 'noise', 'mixed', 'near/letters')),
         *('--attacked=16', '--attack_steps=3', '--radii_l2=.5', '--radii_linf=.05,.1'),
         *('--long=8', '--chains=8', '--bridges=3'),
     ]
+    settings_of_suite = full.FullSuite(
+        radii={'l2': [0.5], 'linf': [0.05, 0.1]},
+        attacked=16,
+        attack_steps=3,
+        refine=0,
+        times=8,
+        chains=8,
+        bridges=3,
+    )
+    _, experiment, state = runs.restore(workdir)
     with monkeypatch.context() as patch:
-        patch.setattr(extractor, 'STEPS', 10)
         patch.setattr(density, 'log_likelihood', lambda *given, **more: 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            run_in_process(patch, 'experiments.evaluate', *arguments)
-    assert {file.name for file in (workdir / 'evaluation').iterdir()} == {
-        'robustness.json',
-        'long_chains.json',
-    }
+            full.measure(workdir, experiment, state, settings_of_suite)
+    kept = {file.name for file in (workdir / 'evaluation').iterdir()}
+    assert kept == {'robustness.json', 'long_chains.json'}
     monkeypatch.setattr(extractor, 'STEPS', 10)
     monkeypatch.setattr(robustness, 'robustness', lambda *given, **more: 1 / 0)
     text = in_process(monkeypatch, capsys, 'experiments.evaluate', *arguments)
@@ -218,8 +226,9 @@ def test_the_full_suite_keeps_its_parts(evaluated, monkeypatch, capsys):
         assert isinstance(summary[name], float), name
     assert 'APGD-DLR' in text and 'dequantised from 17 grey levels' in text
     assert 'Accuracy under attack' in (workdir / 'report.html').read_text()
-    with pytest.raises(ZeroDivisionError):  # other settings
-        run_in_process(monkeypatch, 'experiments.evaluate', *arguments, '--attacked=8')
+    with pytest.raises(ZeroDivisionError):
+        other = dataclasses.replace(settings_of_suite, attacked=8)
+        full.measure(workdir, experiment, state, other)
 
 
 def test_the_report_of_a_run_in_a_browser(evaluated, tmp_path):

@@ -31,11 +31,15 @@ from experiments.common.sources import Datasets
 from experiments.studies import arms
 
 ARMS: dict[str, dict[str, Any]] = {
-    'the classifier alone': {'loss.p_x_weight': 0.0, 'loss.alpha': 0.0},
-    'p(x) over all, alpha 0': {'loss.alpha': 0.0},
-    'and mutual information of the labelled, alpha 1': {'loss.alpha': 1.0},
-    'and its entropy form over all, weight .3': {'loss.alpha': 1.0, 'loss.entropy_weight': 0.3},
-    'and its entropy form over all, weight 1': {'loss.alpha': 1.0, 'loss.entropy_weight': 1.0},
+    'the classifier alone': {
+        'loss.p_x_weight': 0.0,
+        'loss.alpha': 0.0,
+        'loss.entropy_weight': 0.0,
+    },
+    'p(x) over all, alpha 0': {'loss.alpha': 0.0, 'loss.entropy_weight': 0.0},
+    'and mutual information of the labelled, alpha 1': {'loss.entropy_weight': 0.0},
+    'and its entropy form over all, weight .3': {},
+    'and its entropy form over all, weight 1': {'loss.entropy_weight': 1.0},
 }
 
 
