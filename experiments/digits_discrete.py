@@ -18,17 +18,17 @@ from experiments.families.networks import EnergyNetwork
 
 
 def get_config() -> IcdSettings:
-    config = IcdSettings(steps=1000)
+    config = IcdSettings(steps=800)
     config.data.noise = 0.0
     config.optimizer.learning_rate = 1e-3
     config.optimizer.decay_to, config.optimizer.b1 = 0.05, 0.9
     # a temperature; the step size of these chains is one pixel
     config.sampler.noise, config.sampler.noise_is_temperature = 1.0, True
-    config.sampler.num_steps, config.fresh.num_steps = 40, 1000
+    config.sampler.num_steps, config.fresh.num_steps = 30, 1000
     config.buffer.kind, config.buffer.capacity, config.buffer.restart = 'persistent', 2048, 0.01
     config.loss.kl_weight, config.loss.l2_weight, config.loss.energy_limit = 0.0, 1e-3, 1e3
     config.network = EnergyNetwork(
-        width=16, stages=(2, 4), scales=1, plain=True, norm=False, kernel_transform='plain'
+        width=8, stages=(2, 4), scales=1, plain=False, norm=False, kernel_transform='plain'
     )
     return config
 
