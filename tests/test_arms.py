@@ -1,0 +1,75 @@
+"""Studies of settings by seeds: what is cut off, what is kept, how intervals are made."""
+
+import json
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from ebm_jax.data import Examples
+from ebm_jax.errors import InputError
+from experiments import digits_st_jem
+from experiments.common import settings
+from experiments.common.sources import Datasets
+from experiments.studies import arms
+
+MADE = Examples('made', np.arange(100, dtype=np.uint8).reshape(100, 1, 1, 1), np.arange(100) % 10)
+
+
+def test_validation_is_cut_from_training_and_nothing_else():
+    test = MADE._replace(name='test')
+    found = arms.validation(Datasets(train=MADE, test=test), 20, seed=3)
+    held, kept = found.test.x.reshape(-1), found.train.x.reshape(-1)
+    assert len(held) == 20 and sorted([*held, *kept]) == list(range(100))
+    again = arms.validation(Datasets(train=MADE, test=test), 20, seed=3)
+    np.testing.assert_array_equal(again.test.x, found.test.x)
+    assert set(arms.validation(Datasets(train=MADE, test=test), 20, seed=4).test.x.flat) != set(
+        held
+    )
+    with pytest.raises(InputError, match='cannot be cut off'):
+        arms.validation(Datasets(train=MADE, test=test), 60)
+
+
+def test_intervals_are_students_and_the_table_says_so():
+    values = [0.91, 0.93, 0.95, 0.90]
+    mean, half = arms.interval(values)
+    low, high = stats.t.interval(0.95, 3, np.mean(values), stats.sem(values))
+    assert mean == pytest.approx(np.mean(values)) and half == pytest.approx((high - low) / 2)
+    assert np.isnan(arms.interval([0.5])[1])
+    lines = arms.table(
+        {'a': [{'x': 0.5, 'y': 1.0}, {'x': 0.7, 'y': 1.0}], 'b': [{'y': 2.0}]},
+        {'x': 'share, %', 'y': 'other'},
+        percent='x',
+    )
+    assert lines[2].startswith('| a | 60.0 +- ') and lines[3] == '| b | - | 2.000 |'
+
+
+def test_runs_are_kept_and_only_what_changed_is_trained_again(tmp_path, monkeypatch):
+    base = digits_st_jem.get_config()
+    settings.update(base, {'steps': 2})
+    trained = []
+    monkeypatch.setattr(arms.runs, 'build', lambda module, config, datasets: config)
+
+    def train(config, seed, steps, title):
+        trained.append((title, config.loss.alpha, config.seed))
+        return None, 1 if config.loss.alpha == 0.5 else steps
+
+    monkeypatch.setattr(arms, 'train', train)
+
+    def results(choice):
+        given = (digits_st_jem, base, choice, 2, lambda seed: None)
+        return arms.results(tmp_path, *given, lambda config, state: {'alpha': config.loss.alpha})
+
+    found = results({'none': {'loss.alpha': 0.0}, 'half': {'loss.alpha': 0.5}})
+    assert len(trained) == 4 and ('half/1', 0.5, 1) in trained
+    assert found['none'] == [{'survived': 1.0, 'alpha': 0.0}] * 2
+    assert found['half'] == [{'survived': 0.5}] * 2  # diverged: nothing is measured
+    trained.clear()
+    results({'none': {'loss.alpha': 0.1}, 'half': {'loss.alpha': 0.5}})
+    assert {title for title, *_ in trained} == {'none/0', 'none/1'}
+    settings.update(base, {'steps': 3})
+    with pytest.raises(InputError, match='other settings'):
+        results({})
+    assert set(json.loads((tmp_path / arms.FILE).read_text())['runs']) == {
+        f'{arm}/{seed}' for arm in ('none', 'half') for seed in (0, 1)
+    }

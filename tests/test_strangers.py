@@ -1,0 +1,88 @@
+"""Files from strangers: nothing in them runs, fills the memory, or reaches out of its folder."""
+
+import io
+import pickle
+import struct
+import zipfile
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ebm_jax import data
+from ebm_jax.errors import InputError
+from experiments.common import page
+from experiments.common.section import Shown
+
+
+def test_an_archive_that_would_fill_the_memory_is_refused_unread(tmp_path, monkeypatch):
+    """A bomb says how large it is; nothing of it is unpacked."""
+    path = tmp_path / 'bomb.npz'
+    with zipfile.ZipFile(path, 'w', zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr('x.npy', bytes(2_000_000))
+    monkeypatch.setattr('os.sysconf', lambda name: {'SC_PAGE_SIZE': 1000}.get(name, 1000))
+    monkeypatch.setattr(np, 'load', lambda *given, **more: pytest.fail('it was read'))
+    with pytest.raises(InputError, match='unpacks to'):
+        data.npz(path, 'test')
+
+
+class Harm:
+    def __reduce__(self):
+        return pytest.fail, ('code of the file was run',)
+
+
+def test_pickled_arrays_are_refused(tmp_path):
+    header = {'descr': '|O', 'fortran_order': False, 'shape': (1,)}
+    buffer = io.BytesIO()
+    np.lib.format.write_array_header_1_0(buffer, header)
+    with zipfile.ZipFile(tmp_path / 'harm.npz', 'w') as archive:
+        archive.writestr('x.npy', buffer.getvalue() + pickle.dumps([Harm()]))
+        archive.writestr('y.npy', buffer.getvalue() + pickle.dumps([Harm()]))
+    with pytest.raises(InputError, match='cannot be read as .npz'):
+        data.npz(tmp_path / 'harm.npz', 'test')
+
+
+def chunk(kind, content):
+    return (
+        struct.pack('>I', len(content))
+        + kind
+        + content
+        + struct.pack('>I', zlib.crc32(kind + content))
+    )
+
+
+def test_a_picture_that_unpacks_to_too_many_pixels_is_refused(tmp_path):
+    """A header of 40,000 x 40,000 pixels; there is nothing behind it."""
+    size = struct.pack('>IIBBBBB', 40_000, 40_000, 8, 0, 0, 0, 0)
+    (tmp_path / 'a.png').write_bytes(b'\x89PNG\r\n\x1a\n' + chunk(b'IHDR', size))
+    with pytest.raises(InputError, match='cannot be read as an image'):
+        data.folder(tmp_path, 'test')
+
+
+def test_links_out_of_a_folder_of_images_are_skipped(tmp_path):
+    inside, outside = tmp_path / 'inside', tmp_path / 'outside'
+    for place in (inside, outside):
+        place.mkdir()
+        Image.new('L', (4, 4), 100).save(place / 'a.png')
+    (inside / 'link.png').symlink_to(outside / 'a.png')
+    (inside / 'folder').symlink_to(outside)
+    assert len(data.folder(inside, 'test').x) == 1
+
+
+def test_a_report_runs_nothing_and_shows_nothing_from_elsewhere(tmp_path):
+    run = tmp_path / 'run'
+    run.mkdir()
+    (tmp_path / 'secret.svg').write_text('<svg><text>secret</text></svg>')
+    name = '<script>alert(1)</script>"'
+    for file, content in (
+        ('a.svg', '<svg><script>alert(1)</script></svg>'),
+        ('b.svg', '<svg><rect onload="alert(1)"/></svg>'),
+        ('c.svg', '<svg><a href="javascript:alert(1)">x</a></svg>'),
+        ('d.svg', '<svg><path d="M 0 0"/></svg>'),
+    ):
+        (run / file).write_text(content)
+        shown = page.figure(run, Shown('Group', file, name, name))
+        assert '<script' not in shown and ' onload' not in shown and 'javascript:' not in shown
+        assert ('holds more than a drawing' in shown) == (file != 'd.svg')
+    assert page.figure(run, Shown('Group', '../secret.svg', 'title', 'caption')) == ''
