@@ -5,6 +5,7 @@ import errno
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -206,6 +207,12 @@ class _Loop:
         def batch_at(step):
             return recipe.batch_at(step - 1 + self.guard.skipped)
 
+        def unsaved(step):
+            """What to say to a signal before the first step, None after it."""
+            if step > start + 1:
+                return None
+            return f'stopped before step {step}; the same command begins there again.'
+
         devices = self.devices
         state = self.begin(recipe)
         start = int(state.step)
@@ -245,7 +252,8 @@ class _Loop:
                 now = recipe.at(step - 1)
                 waiting: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
                 if now.method is not compiled:
-                    compiled, waiting = now.method, monitor.compiling()
+                    compiled = now.method
+                    waiting = monitor.compiling(partial(self.stop.end_if_asked, unsaved(step)))
                     known = traced if now.method is recipe.at(0).method else None
                     train_step = make_train_step(
                         now, devices=devices, watch_every=self.every.watch, traced=known

@@ -74,15 +74,19 @@ class Monitor:
         return self.progress
 
     @contextlib.contextmanager
-    def compiling(self) -> Iterator[None]:
+    def compiling(self, each: Callable[[], object] = lambda: None) -> Iterator[None]:
         """Around a step that is compiled first: says on the bar for how long, and keeps that time
-        out of the bar's rate."""
+        out of the bar's rate.
+
+        Args: each: called at every sign of life, from a thread of its own.
+        """
         begin, done = time.perf_counter(), threading.Event()
 
         def tick():
             while not done.wait(TICK):
                 seconds = time.perf_counter() - begin
                 self.progress.set_description(f'compiling, {seconds:.0f} s so far')
+                each()
 
         ticker = threading.Thread(target=tick, daemon=True)
         ticker.start()

@@ -12,6 +12,7 @@ import os
 import pathlib
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -92,7 +93,8 @@ def exclusive_lock(folder: str | pathlib.Path) -> Iterator[None]:
 
 class Stop:
     """Whether SIGTERM or SIGINT (Ctrl-C) has arrived: `signal` is the signal, or None. A second
-    Ctrl-C interrupts at once.
+    Ctrl-C interrupts at once. While the main thread is in the compiler it sees no signal: another
+    thread then asks `end_if_asked`.
 
     A context manager. Signals reach the main thread only; elsewhere it does nothing. With several
     processes JAX itself listens for SIGTERM and finds a step at which all of them stop; Ctrl-C then
@@ -104,11 +106,33 @@ class Stop:
     def __init__(self) -> None:
         self.signal: signal.Signals | None = None
         self._before: dict[int, Any] = {}
+        self._pipe: tuple[int, int] | None = None  # gets the number of each signal as it arrives
+        self._wakeup = -1
+        self._arrived: list[int] = []
 
     def __enter__(self) -> 'Stop':
         if threading.current_thread() is threading.main_thread() and jax.process_count() == 1:
             self._before = {number: signal.signal(number, self._note) for number in self.SIGNALS}
+            self._pipe = os.pipe()
+            for end in self._pipe:
+                os.set_blocking(end, False)
+            self._wakeup = signal.set_wakeup_fd(self._pipe[1], warn_on_full_buffer=False)
         return self
+
+    def end_if_asked(self, sentence: str | None) -> None:
+        """End the process if a signal has arrived, from a thread beside the main one.
+
+        Args: sentence: what to say, where nothing is to be saved; None: only a second Ctrl-C ends.
+        """
+        if self._pipe is None:
+            return
+        with contextlib.suppress(BlockingIOError):
+            self._arrived += [n for n in os.read(self._pipe[0], 64) if n in self.SIGNALS]
+        hard = self._arrived.count(signal.SIGINT) > 1
+        if self._arrived and (hard or sentence is not None):
+            name = signal.Signals(self._arrived[-1]).name
+            print(f'\n{name}: {sentence or "ended at once."}', file=sys.stderr, flush=True)
+            os._exit(128 + self._arrived[-1])
 
     def _note(self, number, frame):
         if self.signal == number == signal.SIGINT:
@@ -125,3 +149,8 @@ class Stop:
     def __exit__(self, *error: Any) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        if self._pipe is not None:
+            signal.set_wakeup_fd(self._wakeup)
+            for end in self._pipe:
+                os.close(end)
+            self._pipe = None

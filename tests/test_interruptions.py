@@ -223,3 +223,21 @@ def test_flags_of_processes_that_do_not_fit(tmp_path, options, says):
     process = start(tmp_path, *options)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 2 and says in err and len(err.strip().splitlines()) == 1
+
+
+def test_a_signal_during_compilation_is_answered_at_once(tmp_path):
+    """The main thread is in the compiler and sees no signal."""
+    environment = {**ENVIRONMENT, 'XDG_CACHE_HOME': str(tmp_path), 'JAX_NUM_CPU_DEVICES': '1'}
+    arguments = ['-m', 'experiments.digits_icd', f'--workdir={tmp_path}/run']
+    process = subprocess.Popen(
+        [sys.executable, *arguments], env=environment, stderr=subprocess.PIPE, cwd=ROOT
+    )
+    said = b''
+    while b'compiling, ' not in said:
+        said += os.read(process.stderr.fileno(), 4096)
+        assert process.poll() is None, said.decode()
+    process.send_signal(signal.SIGTERM)
+    _, rest = process.communicate(timeout=100)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert 'SIGTERM: stopped before step 1; the same command begins there again' in rest.decode()
+    assert (tmp_path / 'run' / 'metrics.jsonl').read_text() == ''
