@@ -7,6 +7,10 @@ Chains with a Metropolis test (HMC at temperature 1, persistent) on digits with 
 weights: contrastive divergence as maximum likelihood, so that the samples of long chains are those
 of exp(-E) (Nijkamp et al. 2019 call such learning convergent). JEM's own chains are a descent with
 little noise, whose density was never sampled.
+
+Time: seven minutes on 2 CPU cores that were also busy with other work, longer for the full
+evaluation. Expected: of chains 100 times as long as in training 97 % of samples recognised, split
+R-hat 1.11, 91 % of proposals accepted; accuracy 98 %.
 """
 
 from experiments.common import launch

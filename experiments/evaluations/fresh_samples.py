@@ -163,7 +163,8 @@ def _described(experiment):
         if isinstance(value, float)
     )
     steps = experiment.model.num_steps()
-    said = f'{steps} {sampling.kernel.name} steps of size {sampling.step_size:g} from the {begin}'
+    kernel = sampling.kernel.name.replace('_', ' ')
+    said = f'{steps} {kernel} steps of size {sampling.step_size:g} from the {begin}'
     return ', '.join(filter(None, (said, numbers))) + moved + axes
 
 
