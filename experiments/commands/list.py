@@ -9,7 +9,9 @@ import sys
 
 from experiments.common import settings
 from experiments.families import networks
+from experiments.families.dat import DatSettings
 from experiments.families.dual_mcmc import DualSettings
+from experiments.families.energy_matching import EnergyMatchingSettings
 from experiments.families.icd import IcdSettings
 from experiments.families.jem import JemSettings
 from experiments.families.speech_jem import SpeechSettings
@@ -20,6 +22,8 @@ FAMILIES = {
     'JEM and ST-JEM on speech': SpeechSettings,
     'Improved contrastive divergence': IcdSettings,
     'Dual-MCMC teaching': DualSettings,
+    'Dual adversarial training': DatSettings,
+    'Energy matching': EnergyMatchingSettings,
 }
 NETWORKS = (networks.WideResNetwork, networks.SpeechNetwork)  # those that no family has by default
 
@@ -45,7 +49,7 @@ def lines() -> list[str]:
         ('Studies: python -m experiments.studies.NAME --workdir=DIR', EXPERIMENTS / 'studies'),
     ):
         shown += ['', title]
-        shown += [f'  {name:<22}{line}' for name, line in first_lines(folder).items()]
+        shown += [f'  {name:<26}{line}' for name, line in first_lines(folder).items()]
     return [*shown[1:], '', 'The settings of one: python -m experiments.NAME --help']
 
 
