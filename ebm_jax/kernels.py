@@ -107,6 +107,7 @@ class TimedState(NamedTuple):
 def heating(time: ArrayLike, temperature: ArrayLike, onset: float) -> Array:
     """0 up to time `onset`, then linear up to `temperature` at time 1, and constant from there."""
     share = jnp.clip((jnp.asarray(time) - onset) / max(1 - onset, 1e-6), 0.0, 1.0)
+    share = jnp.where(jnp.asarray(time) >= 1, 1.0, share)  # also at onset 1
     return jnp.asarray(temperature) * share
 
 

@@ -7,8 +7,13 @@ The built-in 8x8 digits, a pixel set where it is above the middle grey value. Ea
 changes one pixel, or none.
 """
 
+import dataclasses
+
+import jax.numpy as jnp
+
 from ebm_jax import kernels
 from ebm_jax.data import Examples
+from ebm_jax.evaluate import post_hoc, predict
 from ebm_jax.spec import Part, Sampling
 from experiments.common import launch
 from experiments.common.experiment import Experiment
@@ -44,7 +49,7 @@ def build(config: IcdSettings, datasets: Datasets | None = None) -> Experiment:
     given = datasets or labelled_splits(config.data)
     found = Datasets(train=binary(given.train), test=binary(given.test))
     temperature = config.sampler.noise
-    return image_icd(
+    experiment = image_icd(
         config,
         found,
         kernel=kernels.gibbs_with_gradients(temperature=temperature),
@@ -54,6 +59,13 @@ def build(config: IcdSettings, datasets: Datasets | None = None) -> Experiment:
             initial=Part('bernoulli'),
         ),
     )
+    # other sets become binary, too
+    view, _ = experiment.model.view()
+    network = experiment.model.networks['network']
+    binary_predict = predict.predictor(
+        post_hoc.with_features(view, network), lambda key, x: jnp.where(x > 127, 1.0, -1.0)
+    )
+    return dataclasses.replace(experiment, predict=binary_predict)
 
 
 if __name__ == '__main__':

@@ -48,6 +48,7 @@ def test_runs_are_kept_and_only_what_changed_is_trained_again(tmp_path, monkeypa
     base = digits_st_jem.get_config()
     settings.update(base, {'steps': 2})
     trained = []
+    monkeypatch.setenv('JAX_NUM_CPU_DEVICES', '8')  # as conftest has it
     monkeypatch.setattr(arms.runs, 'build', lambda module, config, datasets: config)
 
     def train(config, seed, steps, title):

@@ -30,6 +30,36 @@ def test_features_are_the_input_of_the_last_dense_layer():
     assert found['logits'].shape == (16, CLASSES)
 
 
+def test_a_network_without_a_dense_layer_has_no_features():
+    import flax.linen as nn
+
+    from ebm_jax.networks import per_example
+
+    class Grid(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return nn.Conv(CLASSES, (8, 8), padding='VALID')(x).reshape(len(x), -1)
+
+    network = per_example(Grid())
+    params = network.init(jax.random.key(0), BATCH['x'][0])
+    view = post_hoc.with_features(predict.classifier_view(network.apply), network)
+    assert 'features' not in jax.jit(view)(params, BATCH['x'][0])
+
+
+def test_many_features_are_reduced_to_their_principal_components():
+    """Two classes apart along one direction among many: the distance is that along it."""
+    rng, wide = np.random.default_rng(0), 3 * post_hoc.LARGEST
+    y = np.arange(600) % 2
+    features = 0.1 * rng.normal(size=(600, wide))
+    features[:, 0] += 10 * y
+    fitted = post_hoc.fit('log_px', {'log_px': np.zeros(600), 'features': features}, y)
+    assert fitted.means.shape == (2, post_hoc.LARGEST)
+    new = np.zeros((3, wide))
+    new[:, 0] = [0.0, 10.0, 5.0]
+    scores = fitted.scores({'log_px': np.zeros(3), 'logits': np.zeros((3, 2)), 'features': new})
+    assert scores['mahalanobis'][2] < 10 * min(scores['mahalanobis'][:2])
+
+
 def made(n, seed):
     """Two classes of Gaussian features with one covariance."""
     rng = np.random.default_rng(seed)

@@ -68,6 +68,19 @@ def test_links_out_of_a_folder_of_images_are_skipped(tmp_path):
     (inside / 'link.png').symlink_to(outside / 'a.png')
     (inside / 'folder').symlink_to(outside)
     assert len(data.folder(inside, 'test').x) == 1
+    (inside / 'test').symlink_to(outside)
+    with pytest.raises(InputError, match='no images'):
+        data.folder(inside, 'test')
+
+
+def test_a_header_that_lies_about_its_size_is_refused(tmp_path):
+    buffer = io.BytesIO()
+    header = {'descr': '|u1', 'fortran_order': False, 'shape': (10**15,)}
+    np.lib.format.write_array_header_1_0(buffer, header)
+    with zipfile.ZipFile(tmp_path / 'lie.npz', 'w') as archive:
+        archive.writestr('x.npy', buffer.getvalue())
+    with pytest.raises(InputError, match='cannot be read as .npz'):
+        data.npz(tmp_path / 'lie.npz', 'test')
 
 
 def test_a_report_runs_nothing_and_shows_nothing_from_elsewhere(tmp_path):
@@ -79,10 +92,15 @@ def test_a_report_runs_nothing_and_shows_nothing_from_elsewhere(tmp_path):
         ('a.svg', '<svg><script>alert(1)</script></svg>'),
         ('b.svg', '<svg><rect onload="alert(1)"/></svg>'),
         ('c.svg', '<svg><a href="javascript:alert(1)">x</a></svg>'),
-        ('d.svg', '<svg><path d="M 0 0"/></svg>'),
+        ('d.svg', '<svg xmlns:x="http://a.b"><path id="p" d="M 0 0"/><use x:href="#p"/></svg>'),
+        ('e.svg', '<svg/onload=alert(1)>'),
+        ('f.svg', '<svg><a href="&#106;avascript:alert(1)">x</a></svg>'),
+        ('g.svg', '<svg><image href="http://a.b/c.png"/></svg>'),
+        ('h.svg', '<svg><style>@import "http://a.b/c.css"</style></svg>'),
+        ('i.svg', '<svg><use href="http://a.b/c.svg#d"/></svg>'),
     ):
         (run / file).write_text(content)
         shown = page.figure(run, Shown('Group', file, name, name))
-        assert '<script' not in shown and ' onload' not in shown and 'javascript:' not in shown
+        assert '<script' not in shown and 'onload' not in shown and 'alert(1)"' not in shown
         assert ('holds more than a drawing' in shown) == (file != 'd.svg')
     assert page.figure(run, Shown('Group', '../secret.svg', 'title', 'caption')) == ''

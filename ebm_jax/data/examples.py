@@ -11,6 +11,7 @@ import contextlib
 import functools
 import os
 import pathlib
+import warnings
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
@@ -99,7 +100,15 @@ def open_npz(path: str | pathlib.Path) -> Iterator[Any]:
             yield pack
     except InputError:
         raise
-    except (zipfile.BadZipFile, zlib.error, ValueError, TypeError, EOFError, OSError) as error:
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        ValueError,
+        TypeError,
+        EOFError,
+        OSError,
+        MemoryError,
+    ) as error:
         raise InputError(
             f'{path} cannot be read as .npz ({error}): it may be damaged or only partly written'
         ) from error
@@ -151,11 +160,11 @@ def folder(path: str | pathlib.Path, split: str, size: int | None = None) -> Exa
     root = top / split if (top / split).is_dir() else top
     # both splits share their numbering
     places = [top / name for name in ('train', 'test') if (top / name).is_dir()] or [top]
-    names = sorted({file.parent.name for place in places for file in _images(place, '*/*')})
+    names = sorted({file.parent.name for place in places for file in _images(place, '*/*', top)})
     classes = {name: i for i, name in enumerate(names)}
-    files = _images(root, '*/*') if names else []
+    files = _images(root, '*/*', top) if names else []
     if not files:
-        files, classes = _images(root, '*'), {root.name: 0}
+        files, classes = _images(root, '*', top), {root.name: 0}
     if not files:
         raise InputError(
             f'no images at {root}/CLASS/*.png or {root}/*.png (or jpg, bmp): make one sub-folder '
@@ -164,10 +173,17 @@ def folder(path: str | pathlib.Path, split: str, size: int | None = None) -> Exa
     images = []
     for file in tqdm(files, desc=f'reading {root}', unit='image', delay=2):
         try:
-            with Image.open(file) as image:
-                grey = image.mode in ('1', 'L', 'LA')
-                pixels = np.asarray(image.convert('L' if grey else 'RGB'))
-        except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
+            with warnings.catch_warnings():
+                warnings.simplefilter('error', Image.DecompressionBombWarning)
+                with Image.open(file) as image:
+                    grey = image.mode in ('1', 'L', 'LA')
+                    pixels = np.asarray(image.convert('L' if grey else 'RGB'))
+        except (
+            UnidentifiedImageError,
+            OSError,
+            Image.DecompressionBombError,
+            Image.DecompressionBombWarning,
+        ) as error:
             raise InputError(
                 f'{file} cannot be read as an image ({str(error)[:100]}): remove or replace it'
             ) from error
@@ -183,9 +199,9 @@ def folder(path: str | pathlib.Path, split: str, size: int | None = None) -> Exa
     return checked(top.name, np.stack(images), labels)
 
 
-def _images(place, pattern):
-    """Files of images, without links that lead out of the folder."""
-    inside = place.resolve()
+def _images(place, pattern, top):
+    """Files of images, without links that lead out of the folder `top`."""
+    inside = top.resolve()
     return [
         file
         for file in sorted(place.glob(pattern))

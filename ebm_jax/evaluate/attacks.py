@@ -210,6 +210,8 @@ def pgd(
     """
     _check(steps, samples, bounds)
     relative = 2.5 / steps if relative_step is None else relative_step
+    if not relative > 0:
+        raise ValueError(f'relative_step must be above 0, got {relative_step}')
 
     def one(key, predict, x, label, radius):
         a = relative * radius
@@ -302,7 +304,7 @@ def apgd(
                 _better(new.point, best),
                 top,
                 at,
-                jnp.where(halve, top.point.x, here.point.x),
+                here.point.x,
                 jnp.where(halve, a / 2, a),
                 jnp.where(at_mark, 0, raised),
                 jnp.where(at_mark, halve, shrunk),
@@ -354,6 +356,7 @@ def survivors(
     labels: np.ndarray,
     radii: Sequence[float],
     *,
+    draws: int = 1,
     batch_size: int = 128,
 ) -> dict[float, np.ndarray]:
     """Which examples are classified correctly whatever the attacks do, for each radius.
@@ -364,7 +367,10 @@ def survivors(
     Args:
       predict: (params, key, x) -> logits of one example.
       x: [N, ...], in the box. labels: int [N].
-      radii: >= 0; 0 stands for no attack. batch_size: examples that are attacked at once.
+      radii: >= 0; 0 stands for no attack.
+      draws: of a predictor that draws random numbers: what it says is the largest mean of log
+        p(y|x) over so many new draws, before and after the attacks.
+      batch_size: examples that are attacked at once.
     Returns: {radius: bool [N]}, by increasing radius.
     Raises: ValueError for another number of labels than of examples, or a radius out of range.
     """
@@ -373,12 +379,14 @@ def survivors(
         raise ValueError(f'radii must be at least 0 and finite, got {tuple(radii)}')
     x, labels = np.asarray(x, np.float32), np.asarray(labels, np.int32)
 
-    def clean(params, key, x, label):
-        return jnp.argmax(predict(params, key, x)) == label
+    def right(params, key, x, label):
+        """Whether x is classified correctly, by draws of its own."""
+        logits = jax.vmap(predict, (None, 0, None))(params, jax.random.split(key, draws), x)
+        return jnp.argmax(jnp.mean(jax.nn.log_softmax(logits), 0)) == label
 
-    programs = [_compiled(attack, predict) for attack in attacks]
+    programs = [_compiled(attack, predict, right) for attack in attacks]
     batch_size += -batch_size % jax.local_device_count()
-    alive = batching.for_each(clean, params, key, [x, labels], description='no attack')
+    alive = batching.for_each(right, params, key, [x, labels], description='no attack')
     found = {}
     for radius in sorted(radii):
         for attack, program in zip(attacks, programs):
@@ -399,13 +407,15 @@ def survivors(
     return found
 
 
-def _compiled(attack, predict):
+def _compiled(attack, predict, right):
     """(key, radius, params, begin, x, labels) -> fooled [n]."""
 
     @jax.jit
     def program(key, radius, params, begin, x, labels):
         def one(key, x, label):
-            return attack.run(key, partial(predict, params), x, label, radius).fooled
+            attack_key, key = jax.random.split(key)
+            found = attack.run(attack_key, partial(predict, params), x, label, radius)
+            return ~right(params, key, found.x, label)
 
         name = sum(map(ord, attack.name))  # attacks draw different random numbers
         key = jax.random.fold_in(jax.random.fold_in(key, name), begin)

@@ -76,7 +76,12 @@ def mean_auroc(
     """
 
     def mean(inside, *outside):
-        return np.mean([detection(inside, one)['auroc'] for one in outside])
+        return np.mean(
+            [
+                roc_auc_score(np.repeat([1, 0], [len(inside), len(one)]), np.r_[inside, one])
+                for one in outside
+            ]
+        )
 
     found = bootstrap(
         (inside, *outside),

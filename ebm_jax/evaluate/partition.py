@@ -1,6 +1,6 @@
-"""The normalising constant Z = int exp(-E(x) / T) dx of an energy, by bridges from a known density.
+"""The normalising constant Z = int exp(-E(x)) dx of an energy, by bridges from a known density.
 
-    E_b = (1 - b) E_base + b E / T,   b from 0 (a Gaussian or uniform density) to 1
+    E_b = (1 - b) E_base + b E,   b from 0 (a Gaussian or uniform density) to 1
 
 Annealed importance sampling and its reverse bound log Z from below and above (in expectation);
 adaptive tempered sequential Monte Carlo is a third estimate. All samples are one example each.
@@ -149,7 +149,8 @@ def annealed_importance_sampling(
     target to the base; its estimate, -log mean exp(-log w), is at least log Z in expectation.
 
     The step size of each bridge comes from a pilot run, in which it follows the mean acceptance;
-    the estimate is of a second run with these step sizes fixed, and so without bias by them.
+    the estimate is of a second run with these step sizes fixed, and so without bias by them (of the
+    reverse both runs begin at the same samples).
 
     Args:
       energy_fn: (params, x) -> scalar of one example.
@@ -216,12 +217,14 @@ def annealed_importance_sampling(
         (x, log_weight), accepted = jax.lax.scan(step, (x, jnp.zeros(())), jnp.arange(bridges))
         return x, log_weight, accepted
 
-    start_key, pilot_key, run_key = jax.random.split(key, 3)
+    start_key, pilot_key, run_key, own_key = jax.random.split(key, 4)
+    some: Array
     if starts is None:
         begin = jax.vmap(first)(jax.random.split(start_key, chains))
+        some = jax.vmap(first)(jax.random.split(own_key, min(chains, batch_size)))
     else:
         begin = jnp.asarray(starts)
-    some = begin[: min(len(begin), batch_size)]
+        some = begin[:batch_size]
     step_sizes = pilot(pilot_key, params, some)
     x, log_weights, accepted = batching.for_each(
         one,

@@ -13,25 +13,27 @@ import flax.linen as nn
 import numpy as np
 from scipy.special import logsumexp
 from sklearn.covariance import LedoitWolf
+from sklearn.decomposition import PCA
 from sklearn.neighbors import NearestNeighbors
 
 from ebm_jax.evaluate.predict import View
 from ebm_jax.types import Array, Network, Params
 
 TEMPERATURE, NEIGHBOURS = 10.0, 50
+LARGEST = 256  # features; of more the first principal components are taken
 MEANINGS = {
     'energy_t': f'T logsumexp_c f(x)[c] / T at T = {TEMPERATURE:g} (Liu et al. 2020)',
     'typicality': '-|log p(x) - its mean over training examples| (Nalisnick et al. 2019)',
     'mahalanobis': '-smallest Mahalanobis distance of the features to a class mean (Lee et al. '
     '2018), covariance by Ledoit and Wolf',
-    'knn': f'-distance of the normalised features to the {NEIGHBOURS}th nearest training example '
-    '(Sun et al. 2022)',
+    'knn': f'-distance of the normalised features to the {NEIGHBOURS}th nearest training example, '
+    'or that of a twentieth of few (Sun et al. 2022)',
 }
 
 
-def features_of(network: Network) -> Callable[[Params, Array], Array] | None:
-    """(params, x) -> the input [F] of the network's last dense layer; None for networks that are
-    not linen modules, or have none."""
+def features_of(network: Network) -> Callable[[Params, Array], Array | None] | None:
+    """(params, x) -> the input [F] of the network's last dense layer, or None where it has none;
+    None for networks that are not linen modules."""
     if not isinstance(network.module, nn.Module):
         return None
 
@@ -45,7 +47,8 @@ def features_of(network: Network) -> Callable[[Params, Array], Array] | None:
 
         with nn.intercept_methods(look):
             network.apply(params, x)
-        return seen[-1][0].reshape(-1)
+        # the layer sees a batch of one example
+        return seen[-1][0].reshape(-1) if seen and seen[-1].ndim > 1 else None
 
     return features
 
@@ -55,7 +58,12 @@ def with_features(view: View, network: Network) -> View:
     features = features_of(network)
     if features is None:
         return view
-    return lambda params, x: {**view(params, x), 'features': features(params, x)}
+
+    def both(params, x):
+        found = features(params, x)
+        return view(params, x) | ({} if found is None else {'features': found})
+
+    return both
 
 
 @dataclass(frozen=True)
@@ -64,11 +72,13 @@ class PostHoc:
 
     Attributes:
       main: name of the model's own main score. mean: its mean over training examples.
+      projection: of more than LARGEST features to their principal components, else None.
       means: [C, F], of the features of each class; covariance and neighbours as fitted.
     """
 
     main: str
     mean: float
+    projection: Any = None
     means: np.ndarray | None = None
     covariance: Any = None
     neighbours: Any = None
@@ -91,6 +101,8 @@ class PostHoc:
             result['energy_t'] = TEMPERATURE * logsumexp(logits / TEMPERATURE, axis=1)
         if self.means is not None:
             features = found['features']
+            if self.projection is not None:
+                features = self.projection.transform(features)
             distances = np.stack(
                 [self.covariance.mahalanobis(features - mean) for mean in self.means], 1
             )
@@ -112,13 +124,17 @@ def fit(main: str, found: Mapping[str, np.ndarray], labels: np.ndarray) -> PostH
     mean = float(np.mean(found[main]))
     if 'features' not in found:
         return PostHoc(main, mean)
-    features = np.asarray(found['features'], np.float64)
+    features, projection = np.asarray(found['features'], np.float64), None
+    if features.shape[1] > LARGEST:
+        count = min(LARGEST, len(features))
+        projection = PCA(count, svd_solver='randomized', random_state=0).fit(features)
+        features = projection.transform(features)
     means = np.stack([features[labels == label].mean(0) for label in np.unique(labels)])
     centred = features - means[np.searchsorted(np.unique(labels), labels)]
     covariance = LedoitWolf(assume_centered=True).fit(centred)
     count = max(1, min(NEIGHBOURS, len(features) // 20))
     neighbours = NearestNeighbors(n_neighbors=count).fit(_normalised(features))
-    return PostHoc(main, mean, means, covariance, neighbours)
+    return PostHoc(main, mean, projection, means, covariance, neighbours)
 
 
 def _normalised(features):

@@ -207,6 +207,10 @@ class _Jem:
         chain = (first[:, None] + jnp.arange(self.per_shard) + shift) % self.num_negatives
         quota = jnp.floor(self.num_negatives * self.conditional + jax.random.uniform(quota_key))
         labels = negatives.batch_labels(label_keys, self.per_shard, self.positives_y(batch))
+        if self.separate:  # few of them may be known; those of the classifier are
+            own = negatives.batch_labels(label_keys, self.per_shard, batch['y'])
+            hidden = devices.total(jnp.sum(batch['positives_y'] == UNCONDITIONAL))
+            labels = jnp.where(hidden > 0, own, labels)
         return jnp.where(chain < quota, labels, UNCONDITIONAL)
 
     def sample(self, key, params, chains, batch):

@@ -52,7 +52,8 @@ def run(values: Any) -> None:
     _, experiment, state = runs.restore(values.workdir)
     if experiment.chains is None:
         raise InputError(
-            f'{values.workdir} has no energy, so no chains: give a run of a method with one'
+            f'{values.workdir} has no chains in x that training keeps: give a run of a method with '
+            'them'
         )
     workdir, params = pathlib.Path(values.workdir), state.eval_params
     key, steps = jax.random.key(values.seed), experiment.chains.num_steps
@@ -84,6 +85,8 @@ def long_chains(
     x = batching.for_each(
         model.initial_sampler, params, initial_key, [labels], description='initial positions'
     )
+    if sampling.kernel.name == 'steepest_descent':
+        raise InputError('fresh chains of this run have no noise: there is nothing to diagnose')
     noise = None  # of kernels with a Metropolis test of their own
     if sampling.kernel.name == 'langevin':
         numbers = sampling.kernel.arguments

@@ -1,6 +1,7 @@
 """Pages that stand alone: pictures, sounds and plots inside one HTML file, without a network."""
 
 import base64
+import hashlib
 import html
 import io
 import itertools
@@ -20,7 +21,9 @@ _numbers = itertools.count()  # of the sliders, whose names must differ within a
 
 # what a drawing of ours never holds, and what could run in a page
 ACTIVE = re.compile(
-    r'<\s*(script|foreignObject|iframe|object|embed|animate|set)\b|\son\w+\s*=|javascript:', re.I
+    r'<\s*(script|foreignObject|iframe|object|embed|animate|set|image|link|style\s*@)\b'
+    r'|[\s/"\']on\w+\s*=|javascript:|@import|href\s*=\s*["\']?\s*(?!["\']?#)\w+:',
+    re.I,
 )
 
 
@@ -28,7 +31,15 @@ def page(title: str, parts: Iterable[str], *, unfinished: bool = False) -> str:
     """The whole file. parts: HTML, one after the other. unfinished: it will be written again, and
     an open browser reads it again."""
     refresh = f'<meta http-equiv="refresh" content="{REFRESH}">' if unfinished else ''
-    return TEMPLATE.substitute(title=html.escape(title), refresh=refresh, body='\n'.join(parts))
+    # the page's own script is the only one that a browser runs
+    script = TEMPLATE.template.partition('<script>')[2].partition('</script>')[0]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return TEMPLATE.substitute(
+        title=html.escape(title),
+        refresh=refresh,
+        body='\n'.join(parts),
+        script=f'sha256-{digest}',
+    )
 
 
 def figure(folder: pathlib.Path, shown: Shown) -> str:
@@ -39,10 +50,10 @@ def figure(folder: pathlib.Path, shown: Shown) -> str:
     title, caption = html.escape(shown.title), html.escape(shown.caption)
     kind = path.suffix
     if kind == '.svg':
-        content = path.read_text(errors='replace').replace(
-            '<svg', f'<svg role="img" aria-label="{title}: {caption}"', 1
-        )
-        if ACTIVE.search(content):
+        drawing = path.read_text(errors='replace')
+        label = f'<svg role="img" aria-label="{title}: {caption}"'
+        content = drawing.replace('<svg', label, 1)
+        if ACTIVE.search(html.unescape(drawing)):
             content = f'<p>{html.escape(shown.file)} is left out: it holds more than a drawing.</p>'
     elif kind == '.wav':
         content = f'<audio controls preload="none" src="{_inside(path)}"></audio>'

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 import ebm_jax
+from ebm_jax import data
 from ebm_jax.record import write_json
 from ebm_jax.train import TrainState
 from experiments.common.experiment import Experiment
@@ -59,7 +60,7 @@ def parts_of(
     if experiment.chains is not None:
         found['long chains'] = density.long_chains, {'times': c.times}
     if model.has_energy and of_images:
-        settings = {'chains': c.chains, 'bridges': c.bridges, 'times': c.times}
+        settings = {'chains': c.chains, 'bridges': c.bridges}
         found['density'] = density.log_likelihood, settings
     return found
 
@@ -72,7 +73,7 @@ def measure(
     parts, found = parts_of(experiment, c), []
     for i, (name, (function, settings)) in enumerate(parts.items()):
         file = workdir / FOLDER / f'{name.replace(" ", "_")}.json'
-        digest = digest_of(state, settings)
+        digest = digest_of(experiment, state, settings)
         section = read(file, digest)
         if section is None:
             say(f'{name}, part {i + 1} of {len(parts)} of the full suite')
@@ -87,10 +88,15 @@ def measure(
     return found
 
 
-def digest_of(state: TrainState, settings: Mapping[str, Any]) -> str:
-    """SHA-256 of the evaluation parameters, the settings and the version."""
-    digest = hashlib.sha256(json.dumps([ebm_jax.__version__, settings], sort_keys=True).encode())
-    for leaf in jax.tree.leaves(state.eval_params):
+def digest_of(experiment: Experiment, state: TrainState, settings: Mapping[str, Any]) -> str:
+    """SHA-256 of the evaluation parameters, the model, the chains of training, some of the data,
+    the settings and the version."""
+    chains = experiment.chains
+    numbers = {} if chains is None else {'K': chains.num_steps, **chains.numbers(state)}
+    said = [ebm_jax.__version__, settings, experiment.model.spec.to_json(), numbers]
+    digest = hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode())
+    examples = [data.subsample(part, 200) for part in (experiment.train, experiment.test)]
+    for leaf in jax.tree.leaves((state.eval_params, [(part.x, part.y) for part in examples])):
         digest.update(np.ascontiguousarray(leaf).tobytes())
     return digest.hexdigest()
 

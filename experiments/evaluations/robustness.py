@@ -54,6 +54,7 @@ def robust_accuracy(
         test.y,
         # a pixel in [0, 1] is half as wide as one in [-1, 1]
         [0.0, *(2 * radius for radius in radii)],
+        draws=16 if refine else 1,
     )
     return {radius / 2: float(mask.mean()) for radius, mask in alive.items()}, len(test.x)
 

@@ -254,7 +254,7 @@ def classifier_experiment(
     spec = classifier_spec(network, shape, num_classes, sampling)
     spec = dataclasses.replace(spec, **spec_changes or {})
     trained = model.build(spec, {'network': network})
-    view = post_hoc.with_features(trained.view()[0], network)
+    view, _ = trained.view()
     predict_fn = predict.predictor(view, prepare_test)
     some = data.subsample(datasets.test, 2000)  # for the curve during training
 
@@ -283,7 +283,7 @@ def classifier_experiment(
         recipe=recipe,
         model=trained,
         datasets=datasets,
-        predict=predict_fn,
+        predict=predict.predictor(post_hoc.with_features(view, network), prepare_test),
         scores=predict.CLASSIFIER_SCORES,
         input_noise=config.data.noise,
         ood=ood_names(config.ood),

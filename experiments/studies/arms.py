@@ -43,16 +43,20 @@ def validation(datasets: Datasets, n: int, seed: int = 0) -> Datasets:
 
 
 def train(experiment: Experiment, seed: int, steps: int, title: str) -> tuple[TrainState, int]:
-    """Train in memory, without files or recoveries: (state, steps until it diverged, or all)."""
+    """Train in memory, without files or recoveries: (state, steps that were made before it
+    diverged, or all)."""
     recipe, devices = experiment.recipe, jax.local_devices()
     assert recipe is not None
     state = shard_state(init_state(jax.random.key(seed), recipe), devices)
-    train_step = make_train_step(recipe)
+    method = None
     for step in tqdm(range(steps), desc=title, unit='step', leave=False):
+        now = recipe.at(step)
+        if now.method is not method:
+            method, train_step = now.method, make_train_step(now)
         batch = shard_batch(recipe.batch_at(step), devices)
         state, metrics = train_step(state, batch)
         if not bool(metrics['healthy']):
-            return state, step + 1
+            return state, step
     return state, steps
 
 
@@ -64,6 +68,7 @@ def results(
     seeds: int,
     datasets: Callable[[int], Datasets],
     measure: Measure,
+    protocol: Mapping[str, Any] | None = None,
 ) -> dict[str, list[dict[str, float]]]:
     """{arm: metrics of each seed}; 'survived' is the share of the steps that were made before the
     run diverged. What is in workdir/arms.json is not trained again.
@@ -71,9 +76,15 @@ def results(
     Args:
       base: configuration of the experiment that the arms change.
       seeds: runs of each arm. datasets: seed -> what it is trained and measured on.
-    Raises: InputError where the folder holds other arms.
+      protocol: whatever else the results depend on, as plain data.
+    Raises: InputError where the folder holds a study with another base or protocol.
     """
-    file, given = workdir / FILE, {'base': settings.to_dict(base), 'experiment': module.__name__}
+    file = workdir / FILE
+    given = {
+        'base': settings.to_dict(base),
+        'experiment': module.__name__,
+        'protocol': plain(protocol or {}),
+    }
     done: dict[str, Any] = {**given, 'runs': {}}
     if file.exists():
         done = json.loads(file.read_text())

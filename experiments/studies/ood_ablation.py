@@ -119,6 +119,10 @@ def run(values: Any) -> None:
         values.seeds,
         lambda seed: arms.validation(whole, values.validation, seed),
         partial(measure, outside=outside),
+        {
+            name: getattr(values, name)
+            for name in ('data', 'ood', 'leave_out', 'validation', 'limit')
+        },
     )
     columns = {'survived': 'survived', 'accuracy': 'accuracy, %', 'ece': 'ECE, %'}
     for name in (*outside, 'mean'):

@@ -97,12 +97,16 @@ def run(values: Any) -> None:
             chosen,
             values.seeds,
             lambda seed: whole,
-            partial(measure, radii=radii, values=values, refine=values.refine),
+            partial(measure, radii=radii, values=values, refine=values.refine * (name == 'jem')),
+            {
+                name: getattr(values, name)
+                for name in ('radii', 'attacked', 'attack_steps', 'refine')
+            },
         )
     rows: dict[str, list[dict[str, float]]] = {}
     for arm, runs_of_arm in found.items():
         rows[arm] = runs_of_arm
-        if arm == 'ST-JEM':
+        if arm in ('JEM', 'ST-JEM'):
             start = 'refined '
             rows[f'{arm}, {values.refine} steps of refinement'] = [
                 {name.removeprefix(start): x for name, x in run.items() if name.startswith(start)}

@@ -128,7 +128,16 @@ def run(values: Any) -> None:
             return whole
         return arms.validation(whole, len(train.x) // 5, seed)
 
-    found = arms.results(workdir, digits_semi_st_jem, base, ARMS, values.seeds, datasets, measure)
+    found = arms.results(
+        workdir,
+        digits_semi_st_jem,
+        base,
+        ARMS,
+        values.seeds,
+        datasets,
+        measure,
+        {'part': values.part, 'train': values.train},
+    )
     for seed in range(values.seeds):
         given = datasets(seed)
         known = data.few_of_each(given.train, values.per_class, seed)
