@@ -5,6 +5,11 @@
 
 The built-in 8x8 digits, a pixel set where it is above the middle grey value. Each step of a chain
 changes one pixel, or none.
+
+Time: four minutes on 2 CPU cores that were also busy with other work. Expected: the persistent
+chains show digits; fresh ones, which begin at independent pixels, do not get there in 1,000 steps
+(Frechet distance 21, test images 0.7). AUROC of -E 1.00 against rotated, inverted and noise
+images, .65 against mixtures of two digits.
 """
 
 import dataclasses

@@ -122,7 +122,7 @@ def test_evaluate_writes_the_metrics_of_three_networks(trained, monkeypatch, cap
     )
     assert 0 <= summary['conditional_sample_accuracy'] <= 1 and set(
         summary['ood_auroc']['rotated']
-    ) == {'energy', 'grad_norm', 'joint'}
+    ) == {'energy', 'grad_norm', 'joint', 'typicality'}
     assert 'nearest neighbour' in text and 'mean image' in text and 'from the generator' in text
     for name in (
         'generator',
@@ -142,7 +142,7 @@ def test_a_vae_has_no_energy_and_is_evaluated_without(tmp_path, monkeypatch, cap
     _, summary = evaluated(monkeypatch, capsys, tmp_path / 'vae')
     assert 'conditional_sample_accuracy' not in summary and summary['inpainting_mse'] > 0
     assert (
-        set(summary['ood_auroc']['rotated']) == {'joint'}
+        set(summary['ood_auroc']['rotated']) == {'joint', 'typicality'}
         and 'refined' not in summary['sample_distance']
     )
     assert (
@@ -168,7 +168,7 @@ def test_a_vae_has_no_energy_and_is_evaluated_without(tmp_path, monkeypatch, cap
     'preset, sets, scores',
     [
         ('alternating_back_propagation', {'generator'}, set()),
-        ('short_run', set(), {'energy', 'grad_norm'}),
+        ('short_run', set(), {'energy', 'grad_norm', 'typicality'}),
     ],
 )
 def test_runs_of_one_network_are_evaluated_too(preset, sets, scores, tmp_path, monkeypatch, capsys):
