@@ -208,6 +208,7 @@ def test_the_full_suite_keeps_its_parts(evaluated, monkeypatch, capsys):
         chains=8,
         bridges=3,
     )
+    monkeypatch.setenv('JAX_NUM_CPU_DEVICES', '8')  # as conftest has it
     _, experiment, state = runs.restore(workdir)
     with monkeypatch.context() as patch:
         patch.setattr(density, 'log_likelihood', lambda *given, **more: 1 / 0)
