@@ -189,9 +189,10 @@ def test_evaluate_writes_every_metric_under_its_stable_name(evaluated):
     assert low < summary['test_accuracy'] < high
 
 
-def test_the_full_suite_keeps_its_parts(evaluated, monkeypatch, capsys):
+def test_the_full_suite_keeps_its_parts(evaluated, tmp_path, monkeypatch, capsys):
     """Stopped in the middle, it goes on; other settings are measured anew."""
-    workdir, _ = evaluated
+    workdir = tmp_path / 'run'
+    shutil.copytree(evaluated[0], workdir)
     arguments = [
         f'--workdir={workdir}',
         *('--suite=full', '--fresh_per_class=2', '--resamples=2', '--limit=20'),
