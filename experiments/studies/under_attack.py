@@ -1,8 +1,8 @@
 """Accuracy under attack: a plain classifier, JEM, ST-JEM, refinement before the classification, and
 dual adversarial training, on the same network, data and steps.
 
-    python -m experiments.studies.robustness --workdir=runs/robust
-    python -m experiments.studies.robustness --workdir=runs/robust_mnist \\
+    python -m experiments.studies.under_attack --workdir=runs/robust
+    python -m experiments.studies.under_attack --workdir=runs/robust_mnist \\
         --data=npz:data/mnist.npz --steps=1000 --radii=.5,1,2
 
 APGD-CE and then APGD-DLR on what is left, in L2; radii are for pixels in [0, 1]. An attack on a
