@@ -1,7 +1,14 @@
 """Energy matching on the built-in 8x8 digits.
 
-python -m experiments.digits_energy_matching --workdir=runs/digits_matching
-python -m experiments.evaluate --workdir=runs/digits_matching
+    python -m experiments.digits_energy_matching --workdir=runs/digits_matching
+    python -m experiments.evaluate --workdir=runs/digits_matching
+
+1,500 steps of flow matching on the gradient of one scalar energy, then 500 with contrastive
+divergence beside it. Samples go from noise to a digit in 40 steps.
+
+Time: eight minutes on 2 CPU cores that were also busy with other work. Expected: fresh samples at
+Frechet distance 3.2 (test images 0.5, noise 77), class coverage .94; AUROC of -E 1.00 against
+rotated, inverted and noise images, .94 against mixtures of two digits.
 """
 
 from experiments.common import launch
