@@ -188,8 +188,7 @@ def restore(workdir: str | pathlib.Path, source: str | None = None) -> Run:
             '--data=digits or --data=npz:FILE; sample, export and ebm_jax.load need none'
         )
     use_all_cores()
-    train, test = sources.splits(source)
-    return _trained_from_python(load(workdir), Datasets(train=train, test=test))
+    return _trained_from_python(load(workdir), sources.datasets_of(source))
 
 
 def _trained_from_python(opened, datasets):

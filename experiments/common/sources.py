@@ -131,6 +131,12 @@ def splits(source: str) -> tuple[Examples, Examples]:
     return train, test
 
 
+def datasets_of(source: str) -> Datasets:
+    """Both splits of a source. Raises: InputError as `splits`."""
+    train, test = splits(source)
+    return Datasets(train=train, test=test)
+
+
 def ood_dataset(spec: str, datasets: Datasets) -> Examples:
     """An out-of-distribution set: one of the run's own (held_out: the classes that were left out of
     training), one that is made from the test set by name (rotated, inverted, noise, mixed, or

@@ -70,9 +70,7 @@ def image_dat(
       datasets: default: those that config.data.source names.
       network: one example -> logits; default: that of config.network.
     """
-    if datasets is None:
-        train, test = sources.splits(config.data.source)
-        datasets = Datasets(train=train, test=test)
+    datasets = datasets or sources.datasets_of(config.data.source)
     c, shape = config.data, datasets.train.x.shape[1:]
     network = network or config.network.build(datasets.train.num_classes, shape)
     initial = Part('uniform')

@@ -243,9 +243,7 @@ def image_dual_mcmc(
       networks: {'energy', 'generator', 'inference'}; default: those of config.network.
       kernel: of the chains in x; default: that of config.x_chain.
     """
-    if datasets is None:
-        train, test = sources.splits(config.data.source)
-        datasets = Datasets(train=train, test=test)
+    datasets = datasets or sources.datasets_of(config.data.source)
     shape, num_classes = datasets.train.x.shape[1:], datasets.train.num_classes
     conditional, settings = config.loss.conditional, method_settings(config)
     if networks is None:

@@ -74,9 +74,7 @@ def image_energy_matching(
       datasets: default: those that config.data.source names.
       network: one example -> energies, whose sum is E; default: that of config.network.
     """
-    if datasets is None:
-        train, test = sources.splits(config.data.source)
-        datasets = Datasets(train=train, test=test)
+    datasets = datasets or sources.datasets_of(config.data.source)
     shape, c = datasets.train.x.shape[1:], config.loss
     network = network or config.network.build(0, shape)
     heat: dict[str, Any] = {'temperature': c.temperature, 'onset': c.onset}

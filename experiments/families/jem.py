@@ -125,9 +125,7 @@ def image_jem(
       network: one example -> logits; default: that of config.network.
       kernel: of the chains of training; default: that of config.sampler.
     """
-    if datasets is None:
-        train, test = sources.splits(config.data.source)
-        datasets = Datasets(train=train, test=test)
+    datasets = datasets or sources.datasets_of(config.data.source)
     c = config.data
     if c.labels_per_class and not config.loss.positives:
         raise InputError(

@@ -21,7 +21,6 @@ from ebm_jax.train import TrainState
 from experiments import digits_dat, digits_st_jem, mnist_st_jem
 from experiments.common import launch, settings, sources
 from experiments.common.experiment import Experiment
-from experiments.common.sources import Datasets
 from experiments.evaluations.robustness import robust_accuracy
 from experiments.studies import arms
 
@@ -75,10 +74,9 @@ def measure(
 def run(values: Any) -> None:
     """Train what is missing, write and print."""
     workdir, radii = pathlib.Path(values.workdir), [float(radius) for radius in values.radii]
-    train, test = sources.splits(values.data)
-    whole = Datasets(train=train, test=test)
+    whole = sources.datasets_of(values.data)
     found: dict[str, list[dict[str, float]]] = {}
-    large = train.x.shape[1] > 16
+    large = whole.train.x.shape[1] > 16
     for name, module, chosen in (
         ('jem', mnist_st_jem if large else digits_st_jem, JEM_ARMS),
         ('dat', digits_dat, DAT_ARMS),
