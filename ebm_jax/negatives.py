@@ -38,6 +38,18 @@ class Run(NamedTuple):
     extra: Any = None  # whatever else the method keeps of them
 
 
+def check_shards(shards: int, **numbers: int) -> None:
+    """Refuse numbers, by their names, that cannot be divided over the shards.
+
+    Raises: ValueError.
+    """
+    for name, number in numbers.items():
+        if shards < 1 or number < 1 or number % shards:
+            raise ValueError(
+                f'{name} must be a positive multiple of shards, got {number} and {shards} shards'
+            )
+
+
 def shard_keys(key: Key, shards: int, *names: str) -> dict[str, Key]:
     """{name: keys [shards]} of this device's shards, the same for any number of devices.
 

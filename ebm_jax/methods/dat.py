@@ -88,10 +88,7 @@ def dat(
       is that of examples as they are, 'robust_accuracy' of attacked ones.
     Raises: ValueError when a number is out of range or does not divide.
     """
-    if num_negatives < 1 or shards < 1 or num_negatives % shards:
-        raise ValueError(
-            f'num_negatives must be a positive multiple of shards, got {num_negatives} and {shards}'
-        )
+    negatives.check_shards(shards, num_negatives=num_negatives)
     if num_steps < 1 or not p_x_weight >= 0:
         raise ValueError(
             f'num_steps must be >= 1 and p_x_weight >= 0, got {num_steps} and {p_x_weight}'

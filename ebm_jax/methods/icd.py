@@ -136,11 +136,7 @@ def icd(
         divided['kl_chains'] = kl_chains
     if kl_weight and entropy_weight:
         divided['population'] = population
-    for name, number in divided.items():
-        if shards < 1 or number < 1 or number % shards:
-            raise ValueError(
-                f'{name} must be a positive multiple of shards, got {number} and {shards} shards'
-            )
+    negatives.check_shards(shards, **divided)
     for name, weight in (
         ('kl_weight', kl_weight),
         ('entropy_weight', entropy_weight),

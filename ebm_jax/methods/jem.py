@@ -97,10 +97,7 @@ def jem(
       'entropy_information').
     Raises: ValueError when a number is out of range or M does not divide.
     """
-    if num_negatives < 1 or shards < 1 or num_negatives % shards:
-        raise ValueError(
-            f'num_negatives must be a positive multiple of shards, got {num_negatives} and {shards}'
-        )
+    negatives.check_shards(shards, num_negatives=num_negatives)
     if not 0 <= conditional <= 1:
         raise ValueError(f'conditional is a share in [0, 1], got {conditional}')
     if not 0 <= alpha <= 1:
