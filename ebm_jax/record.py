@@ -74,13 +74,18 @@ def read_json(path: pathlib.Path, absent: Any) -> tuple[Any, str]:
     return content, ''
 
 
-def read_summary(workdir: str | pathlib.Path) -> dict[str, Any]:
-    """WORKDIR/summary.json; {} where there is none, and with a warning where it is damaged."""
-    path = pathlib.Path(workdir) / SUMMARY
-    summary, problem = read_json(path, {})
+def read_or_leave_out(path: pathlib.Path, absent: Any) -> Any:
+    """The content of a file that can be made again; `absent` where there is none, and with a
+    warning where it is damaged."""
+    content, problem = read_json(path, absent)
     if problem:
         warnings.warn(f'{path} {problem} and is left out', stacklevel=2)
-    return summary
+    return content
+
+
+def read_summary(workdir: str | pathlib.Path) -> dict[str, Any]:
+    """WORKDIR/summary.json, see `read_or_leave_out`."""
+    return read_or_leave_out(pathlib.Path(workdir) / SUMMARY, {})
 
 
 def update_summary(workdir: str | pathlib.Path, content: Mapping[str, Any]) -> dict[str, Any]:

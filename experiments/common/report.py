@@ -7,13 +7,12 @@ import pathlib
 import re
 import shlex
 import sys
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ebm_jax.errors import InputError
 from ebm_jax.evaluate import figures
-from ebm_jax.record import atomic_write, read_json, read_rows, read_summary
+from ebm_jax.record import atomic_write, read_or_leave_out, read_rows, read_summary
 from ebm_jax.trained import is_export, read_config
 from experiments.common import page, settings
 from experiments.common.headlines import headlines_of
@@ -86,16 +85,9 @@ def read(workdir: str | pathlib.Path) -> Workdir:
         path,
         read_config(path),
         read_summary(path),
-        _json(path / 'evaluation.json', {}),
-        _json(path / 'recoveries' / 'log.json', []),
+        read_or_leave_out(path / 'evaluation.json', {}),
+        read_or_leave_out(path / 'recoveries' / 'log.json', []),
     )
-
-
-def _json(path, absent):
-    content, problem = read_json(path, absent)
-    if problem:
-        warnings.warn(f'{path} {problem} and is left out of the report', stacklevel=2)
-    return content
 
 
 def write(workdir: str | pathlib.Path, training: tuple[int, int] | None = None) -> pathlib.Path:
