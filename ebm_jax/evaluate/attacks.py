@@ -139,6 +139,13 @@ def _better(new, old):
     return jax.tree.map(partial(jnp.where, wins), new, old)
 
 
+class _At(NamedTuple):
+    """A point of the ascent and the gradient there."""
+
+    point: Attacked
+    grad: Array
+
+
 class _Objective(NamedTuple):
     """What an attack ascends, at one example."""
 
@@ -148,7 +155,7 @@ class _Objective(NamedTuple):
     samples: int
 
     def __call__(self, key, x):
-        """(point, gradient of its loss): expectation over `samples` draws of the predictor."""
+        """The point and the gradient there, in expectation over `samples` draws."""
 
         def mean_loss(x):
             logits = jax.vmap(self.predict, (0, None))(jax.random.split(key, self.samples), x)
@@ -156,7 +163,7 @@ class _Objective(NamedTuple):
             return jnp.mean(losses), jnp.mean(jax.nn.log_softmax(logits), 0)
 
         (loss, log_p), grad = jax.value_and_grad(mean_loss, has_aux=True)(x)
-        return Attacked(x, loss, jnp.argmax(log_p) != self.label), grad
+        return _At(Attacked(x, loss, jnp.argmax(log_p) != self.label), grad)
 
 
 def _with_restarts(name, restarts, one):
@@ -181,6 +188,11 @@ def _check(steps, samples, bounds):
         raise ValueError(f'steps and samples must be at least 1, got {steps} and {samples}')
     if not bounds[0] < bounds[1]:
         raise ValueError(f'bounds must be (low, high) with low < high, got {tuple(bounds)}')
+
+
+def _projection(norm, x, radius, bounds):
+    """P: a point near x -> the nearest one in the ball around x, then in the box."""
+    return lambda there: jnp.clip(x + norm.project(there - x, radius), *bounds)
 
 
 def pgd(
@@ -218,16 +230,15 @@ def pgd(
         start_key, key = jax.random.split(key)
         objective = _Objective(predict, label, loss, samples)
 
-        def inside(d):
-            return jnp.clip(x + norm.project(d, radius), *bounds)
+        inside = _projection(norm, x, radius, bounds)
 
         def step(carry, t):
             best, here, grad = carry
-            there = inside(here - x + a * norm.steepest(grad))
+            there = inside(here + a * norm.steepest(grad))
             point, grad = objective(jax.random.fold_in(key, t), there)
             return (_better(point, best), there, grad), None
 
-        start = inside(norm.draw(start_key, x, radius)) if random_start else x
+        start = inside(x + norm.draw(start_key, x, radius)) if random_start else x
         point, grad = objective(jax.random.fold_in(key, steps), start)
         (best, _, _), _ = jax.lax.scan(step, (point, start, grad), jnp.arange(steps))
         return best
@@ -280,8 +291,7 @@ def apgd(
         start_key, key = jax.random.split(key)
         objective = _Objective(predict, label, loss, samples)
 
-        def inside(there):
-            return jnp.clip(x + norm.project(there - x, radius), *bounds)
+        inside = _projection(norm, x, radius, bounds)
 
         def step(carry, schedule):
             t, at_mark, window = schedule
@@ -293,7 +303,7 @@ def apgd(
                 + (1 - momentum) * (z - here.point.x)
                 + momentum * (here.point.x - before)
             )
-            new = _At(*objective(jax.random.fold_in(key, t), there))
+            new = objective(jax.random.fold_in(key, t), there)
             raised = raised + (new.point.loss > here.point.loss)
             higher = new.point.loss > top.point.loss
             top = jax.tree.map(partial(jnp.where, higher), new, top)
@@ -312,7 +322,7 @@ def apgd(
             ), None
 
         start = inside(x + norm.draw(start_key, x, radius))
-        first = _At(*objective(jax.random.fold_in(key, steps), start))
+        first = objective(jax.random.fold_in(key, steps), start)
         begin = (
             first.point,
             first,
@@ -329,13 +339,6 @@ def apgd(
 
     name = 'apgd-dlr' if loss is logit_ratio else 'apgd-ce'
     return _with_restarts(name, restarts, one)
-
-
-class _At(NamedTuple):
-    """A point of the ascent and the gradient there."""
-
-    point: Attacked
-    grad: Array
 
 
 def strongest(norm: Norm, classes: int, **options: Any) -> list[Attack]:

@@ -184,9 +184,6 @@ def annealed_importance_sampling(
     def gain(params, x, change):
         return (change[1] - change[0]) * (base.energy(x) - energy_fn(params, x))
 
-    def first(key):
-        return base.sample(key)
-
     @jax.jit
     def pilot(key, params, x):
         """The step size of each bridge, as it follows the acceptance of all chains."""
@@ -200,9 +197,7 @@ def annealed_importance_sampling(
 
         # settles at the first bridge before it moves on
         order = jnp.concatenate([jnp.zeros(50, jnp.int32), jnp.arange(bridges)])
-        _, log_steps = jax.lax.scan(
-            lambda carry, i: step(carry, i), (x, jnp.log(jnp.float32(step_size))), order
-        )
+        _, log_steps = jax.lax.scan(step, (x, jnp.log(jnp.float32(step_size))), order)
         return jnp.exp(log_steps[50:])
 
     def one(params_and_steps, key, x):
@@ -220,8 +215,8 @@ def annealed_importance_sampling(
     start_key, pilot_key, run_key, own_key = jax.random.split(key, 4)
     some: Array
     if starts is None:
-        begin = jax.vmap(first)(jax.random.split(start_key, chains))
-        some = jax.vmap(first)(jax.random.split(own_key, min(chains, batch_size)))
+        begin = jax.vmap(base.sample)(jax.random.split(start_key, chains))
+        some = jax.vmap(base.sample)(jax.random.split(own_key, min(chains, batch_size)))
     else:
         begin = jnp.asarray(starts)
         some = begin[:batch_size]
@@ -328,8 +323,7 @@ def tempered_smc(
         import blackjax
     except ImportError as error:
         raise InputError("tempered SMC needs blackjax: pip install 'ebm_jax[density]'") from error
-    flat = jax.flatten_util.ravel_pytree(base.sample(jax.random.key(0)))[1]
-    size = base.sample(jax.random.key(0)).size
+    example, flat = jax.flatten_util.ravel_pytree(base.sample(jax.random.key(0)))
 
     def log_prior(v):
         return -base.energy(flat(v))
@@ -340,7 +334,7 @@ def tempered_smc(
     hmc_step = blackjax.hmc.build_kernel()
 
     def moved(key, state, log_density, step_size):
-        mass = jnp.ones(size)
+        mass = jnp.ones(example.size)
         return hmc_step(key, state, log_density, step_size, mass, num_leapfrog)
 
     kernel = blackjax.smc.adaptive_tempered.build_kernel(
