@@ -12,13 +12,10 @@ chains show digits; fresh ones, which begin at independent pixels, do not get th
 images, .65 against mixtures of two digits.
 """
 
-import dataclasses
-
 import jax.numpy as jnp
 
 from ebm_jax import kernels
 from ebm_jax.data import Examples
-from ebm_jax.evaluate import post_hoc, predict
 from ebm_jax.spec import Part, Sampling
 from experiments.common import launch
 from experiments.common.experiment import Experiment
@@ -54,7 +51,7 @@ def build(config: IcdSettings, datasets: Datasets | None = None) -> Experiment:
     given = datasets or labelled_splits(config.data)
     found = Datasets(train=binary(given.train), test=binary(given.test))
     temperature = config.sampler.noise
-    experiment = image_icd(
+    return image_icd(
         config,
         found,
         kernel=kernels.gibbs_with_gradients(temperature=temperature),
@@ -63,14 +60,9 @@ def build(config: IcdSettings, datasets: Datasets | None = None) -> Experiment:
             num_steps=config.fresh.num_steps,
             initial=Part('bernoulli'),
         ),
+        # other sets become binary, too
+        prepare_test=lambda key, x: jnp.where(x > 127, 1.0, -1.0),
     )
-    # other sets become binary, too
-    view, _ = experiment.model.view()
-    network = experiment.model.networks['network']
-    binary_predict = predict.predictor(
-        post_hoc.with_features(view, network), lambda key, x: jnp.where(x > 127, 1.0, -1.0)
-    )
-    return dataclasses.replace(experiment, predict=binary_predict)
 
 
 if __name__ == '__main__':

@@ -21,7 +21,7 @@ from ebm_jax.evaluate.attributes import ATTRIBUTES, relabelled, thirds
 from ebm_jax.methods.icd import icd
 from ebm_jax.spec import Part, Sampling, TransitionPart, energy_spec
 from ebm_jax.train import LIMITS, Pictures, Recipe, TrainState
-from ebm_jax.types import InitialSampler, Kernel, Method, Network, ReplayBuffer
+from ebm_jax.types import InitialSampler, Kernel, Method, Network, ReplayBuffer, Transition
 from experiments.common import sources
 from experiments.common.building import (
     batches,
@@ -134,6 +134,7 @@ def image_icd(
     network: Network | None = None,
     kernel: Kernel | None = None,
     sampling: Sampling | None = None,
+    prepare_test: Transition | None = None,
 ) -> Experiment:
     """The experiment of an ICD run on images.
 
@@ -144,6 +145,7 @@ def image_icd(
         that of config.network.
       kernel: of the chains of training; default: that of config.sampler.
       sampling: how fresh samples are drawn, and where chains begin; default: that of config.fresh.
+      prepare_test: as in `energy_experiment`.
     """
     datasets = datasets or labelled_splits(config.data)
     shape, num_classes = datasets.train.x.shape[1:], datasets.train.num_classes
@@ -160,6 +162,7 @@ def image_icd(
         method,
         limits={'s_positives': config.loss.energy_limit},
         show=('loss', 's_gap', 'loss/kl', 'grad_norm'),
+        prepare_test=prepare_test,
         chains=TrainingChains(
             num=config.loss.num_negatives,
             num_steps=config.sampler.num_steps,
@@ -206,6 +209,7 @@ def energy_experiment(
     show: tuple[str, ...] = ('loss', 's_gap', 'grad_norm'),
     chains: TrainingChains | None = None,
     pictures: Callable[[TrainState], Pictures] | None = None,
+    prepare_test: Transition | None = None,
 ) -> Experiment:
     """The experiment of a method that trains an energy without a classifier.
 
@@ -215,6 +219,8 @@ def energy_experiment(
       limits: of metrics, beyond which the run has diverged. show: metrics on the progress bar.
       chains: those of training, where they outlive a step.
       pictures: what to show while it trains; default: the chains of the replay buffer.
+      prepare_test: (key, example) -> network input where scores are computed; default: as
+        config.data says, without crop and flip.
     """
     c, picture_classes = config.optimizer, 0
     if trained.spec.conditional:
@@ -237,7 +243,7 @@ def energy_experiment(
         recipe=recipe,
         model=trained,
         datasets=datasets,
-        predict=predict.predictor(view, prepare_images(config.data.noise)),
+        predict=predict.predictor(view, prepare_test or prepare_images(config.data.noise)),
         scores=scores,
         input_noise=config.data.noise,
         chains=chains,
