@@ -101,7 +101,8 @@ def langevin(
 
     def init(x, energy_fn):
         del energy_fn
-        return LangevinState(x, jax.tree.map(jnp.zeros_like, x) if averages else (), jnp.ones(()))
+        before = jax.tree.map(jnp.zeros_like, x) if averages else ()
+        return LangevinState(x, before, jnp.ones((), jnp.float32))
 
     def step(key, state, energy_fn):
         x, unravel = ravel_pytree(state.position)

@@ -123,7 +123,7 @@ class Model:
     def initial_sampler(self, params: Params, key: Key, label: ArrayLike) -> Array:
         """Where a new chain begins: g(z), or the initial distribution."""
         if self.latent is not None and self.latent.from_generator:
-            z = jax.random.normal(key, (self.latent.latent_dim,))
+            z = jax.random.normal(key, (self.latent.latent_dim,), jnp.float32)
             generator = self.latent.generator
             return generator.apply(params['generator'], z, *self.conditions(label))
         part = self.spec.sampling.initial

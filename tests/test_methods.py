@@ -5,8 +5,12 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from methods_under_test import BATCH, METHODS, prepared, sampler_of, total
+
+from ebm_jax import devices
+from ebm_jax.train import Recipe, make_local_step, per_network, state_shapes
 
 
 @pytest.mark.parametrize('name', METHODS)
@@ -73,3 +77,29 @@ def test_nothing_recompiles_from_step_to_step(name):
 
     for seed in range(3):
         _, chains = step(jax.random.key(seed), params, chains)
+
+
+@pytest.mark.parametrize('name', METHODS)
+def test_a_step_keeps_its_types_where_jax_computes_in_64_bits(name):
+    """With float32 parameters and data, the chains, the optimiser and the parameters of the next
+    step are float32, too (or the next step would be compiled again)."""
+    method, optimizer = METHODS[name], optax.adam(0.1)
+    taught = {network for part in method.rounds for network in part.teaches or ()}
+    recipe = Recipe(
+        method=method,
+        optimizer=per_network(dict.fromkeys(taught, optimizer)) if taught else optimizer,
+        batch_at=lambda step: BATCH,
+        prepare=lambda key, x: x,
+        ema=0.9,
+    )
+    state = state_shapes(recipe)
+    with jax.enable_x64(True):
+        step = make_local_step(recipe, watch_every=2)
+        after = jax.eval_shape(jax.vmap(step, axis_name=devices.AXIS), *_with_axis(state))
+    chex.assert_trees_all_equal_dtypes(_with_axis(state)[0], after[0])
+
+
+def _with_axis(state):
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape), leaf.dtype), (state, BATCH)
+    )

@@ -1,5 +1,7 @@
 """Networks: their size, one example at a time, and what bfloat16 touches."""
 
+import importlib
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -23,6 +25,7 @@ from ebm_jax.networks import (
     spectral,
     standardised,
 )
+from experiments.common import runs
 
 
 def test_wide_resnet_28_10_has_the_published_size():
@@ -402,3 +405,33 @@ def test_a_network_with_dropout_is_refused_in_one_sentence():
     params = network.init(jax.random.key(0), x)
     with pytest.raises(ValueError, match='Dropped draws random numbers'):
         network.apply(params, x)
+
+
+@pytest.mark.parametrize('name', ['digits_dual_mcmc', 'digits_energy_matching', 'digits_discrete'])
+def test_an_energy_whose_constant_nothing_teaches_has_none(name):
+    """Moving any parameter changes more than the constant of the energy. digits_discrete: where it
+    has squared energies, the bias is there, and taught."""
+    module = importlib.import_module(f'experiments.{name}')
+    config = module.get_config()
+    for l2_weight in (0.0, 1e-3) if name == 'digits_discrete' else (None,):
+        if l2_weight is not None:
+            config.loss.l2_weight = l2_weight
+        experiment = runs.build(module, config)
+        params = experiment.recipe.method.init(
+            jax.random.key(0), {'x': jnp.zeros((2, 8, 8, 1)), 'y': jnp.zeros(2, jnp.int32)}
+        )[0]
+        params = params.get('energy', params)
+        network = experiment.model.networks.get('energy') or experiment.model.networks['network']
+        images = jax.random.normal(jax.random.key(1), (4, 8, 8, 1))
+
+        def differences(params, network=network, images=images):
+            energies = jax.vmap(lambda x: jnp.sum(network.apply(params, x)))(images)
+            return energies[1:] - energies[0]
+
+        moved = jax.jit(jax.jacobian(differences))(params)
+        constants = [
+            jax.tree_util.keystr(path)
+            for path, leaf in jax.tree_util.tree_leaves_with_path(moved)
+            if not np.any(leaf)
+        ]
+        assert [path[-8:] for path in constants] == (["['bias']"] if l2_weight else [])

@@ -55,7 +55,7 @@ def infer(
     """
     initial_key, chain_key = jax.random.split(key)
     if model.inference is None or not model.from_inference:
-        z = jax.random.normal(initial_key, (model.latent_dim,))
+        z = jax.random.normal(initial_key, (model.latent_dim,), jnp.float32)
     else:
         z, _ = model.inference.apply(params['inference'], x, *label)
     mask = jnp.where(known, 1.0, 0.0)

@@ -221,7 +221,7 @@ def generate_features(
     def one(params, key, labels):
         initial_key, key = jax.random.split(key)
         shape = len(said), frontend.analysis.bins, 1
-        x = jax.random.normal(initial_key, shape) / audio.SPAN
+        x = jax.random.normal(initial_key, shape, jnp.float32) / audio.SPAN
         window_energy = partial(energy_fn, params)
         return generate(key, window_energy, kernel, x, num_steps, frontend.length, labels)
 

@@ -307,7 +307,7 @@ class _Round:
         """(z, where the chain in x began, x')."""
         models = self.models
         z_key, initial_key, chain_key = jax.random.split(key, 3)
-        z = jax.random.normal(z_key, (models.latent_dim,))
+        z = jax.random.normal(z_key, (models.latent_dim,), jnp.float32)
         if self.settings.from_generator:
             initial = models.apply('generator', params, z, *label)
         else:
@@ -338,7 +338,7 @@ class _Round:
         """(where the chain in z began, z')."""
         models = self.models
         initial_key, chain_key = jax.random.split(key)
-        initial = jax.random.normal(initial_key, (models.latent_dim,))
+        initial = jax.random.normal(initial_key, (models.latent_dim,), jnp.float32)
         if self.settings.from_inference:
             q = models.apply('inference', params, x, *label)
             initial = obj.reparametrised(initial, *q)
@@ -446,7 +446,7 @@ class _Round:
     def neg_elbo(self, params, key, x, *label):
         """Negative evidence lower bound of x."""
         q = self.models.apply('inference', params, x, *label)
-        z = obj.reparametrised(jax.random.normal(key, (self.models.latent_dim,)), *q)
+        z = obj.reparametrised(jax.random.normal(key, (self.models.latent_dim,), jnp.float32), *q)
         return obj.gaussian_kl(*q) + self.reconstruction_nll(params, x, z, *label)
 
     def adversarial_loss(self, params, z, *label):

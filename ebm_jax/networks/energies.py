@@ -99,6 +99,8 @@ class ResidualEnergy(nn.Module):
       num_classes: 0, or C >= 1 for a class gain and bias behind each norm, initially 1 and 0.
       stem_stride: of the first convolution, 1 in the paper; 2 makes everything four times cheaper
         (our addition).
+      head_bias: whether the dense layer adds a constant. Only squared energies teach it; where the
+        loss has none, its gradient is rounding noise, of which Adam makes full steps (our reading).
       dtype: compute type, as bfloat16; None: that of the input. Energies are float32.
     Raises: ValueError when a normalised grid has shrunk to one pixel, or a label is missing.
     Source: [code] of Du et al. 2021.
@@ -114,6 +116,7 @@ class ResidualEnergy(nn.Module):
     num_classes: int = 0
     stem_stride: int = 1
     dtype: jnp.dtype | None = None
+    head_bias: bool = True
 
     @nn.compact
     def __call__(self, x: Array, label: Array | None = None) -> Array:
@@ -141,7 +144,7 @@ class ResidualEnergy(nn.Module):
             x = block(down=factor * self.width)(x, label)
             if self.attention_after == done + 1:
                 x = SelfAttention(self.dtype)(x)
-        return nn.Dense(1)(float32(x).mean((1, 2)))[:, 0]
+        return nn.Dense(1, use_bias=self.head_bias)(float32(x).mean((1, 2)))[:, 0]
 
 
 class MultiScaleEnergy(nn.Module):
@@ -167,6 +170,7 @@ class MultiScaleEnergy(nn.Module):
     num_classes: int = 0
     stem_stride: int = 1
     dtype: jnp.dtype | None = None
+    head_bias: bool = True
 
     @nn.compact
     def __call__(self, x: Array, label: Array | None = None) -> Array:
@@ -189,6 +193,7 @@ class MultiScaleEnergy(nn.Module):
                     self.num_classes,
                     self.stem_stride,
                     self.dtype,
+                    self.head_bias,
                 )(x, label)
             )
             x = avg_pool_2x(x)

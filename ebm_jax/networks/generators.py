@@ -124,7 +124,8 @@ class SpectralEnergy(nn.Module):
 
     A block: ReLU (none in the first), 3x3, ReLU, 3x3, the 2x2 average where `down`, plus the input,
     through a 1x1 and the 2x2 average where the shape changes. Then ReLU, the mean over the grid,
-    dense. Every kernel is divided by its largest singular value. CIFAR-10 has widths of four times
+    dense without a bias: no contrast teaches an energy's constant (our reading; [code] has one).
+    Every kernel is divided by its largest singular value. CIFAR-10 has widths of four times
     512 with down (True, True, False, False) (16.8 M parameters), CelebA-64
     (64, 128, 256, 512, 1024), all down (19.5 M).
 
@@ -161,8 +162,7 @@ class SpectralEnergy(nn.Module):
         kernel = self.param(
             'head', nn.initializers.lecun_normal(), (x.shape[-1], self.num_classes or 1)
         )
-        bias = self.param('head_bias', nn.initializers.zeros, (self.num_classes or 1,))
-        energies = x @ spectral(kernel) + bias
+        energies = x @ spectral(kernel)
         check_label(self.num_classes, label)
         if not self.num_classes:
             return energies[:, 0]

@@ -76,7 +76,7 @@ def image_energy_matching(
     """
     datasets = datasets or sources.datasets_of(config.data.source)
     shape, c = datasets.train.x.shape[1:], config.loss
-    network = network or config.network.build(0, shape)
+    network = network or config.network.build(0, shape, head_bias=False)
     heat: dict[str, Any] = {'temperature': c.temperature, 'onset': c.onset}
     initial = Part('normal')
     sampling = Sampling(

@@ -150,7 +150,9 @@ def image_icd(
     datasets = datasets or labelled_splits(config.data)
     shape, num_classes = datasets.train.x.shape[1:], datasets.train.num_classes
     conditional = config.loss.conditional
-    network = network or config.network.build(num_classes if conditional else 0, shape)
+    network = network or config.network.build(
+        num_classes if conditional else 0, shape, head_bias=config.loss.l2_weight > 0
+    )
     sampling = sampling or sampling_of(config, shape)
     spec = energy_spec(network, shape, num_classes, sampling, conditional=conditional)
     trained = model.build(spec, {'network': network})

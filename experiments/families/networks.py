@@ -120,8 +120,9 @@ class EnergyNetwork(ComputeType):
     attention_after: int = setting(0, 'stages before self-attention; 0: none', low=0)
     stem_stride: int = setting(1, 'stride of the first convolution', low=1)
 
-    def build(self, num_classes: int, shape: Shape) -> Network:
-        """num_classes: 0 for an energy of p(x) alone."""
+    def build(self, num_classes: int, shape: Shape, head_bias: bool = True) -> Network:
+        """num_classes: 0 for an energy of p(x) alone. head_bias: whether energies have a constant,
+        which only squared energies in the loss teach."""
         # spectral normalisation applies to every convolution or to none
         others = self.kernel_transform if self.kernel_transform == 'spectral' else 'plain'
         module = MultiScaleEnergy(
@@ -136,6 +137,7 @@ class EnergyNetwork(ComputeType):
             num_classes=num_classes,
             stem_stride=self.stem_stride,
             dtype=self.dtype,
+            head_bias=head_bias,
         )
         return per_example(module)
 
@@ -147,7 +149,7 @@ class SizedEnergyNetwork(EnergyNetwork):
     stages: tuple[int, ...] = setting((), 'factors on F; (): by the size of the images', low=1)
     stem_stride: int = setting(0, 'stride of the first convolution; 0: by the size', low=0)
 
-    def build(self, num_classes: int, shape: Shape) -> Network:
+    def build(self, num_classes: int, shape: Shape, head_bias: bool = True) -> Network:
         """Stages that halve the grid until it has two pixels a side."""
         side = min(shape[:2])
         stem_stride = self.stem_stride or (2 if side > 16 else 1)
@@ -155,4 +157,4 @@ class SizedEnergyNetwork(EnergyNetwork):
         stages = self.stages or (2, 4, 8, 8, 8, 8)[:halvings]
         scales = min(self.scales, len(stages))
         settings = replace(self, stages=stages, stem_stride=stem_stride, scales=scales)
-        return EnergyNetwork.build(settings, num_classes, shape)
+        return EnergyNetwork.build(settings, num_classes, shape, head_bias)
