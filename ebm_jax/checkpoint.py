@@ -19,6 +19,9 @@ from ebm_jax.errors import InputError, NotSaved
 from ebm_jax.train import TrainState
 from ebm_jax.types import Params
 
+# What a checkpoint holds. 1: without a hash; energies of dual-MCMC end with a bias. 2: as it is.
+FORMAT = 2
+
 
 @contextlib.contextmanager
 def _without_remarks():
@@ -97,7 +100,7 @@ class Checkpoints:
                 lambda: self._manager.save(
                     step,
                     args=ocp.args.StandardSave(state),
-                    custom_metadata={'sha256': digests(state)},
+                    custom_metadata={'format': FORMAT, 'sha256': digests(state)},
                 )
             )
 
@@ -145,6 +148,7 @@ class Checkpoints:
             )
         damaged = {}
         for candidate in there if step is None else [step]:
+            self._check_format(candidate)
             try:
                 found = read(candidate)
             except _DamagedError as error:
@@ -153,10 +157,33 @@ class Checkpoints:
             for bad, why in damaged.items():
                 self._set_aside(bad, why, candidate)
             return candidate, found
+        newest = max(damaged)
+        written = self._metadata(newest).get('format', 1)
         raise InputError(
-            f'{damaged[max(damaged)]}: it is damaged or of another configuration; delete that '
-            'folder to go on from an older one, or use a new workdir'
+            f'{damaged[newest]}: '
+            + (
+                f'it was written by an earlier version of ebm_jax (format {written}, this is '
+                f'{FORMAT}), which goes on with it; here, use a new workdir'
+                if written < FORMAT
+                else 'it is damaged or of another configuration; delete that folder to go on from '
+                'an older one, or use a new workdir'
+            )
         )
+
+    def _metadata(self, step):
+        """What was saved beside the state; {} where it is not there or cannot be read."""
+        try:
+            return self._manager.metadata(step).custom_metadata or {}
+        except Exception:  # of many types, as in `_reading`, where they are told of
+            return {}
+
+    def _check_format(self, step):
+        written = self._metadata(step).get('format', 1)
+        if written > FORMAT:
+            raise InputError(
+                f'checkpoint {self.folder / str(step)} was written by a later version of ebm_jax '
+                f'(format {written}, this one reads up to {FORMAT}): use that version'
+            )
 
     def _restore(self, template, step):
         target = jax.tree.map(_on_this_device, template)

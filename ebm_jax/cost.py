@@ -87,6 +87,21 @@ def _traffic(equation):
     return num_bytes([v.aval for v in (*equation.invars, *equation.outvars)])
 
 
+def largest_array(program: Any) -> int:
+    """Bytes of the largest array that a traced program makes, without those of arguments."""
+    jaxpr = getattr(program, 'jaxpr', program)
+    return max(
+        (
+            max(
+                max((num_bytes([v.aval]) for v in equation.outvars), default=0),
+                max(map(largest_array, _inner(equation)), default=0),
+            )
+            for equation in jaxpr.eqns
+        ),
+        default=0,
+    )
+
+
 def matmul_rate(
     device: jax.Device | None = None, size: int | None = None, dtype: Any = jnp.float32
 ) -> float:

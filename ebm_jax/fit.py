@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ebm_jax import cost, process, sharding
+from ebm_jax import cost, memory, process, sharding
 from ebm_jax.checkpoint import Checkpoints
 from ebm_jax.errors import Diverged, InputError, NotSaved, Stopped
 from ebm_jax.guard import Guard, RecoveryAction
@@ -162,9 +162,11 @@ def check(recipe: Recipe, devices: Sequence[jax.Device], watch_every: int = 0) -
                 f'{sharding.multiples_near(number, n)}, or fewer devices'
             )
     try:
-        return trace_step(recipe.at(0), n, watch_every=watch_every, shapes=shapes)
+        traced = trace_step(recipe.at(0), n, watch_every=watch_every, shapes=shapes)
     except ValueError as error:
         raise _does_not_fit(error) from error
+    memory.check(shapes, traced.program, devices)
+    return traced
 
 
 def _does_not_fit(error):

@@ -60,10 +60,10 @@ class Monitor:
         self.logged: collections.deque[dict[str, float]] = collections.deque(maxlen=WINDOW)
         self.dead: int | None = None  # the step at which the network was found dead
 
-    def bar(self, start: int) -> Iterable[int]:
+    def bar(self, start: int) -> Iterator[int]:
         """The steps from `start` to the end, under a progress bar."""
+        # counted by hand: as an iterator, tqdm counts a step twice after `unpause`
         self.progress = tqdm(
-            range(start + 1, self.steps + 1),
             total=self.steps,
             initial=start,
             unit='step',
@@ -71,7 +71,10 @@ class Monitor:
             bar_format=BAR,
             disable=not process.is_primary(),
         )
-        return self.progress
+        with self.progress:
+            for step in range(start + 1, self.steps + 1):
+                yield step
+                self.progress.update()
 
     @contextlib.contextmanager
     def compiling(self, each: Callable[[], object] = lambda: None) -> Iterator[None]:

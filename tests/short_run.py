@@ -24,11 +24,11 @@ def define(values):
     processes.define(values)
 
 
-def run(values):
-    processes.join(values)
+def recipe(numbers):
+    """A state of as many numbers and a walk; a step takes at least .05 s."""
 
     def init(key, batch):
-        return jax.random.normal(key, (values.numbers,)), {'walk': jnp.zeros((4, 1))}
+        return jax.random.normal(key, (numbers,)), {'walk': jnp.zeros((4, 1))}
 
     def sample(key, params, chains, batch):
         walk = chains['walk'] + jax.vmap(lambda key: jax.random.normal(key, (1,)))(
@@ -43,14 +43,18 @@ def run(values):
         time.sleep(0.05 if step else 0)
         return {'x': np.full((4, 1), step / 7, np.float32)}
 
-    recipe = Recipe(
+    return Recipe(
         method=Method(init, sample, loss),
         batch_at=batch_at,
         optimizer=optax.adam(0.1),
         prepare=lambda key, x: x,
     )
+
+
+def run(values):
+    processes.join(values)
     fit(
-        recipe,
+        recipe(values.numbers),
         workdir=values.workdir,
         steps=values.steps,
         log_every=1,

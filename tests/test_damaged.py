@@ -214,6 +214,26 @@ def test_rows_that_are_none_are_left_out(tmp_path):
     assert read_rows(tmp_path) == ([], read_rows(tmp_path)[1]) and read_rows(tmp_path)[1]
 
 
+@pytest.mark.parametrize('found', [1, 3])
+def test_a_checkpoint_of_another_version_says_so(found, base, tmp_path, monkeypatch):
+    """An earlier one is read where it fits; a later one is refused as it is."""
+    monkeypatch.setattr('ebm_jax.checkpoint.FORMAT', found)
+    train(tmp_path, 2)
+    monkeypatch.undo()
+    template = state_shapes(RECIPE)
+    with Checkpoints(tmp_path / 'checkpoints', 2, read_only=True) as checkpoints:
+        if found == 1:
+            assert digests(checkpoints.restore(template)) == base[1][2]
+            template = template.replace(params={'other': template.params})
+        says = (
+            'earlier version of ebm_jax .format 1, this is 2'
+            if found == 1
+            else 'later version .* 3'
+        )
+        with pytest.raises(InputError, match=says):
+            checkpoints.restore(template)
+
+
 def test_files_in_the_place_of_folders(base, tmp_path):
     run = copied(base, tmp_path)
     shutil.rmtree(run / 'tensorboard')

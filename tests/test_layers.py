@@ -20,6 +20,7 @@ BASE = {
     'shapes',
     'labels',
     'versions',
+    'memory',
 }
 LIBRARY = {
     'types': set(),
@@ -32,6 +33,7 @@ LIBRARY = {
     'notebook': set(),
     'devices': {'types', 'versions'},
     'cost': {'types', 'conv'},
+    'memory': {'cost', 'errors'},
     'prefetch': set(),
     'initial': {'types'},
     'batching': {'types', 'shapes'},

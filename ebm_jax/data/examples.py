@@ -9,7 +9,6 @@ would have seen. Scaling and augmentation happen on the device, in `augment`.
 
 import contextlib
 import functools
-import os
 import pathlib
 import warnings
 import zipfile
@@ -20,6 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from tqdm.auto import tqdm
 
+from ebm_jax import memory
 from ebm_jax.errors import InputError
 from ebm_jax.types import UNCONDITIONAL
 
@@ -119,10 +119,10 @@ def _check_size(path):
     Raises: InputError."""
     with zipfile.ZipFile(path) as archive:
         size = sum(entry.file_size for entry in archive.infolist())
-    memory = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
-    if size > memory:
+    here = memory.of_machine()
+    if size > here:
         raise InputError(
-            f'{path} unpacks to {size / 2**30:.1f} GiB, more than the {memory / 2**30:.1f} GiB of '
+            f'{path} unpacks to {size / 2**30:.1f} GiB, more than the {here / 2**30:.1f} GiB of '
             'memory here: it may be damaged or made to do harm; else bring it to TFDS and read it '
             'from disk (memory=false)'
         )

@@ -19,6 +19,7 @@ from typing import Any
 import jax
 from absl import flags
 
+from ebm_jax import memory
 from ebm_jax.errors import Diverged, InputError, NotSaved, Stopped
 from experiments.common import processes, settings
 from experiments.common.compiled import keep_programs
@@ -75,7 +76,10 @@ def main(
         sys.exit(128 + stopped.signal)
     except KeyboardInterrupt:
         sys.exit(130)
-    except Exception:
+    except Exception as error:
+        if memory.is_exhausted(error):
+            said = str(error).strip().splitlines() or ['']
+            end(f'memory is exhausted ({said[0][:200]}): {memory.LOWER}', code=1)
         if not jax.distributed.is_initialized():
             raise
         traceback.print_exc()

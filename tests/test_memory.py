@@ -1,0 +1,45 @@
+"""Runs that do not fit into memory end in one sentence."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import pytest
+from short_run import recipe
+from test_interruptions import start
+
+from ebm_jax import cost, fit, memory
+from ebm_jax.errors import InputError
+
+
+def test_the_largest_array_of_a_program():
+    """That of the outer product, inside a loop."""
+
+    def program(x):
+        return jax.lax.fori_loop(0, 3, lambda i, c: c + jnp.sum(x[:, None] * x), 0.0)
+
+    assert cost.largest_array(jax.make_jaxpr(program)(jnp.ones(100))) == 4 * 100**2
+
+
+def test_a_state_larger_than_the_memory_is_refused_unmade():
+    with pytest.raises(InputError, match=r'needs [\d,.]+ GiB .* buffer.s capacity'):
+        fit.check(recipe(2**36), jax.devices()[:1])
+    fit.check(recipe(10), jax.devices()[:1])
+
+
+def test_a_limit_on_the_address_space_is_the_memory(tmp_path):
+    """3 GB, of which Python and JAX have taken a part; the state of 200 million numbers with Adam's
+    needs 2.4 GB twice. A real process."""
+    limited = 'sh', '-c', 'ulimit -v 3000000 && exec "$@"', 'sh'
+    process = start(tmp_path / 'run', '--numbers=200000000', before=limited)
+    _, err = process.communicate(timeout=100)
+    assert process.returncode == 2 and not (tmp_path / 'run').exists()
+    said = re.findall('error: this run needs (.*) GiB of memory and (.*) GiB are left', err)
+    assert len(said) == 1 and float(said[0][0]) > float(said[0][1]), err
+
+
+def test_what_cannot_be_allocated_is_told_from_other_errors():
+    with pytest.raises(RuntimeError) as found:  # JAX's own, of a real allocation
+        jnp.zeros(2**44, jnp.uint8).block_until_ready()
+    assert memory.is_exhausted(found.value) and memory.is_exhausted(MemoryError())
+    assert not memory.is_exhausted(RuntimeError('INVALID_ARGUMENT')), 'another error'
