@@ -276,7 +276,9 @@ class Checkpoints:
             raise
         except Exception as error:  # of many types, as in `_reading`
             first = (str(error).strip() or type(error).__name__).splitlines()[0]
-            why = first.rpartition(': ')[2][:200]  # the system's message comes last
+            # the system's message, which in other errors comes last
+            said = error.strerror if isinstance(error, OSError) else None
+            why = said or first.rpartition(': ')[2][:200]
             raise NotSaved(f'a checkpoint cannot be written to {self.folder} ({why})') from error
 
     def close(self) -> None:

@@ -36,7 +36,11 @@ def atomic_write(path: str | pathlib.Path, text: str) -> None:
     if path.is_dir():
         set_aside(path, 'is a folder and not a file')
     beside = path.with_name(path.name + '.part')
-    beside.write_text(text)
+    try:
+        beside.write_text(text)
+    except OSError:  # on a full disk, a part of it takes room and is of no use
+        beside.unlink(missing_ok=True)
+        raise
     os.replace(beside, path)
 
 

@@ -1,5 +1,6 @@
 """A run of `fit` that takes a few seconds, for tests that end it: python tests/short_run.py
---workdir=DIR [--steps=N] [--numbers=N]"""
+--workdir=DIR [--steps=N] [--numbers=N]
+[--clock=SECONDS]"""
 
 import sys
 import time
@@ -21,6 +22,7 @@ def define(values):
     flags.DEFINE_string('workdir', None, 'Folder.', flag_values=values)
     flags.DEFINE_integer('steps', 40, 'Steps, of at least .05 s each.', flag_values=values)
     flags.DEFINE_integer('numbers', 10, 'Size of the state.', flag_values=values)
+    flags.DEFINE_float('clock', 0, 'Seconds by which the clock is wrong.', flag_values=values)
     processes.define(values)
 
 
@@ -52,6 +54,8 @@ def recipe(numbers):
 
 
 def run(values):
+    right = time.time
+    time.time = lambda: right() + values.clock
     processes.join(values)
     fit(
         recipe(values.numbers),

@@ -4,6 +4,7 @@ and several that share a run."""
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -127,6 +128,64 @@ def test_a_workdir_has_one_writer(whole, tmp_path):
     assert_same_end(whole, tmp_path)
 
 
+def test_a_clock_that_goes_back_changes_nothing(whole, tmp_path):
+    process = start(tmp_path)
+    wait_for_step(tmp_path, 12)
+    process.kill()
+    process.communicate()
+    finish(tmp_path, '--clock=-86400')
+    assert_same_end(whole, tmp_path)
+
+
+OWN_MOUNTS = 'unshare', *(() if os.geteuid() == 0 else ('--map-root-user',)), '--mount'
+
+
+def mounts_can_be_made():
+    tried = subprocess.run([*OWN_MOUNTS, 'mount', '-t', 'tmpfs', 'x', '/mnt'], capture_output=True)
+    return tried.returncode == 0
+
+
+needs_mounts = pytest.mark.skipif(not mounts_can_be_made(), reason='no right to mount here')
+
+
+@needs_mounts
+def test_a_folder_that_becomes_read_only_ends_the_run_and_keeps_what_was_there(whole, tmp_path):
+    process = start(tmp_path, before=OWN_MOUNTS)
+    wait_for_step(tmp_path, 9)
+    folder = tmp_path / 'checkpoints'
+    over = f'mount --bind {folder} {folder} && mount -o remount,bind,ro {folder}'
+    subprocess.run(['nsenter', f'--target={process.pid}', '--mount', 'sh', '-c', over], check=True)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 1, err
+    said = re.findall(r'\berror: [^\n]*', err)
+    assert len(said) == 1 and 'Read-only file system' in said[0] and 'permissions' in said[0], err
+    assert re.search('from step (5|10)', finish(tmp_path))
+    assert_same_end(whole, tmp_path)
+
+
+@needs_mounts
+def test_a_disk_that_fills_up_ends_the_run_and_keeps_what_was_there(tmp_path):
+    """A small file system, full but for a few lines of metrics.jsonl: these come first."""
+    options = '--numbers=10', '--steps=10'
+    finish(tmp_path / 'whole', *options)
+    finish(tmp_path / 'run', options[0], '--steps=5')
+    small = tmp_path / 'small'
+    small.mkdir()
+    fill = (
+        f'mount -t tmpfs -o size=2m x {small} && cp -r {tmp_path}/run {small} && '
+        f'dd if=/dev/zero of={small}/filler bs=4k 2> /dev/null; "$@"; code=$?; '
+        f'rm {small}/filler; cp -r {small}/run {tmp_path}/after; exit $code'
+    )
+    before = *OWN_MOUNTS, 'sh', '-c', fill, 'sh'
+    process = start(small / 'run', *options, before=before)
+    _, err = process.communicate(timeout=60)
+    said = re.findall(r'\berror: [^\n]*', err)
+    assert process.returncode == 1 and len(said) == 1, err[-2000:]
+    assert 'No space left' in said[0] and 'room on the disk' in said[0]
+    assert 'from step 5' in finish(tmp_path / 'after', *options)
+    assert_same_end(tmp_path / 'whole', tmp_path / 'after', 10)
+
+
 def test_a_full_disk_ends_the_run_and_keeps_what_was_there(tmp_path):
     """A limit on the size of files, as of a quota, comes in when the run is continued."""
     # in blocks of 512 bytes, in some shells 1024
@@ -148,22 +207,20 @@ def test_a_full_disk_ends_the_run_and_keeps_what_was_there(tmp_path):
     assert_same_end(tmp_path / 'whole', tmp_path / 'run', 10)
 
 
-def start_two(workdir, *options):
-    """Two processes of two devices each that share a run."""
+@pytest.fixture(scope='module')
+def four_devices(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp('four')
+    finish(workdir, devices=4)
+    return workdir
+
+
+def start_several(workdir, *options, n=2):
+    """n processes, of four devices in all, that share a run."""
     with socket.socket() as free:
         free.bind(('localhost', 0))
         port = free.getsockname()[1]
-    return [
-        start(
-            workdir,
-            *options,
-            f'--coordinator=localhost:{port}',
-            '--processes=2',
-            f'--process={i}',
-            devices=2,
-        )
-        for i in (0, 1)
-    ]
+    shared = [f'--coordinator=localhost:{port}', f'--processes={n}']
+    return [start(workdir, *options, *shared, f'--process={i}', devices=4 // n) for i in range(n)]
 
 
 def assert_near_end(whole, workdir, step=40):
@@ -173,12 +230,13 @@ def assert_near_end(whole, workdir, step=40):
         np.testing.assert_allclose(list(a.values()), list(b.values()), rtol=1e-5)
 
 
-def test_two_processes_of_two_devices_are_one_of_four_and_the_run_is_theirs_to_share(tmp_path):
-    """Begun by two, stopped by a signal to the second, continued by two, ended by one; against one
+def test_two_processes_of_two_devices_are_one_of_four_and_the_run_is_theirs_to_share(
+    tmp_path, four_devices
+):
+    """Begun by two, stopped by a signal to the second, continued by four, ended by one; against one
     process with four devices."""
-    finish(tmp_path / 'one', devices=4)
     shared = tmp_path / 'shared'
-    pair = start_two(shared)
+    pair = start_several(shared)
     wait_for_step(shared, 7)
     pair[1].send_signal(signal.SIGTERM)
     said = [process.communicate(timeout=60) for process in pair]
@@ -186,30 +244,44 @@ def test_two_processes_of_two_devices_are_one_of_four_and_the_run_is_theirs_to_s
     step = int(re.search(r'Stopped by SIGTERM after step (\d+)', said[0][0]).group(1))
     assert 7 <= step < 39 and f'after step {step}' in said[1][0]
     later = (step + 40) // 2
-    pair = start_two(shared, f'--steps={later}')
-    said = [process.communicate(timeout=60) for process in pair]
-    assert [process.returncode for process in pair] == [0, 0], said
+    four = start_several(shared, f'--steps={later}', n=4)
+    said = [process.communicate(timeout=60) for process in four]
+    assert [process.returncode for process in four] == [0, 0, 0, 0], said
     assert f'from step {step}' in said[0][0] and 'from step' not in said[1][0]
     assert f'from step {later}' in finish(shared, devices=4)
-    assert_near_end(tmp_path / 'one', shared)
+    assert_near_end(four_devices, shared)
 
 
-def test_when_one_of_two_processes_dies_the_other_ends_and_the_rerun_continues(tmp_path):
-    finish(tmp_path / 'one', devices=4)
+def wait_for_a_checkpoint(workdir, step):
+    """Until that checkpoint is there, in part or whole."""
+    deadline = time.monotonic() + 60
+    while not list((workdir / 'checkpoints').glob(f'{step}*')):
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+@pytest.mark.parametrize('moment', ['start', 'step', 'checkpoint'])
+def test_when_one_of_two_processes_dies_the_other_ends_and_the_rerun_continues(
+    moment, tmp_path, four_devices
+):
     shared = tmp_path / 'shared'
-    pair = start_two(shared)
-    wait_for_step(shared, 12)
+    pair = start_several(shared, *(['--wait=5'] if moment == 'start' else []))
+    if moment == 'step':
+        wait_for_step(shared, 12)
+    elif moment == 'checkpoint':
+        wait_for_a_checkpoint(shared, 10)
     pair[0].kill()
     _, err = pair[1].communicate(timeout=60)
     pair[0].communicate()
-    assert (
-        pair[1].returncode != 0
-        and 'start all of them again with the same commands' in err.strip().splitlines()[-1]
-    )
-    pair = start_two(shared)
+    assert pair[1].returncode != 0
+    assert any(
+        said in err.strip().splitlines()[-1]
+        for said in ('start all of them again with the same commands', 'do not find each other')
+    ), err
+    pair = start_several(shared)
     said = [process.communicate(timeout=60) for process in pair]
     assert [process.returncode for process in pair] == [0, 0], said
-    assert_near_end(tmp_path / 'one', shared)
+    assert_near_end(four_devices, shared)
 
 
 @pytest.mark.parametrize(

@@ -70,7 +70,8 @@ def main(
     except Diverged as error:
         end(error.account, code=1)
     except NotSaved as error:
-        end(str(error), code=1)
+        print(f'error: {error}', file=sys.stderr)
+        leave(1)  # a normal exit would wait for orbax's threads, which wait for what failed
     except Stopped as stopped:
         print(stopped)
         sys.exit(128 + stopped.signal)
@@ -83,7 +84,7 @@ def main(
         if not jax.distributed.is_initialized():
             raise
         traceback.print_exc()
-        leave(1)
+        leave(1, in_order=False)
 
 
 def _warn(message, *where, **more):
@@ -110,15 +111,15 @@ def end(sentence: str, code: int = 2) -> None:
     """End the program with a sentence."""
     print(f'error: {sentence}', file=sys.stderr)
     if jax.distributed.is_initialized():
-        for child in processes.WATCHES:
-            child.communicate(b'in order')
         leave(code)
     sys.exit(code)
 
 
-def leave(code: int) -> None:
-    """End one of several processes at once: a normal exit would wait for the others, which may be
-    waiting for this one."""
+def leave(code: int, in_order: bool = True) -> None:
+    """End the process at once: a normal exit would wait for others, which may be waiting for this
+    one. in_order: False where another process is what failed, which is then said."""
+    for child in processes.WATCHES if in_order else ():
+        child.communicate(b'in order')
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

@@ -26,6 +26,9 @@ def define(values: Any) -> None:
     )
     flags.DEFINE_string('coordinator', None, 'HOST:PORT of the first process.', flag_values=values)
     flags.DEFINE_integer('processes', None, 'How many there are.', 1, flag_values=values)
+    flags.DEFINE_integer(
+        'wait', 300, 'Seconds to wait for the others at the start.', 1, flag_values=values
+    )
     flags.DEFINE_integer('process', None, 'Which of them this is, from 0.', 0, flag_values=values)
 
 
@@ -45,11 +48,13 @@ def join(values: Any) -> None:
             f'--process counts from 0 and must be below --processes={values.processes}, got'
             f' {values.process}'
         )
+    say_if_this_process_dies()
     try:
         jax.distributed.initialize(
             values.coordinator,
             values.processes,
             values.process,
+            initialization_timeout=values.wait,
             heartbeat_timeout_seconds=HEARTBEAT,
         )
     except (ValueError, RuntimeError) as error:
@@ -57,7 +62,6 @@ def join(values: Any) -> None:
             f'the processes of this run do not find each other ({str(error).splitlines()[0]}): give'
             ' --coordinator=HOST:PORT, --processes=N and --process=I to each'
         ) from error
-    say_if_this_process_dies()
 
 
 def say_if_this_process_dies() -> None:
