@@ -4,7 +4,6 @@ and several that share a run."""
 import json
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
