@@ -183,3 +183,20 @@ def test_pgd_agrees_with_foolbox(name):
     agree = np.abs(np.asarray(theirs.raw) - found.x).max((1, 2, 3)) < 1e-4
     assert np.mean(agree) >= 0.95
     assert abs(np.mean(found.fooled) - np.mean(np.asarray(fooled.raw))) <= 0.05
+
+
+def test_what_fools_another_predictor_is_transferred():
+    """A predictor that hides its gradient is fooled by an attack on one that does not."""
+
+    def hidden(params, key, x):
+        return linear(params, key, jax.lax.stop_gradient(x))
+
+    attack = attacks.pgd(attacks.L2, steps=20, random_start=False)
+    radii = [3.0]
+    alone = attacks.survivors(jax.random.key(0), [attack], hidden, WEIGHTS, X, LABELS, radii)
+    direct = attacks.survivors(jax.random.key(0), [attack], linear, WEIGHTS, X, LABELS, radii)
+    aimed = attacks.survivors(
+        jax.random.key(0), [attack], hidden, WEIGHTS, X, LABELS, radii, against=[linear]
+    )
+    assert alone[3.0].sum() > direct[3.0].sum()
+    np.testing.assert_array_equal(aimed[3.0], direct[3.0])

@@ -359,6 +359,7 @@ def survivors(
     labels: np.ndarray,
     radii: Sequence[float],
     *,
+    against: Sequence[Callable[[Params, Key, Array], Array]] | None = None,
     draws: int = 1,
     batch_size: int = 128,
 ) -> dict[float, np.ndarray]:
@@ -371,11 +372,14 @@ def survivors(
       predict: (params, key, x) -> logits of one example.
       x: [N, ...], in the box. labels: int [N].
       radii: >= 0; 0 stands for no attack.
+      against: what each attack takes its gradient of, where that is not `predict` itself: what it
+        finds is then transferred to `predict`, which may hide its own gradient.
       draws: of a predictor that draws random numbers: what it says is the largest mean of log
         p(y|x) over so many new draws, before and after the attacks.
       batch_size: examples that are attacked at once.
     Returns: {radius: bool [N]}, by increasing radius.
-    Raises: ValueError for another number of labels than of examples, or a radius out of range.
+    Raises: ValueError for another number of labels than of examples, or of `against` than of
+      attacks, or a radius out of range.
     """
     check_shape('labels', labels, (len(x),), '[N], one for each example')
     if not all(0 <= radius < float('inf') for radius in radii):
@@ -387,7 +391,8 @@ def survivors(
         logits = jax.vmap(predict, (None, 0, None))(params, jax.random.split(key, draws), x)
         return jnp.argmax(jnp.mean(jax.nn.log_softmax(logits), 0)) == label
 
-    programs = [_compiled(attack, predict, right) for attack in attacks]
+    aims = [predict] * len(attacks) if against is None else against
+    programs = [_compiled(attack, aim, right) for attack, aim in zip(attacks, aims, strict=True)]
     batch_size += -batch_size % jax.local_device_count()
     alive = batching.for_each(right, params, key, [x, labels], description='no attack')
     found = {}
@@ -410,14 +415,14 @@ def survivors(
     return found
 
 
-def _compiled(attack, predict, right):
+def _compiled(attack, aim, right):
     """(key, radius, params, begin, x, labels) -> fooled [n]."""
 
     @jax.jit
     def program(key, radius, params, begin, x, labels):
         def one(key, x, label):
             attack_key, key = jax.random.split(key)
-            found = attack.run(attack_key, partial(predict, params), x, label, radius)
+            found = attack.run(attack_key, partial(aim, params), x, label, radius)
             return ~right(params, key, found.x, label)
 
         name = sum(map(ord, attack.name))  # attacks draw different random numbers

@@ -26,34 +26,44 @@ def robust_accuracy(
     steps: int = 100,
     refine: int = 0,
 ) -> tuple[dict[float, float], int]:
-    """({radius: share of test images that are right whatever APGD-CE and APGD-DLR do}, how many
-    images); radius 0 is there, too. Arguments as in `robustness`, radii for pixels in [0, 1]."""
+    """({radius: share of test images that are right whatever the attacks do}, how many images);
+    radius 0 is there, too. Arguments as in `robustness`, radii for pixels in [0, 1]."""
     model, test = experiment.model, data.subsample(experiment.test, examples)
     assert model.classifier is not None
     classify = model.classifier.logits
 
-    def predict(params, key, x):
-        if not refine:
-            return classify(params, x)
-        refined = attacks.refining(
-            lambda u: classify(params, u),
-            lambda u: model.energy_fn(params, u),
-            model.kernel(),
-            refine,
-        )
-        return refined(key, x)
+    def plain(params, key, x):
+        return classify(params, x)
 
+    def refined(straight_through):
+        def predict(params, key, x):
+            return attacks.refining(
+                lambda u: classify(params, u),
+                lambda u: model.energy_fn(params, u),
+                model.kernel(),
+                refine,
+                straight_through=straight_through,
+            )(key, x)
+
+        return predict
+
+    predict, within = plain, attacks.NORMS[norm]
+    chosen = attacks.strongest(within, test.num_classes, steps=steps)
+    aims = [plain] * len(chosen)
+    if refine:  # the cheapest first, which leave less to the others
+        predict = refined(False)
+        average = attacks.apgd(within, steps=steps, samples=4)
+        chosen, aims = [*chosen, average, average], [*aims, refined(True), predict]
     alive = attacks.survivors(
         jax.random.key(0),
-        attacks.strongest(
-            attacks.NORMS[norm], test.num_classes, steps=steps, samples=4 if refine else 1
-        ),
+        chosen,
         predict,
         state.eval_params,
         as_float(test.x),
         test.y,
         # a pixel in [0, 1] is half as wide as one in [-1, 1]
         [0.0, *(2 * radius for radius in radii)],
+        against=aims,
         draws=16 if refine else 1,
     )
     return {radius / 2: float(mask.mean()) for radius, mask in alive.items()}, len(test.x)
@@ -69,13 +79,15 @@ def robustness(
     steps: int = 100,
     refine: int = 0,
 ) -> Section:
-    """Accuracy on test images that APGD-CE and APGD-DLR attack, for each norm and radius.
+    """Accuracy on test images that APGD-CE and APGD-DLR attack, for each norm and radius. A
+    classifier that refines its input is attacked by what fools it without refinement, by APGD-CE
+    that takes the chain as the identity, and by APGD-CE with the gradient of the whole chain.
 
     Args:
       workdir: folder for robustness.png. experiment, state: of the run.
       radii: {norm: radii, pixels in [0, 1]}. examples: test images. steps: of each attack.
-      refine: Langevin steps on p(x) before the classification, 0 for none; the attack then has the
-        gradient of the whole chain, averaged over 4 draws of it.
+      refine: Langevin steps on p(x) before the classification, 0 for none; attacks through them
+        average their gradient over 4 draws of the chain.
     """
     robust: dict[str, dict[float, float]] = {}
     intervals: dict[str, dict[float, tuple[float, float]]] = {}
@@ -88,10 +100,12 @@ def robustness(
             radius: share_interval(share, n) for radius, share in robust[norm].items()
         }
     how = f'after {refine} Langevin steps' if refine else 'as they are'
+    by = 'APGD-CE, then APGD-DLR on what is left'
+    if refine:
+        by += ', of the classifier without refinement; then APGD-CE through it, straight and whole'
     lines = [
         f'Accuracy of {n:,} test examples under attack, without input noise, classified {how}: '
-        f'APGD-CE, then APGD-DLR on what is left, {steps} steps each. Radii are for pixels in '
-        '[0, 1].',
+        f'{by}, {steps} steps each. Radii are for pixels in [0, 1].',
         f'{"norm":<8}{"radius":>8}{"accuracy":>10}   95 % interval',
     ]
     for norm, shares in robust.items():
@@ -105,8 +119,8 @@ def robustness(
         ROBUSTNESS,
         write_svg(workdir, figure, name),
         'Accuracy under attack' + (', input refined first' if refine else ''),
-        f'{n:,} test examples classified {how}, the worst of two attacks (APGD-CE and APGD-DLR, '
-        f'{steps} steps). At radius 0 nothing is attacked.',
+        f'{n:,} test examples classified {how}, after {by}, {steps} steps each. At radius 0 '
+        'nothing is attacked.',
         wide=True,
     )
     named = {

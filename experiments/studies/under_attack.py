@@ -5,9 +5,9 @@ dual adversarial training, on the same network, data and steps.
     python -m experiments.studies.under_attack --workdir=runs/robust_mnist \\
         --data=npz:data/mnist.npz --steps=1000 --radii=.5,1,2
 
-APGD-CE and then APGD-DLR on what is left, in L2; radii are for pixels in [0, 1]. An attack on a
-classifier that refines its input first goes through the whole chain. Writes arms.json and table.md;
-rerunning continues.
+APGD-CE and then APGD-DLR on what is left, in L2; radii are for pixels in [0, 1]. A classifier that
+refines its input is attacked by what fools it without refinement, then through the chain, which is
+taken as the identity and then as it is. Writes arms.json and table.md; rerunning continues.
 """
 
 import pathlib
