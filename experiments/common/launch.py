@@ -79,8 +79,8 @@ def main(
         sys.exit(130)
     except Exception as error:
         if memory.is_exhausted(error):
-            said = str(error).strip().splitlines() or ['']
-            end(f'memory is exhausted ({said[0][:200]}): {memory.LOWER}', code=1)
+            first = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+            end(f'memory is exhausted ({first}): {memory.LOWER}', code=1)
         if not jax.distributed.is_initialized():
             raise
         traceback.print_exc()

@@ -14,8 +14,10 @@ runs, up to `guarded` of each setting are then trained again, one by one, with t
 Intervals are Wilson's, 95 %. Writes stability.txt, stability.json and heat maps; rerunning the
 command continues.
 
-JEM: three layers of 32, 64, 128 channels, batch 64, 64 negatives, Adam, buffer 2,000, noise .01, no
-clamp; on frames of speech the network of `phonemes_st_jem`, chains from its normal distribution.
+JEM and DAT: three layers of 32, 64, 128 channels, batch 64, 64 negatives, Adam, buffer 2,000, noise
+.01, no clamp; on frames of speech the network of `phonemes_st_jem`, chains from its normal
+distribution. DAT: steps of .2 down the energy, its classifier attacked by PGD (5 steps, L2 radius
+.5).
 """
 
 import json
@@ -59,6 +61,7 @@ from experiments.studies.systems import (
 
 CHUNK = 20  # steps of all runs in one call
 OF_SPEECH = ('jem', 'st_jem')  # what is set up for frames of speech
+CLASSIFIERS = ('jem', 'st_jem', 'dat')
 Row = dict[str, Any]  # what is kept of a run
 
 
@@ -169,7 +172,7 @@ def runs_of(system: str, num_steps: int, c: Grid, task: Task) -> dict[str, Row]:
         else:
             trace = metrics['s_gap'][:, i][::10]
             row['gap'] = float(np.median(np.abs(trace[-len(trace) // 5 :])))
-        if 'jem' in system:
+        if system in CLASSIFIERS:
             row['accuracy'] = accuracy(jax.tree.map(lambda leaf, i=i: leaf[i], params), task)
         found[name_of(Setting(system, num_steps, rate, size), seed)] = row
     return found
@@ -210,7 +213,7 @@ def guarded_run(workdir: pathlib.Path, one: Setting, seed: int, c: Grid, task: T
     log = workdir / 'recoveries' / 'log.json'
     recoveries = len(json.loads(log.read_text())) if log.exists() else 0
     row: Row = {'finished': state is not None, 'recoveries': recoveries, 'accuracy': None}
-    if state is not None and 'jem' in one.system:
+    if state is not None and one.system in CLASSIFIERS:
         row['accuracy'] = accuracy(state.params, task)
     return row
 

@@ -1,5 +1,5 @@
-"""The systems of the stability study: small JEM, ST-JEM, CD, ICD and dual-MCMC runs as functions of
-what is varied."""
+"""The systems of the stability study: small JEM, ST-JEM, DAT, CD, ICD and dual-MCMC runs as
+functions of what is varied."""
 
 from collections.abc import Callable
 from functools import partial
@@ -7,10 +7,12 @@ from typing import NamedTuple
 
 import optax
 
-from ebm_jax import adapt, audio, augment, data, initial, mcmc, objectives, replay
+from ebm_jax import adapt, audio, augment, data, initial, kernels, mcmc, objectives, replay
 from ebm_jax.data import Examples, recordings
 from ebm_jax.errors import InputError
+from ebm_jax.evaluate import attacks
 from ebm_jax.methods import dual_mcmc
+from ebm_jax.methods.dat import dat
 from ebm_jax.methods.icd import icd
 from ebm_jax.methods.jem import jem
 from ebm_jax.networks import ConvNet, Generator, InferenceNet, per_example
@@ -20,6 +22,7 @@ from experiments import phonemes_st_jem
 
 BATCH, NUM_NEGATIVES, SHARDS = 64, 64, 8
 ENERGY = per_example(ConvNet(1, (16, 32), (1, 2)))
+ATTACK = attacks.pgd(attacks.L2, steps=5)  # of DAT's classifier
 
 
 class Setting(NamedTuple):
@@ -85,6 +88,22 @@ def _jem(weights: WeightRule, task: Task, setting: Setting) -> Callable[..., Rec
     return partial(Recipe, method=method, optimizer=optax.adam(setting.learning_rate))
 
 
+def _dat(task: Task, setting: Setting) -> Callable[..., Recipe]:
+    def adversary(key, logits, x, label):
+        return ATTACK.run(key, attacks.deterministic(logits), x, label, 1.0).x
+
+    method = dat(
+        task.network,
+        kernels.steepest_descent(0.2 * setting.step_size, bounds=(-1, 1)),
+        replay.persistent(task.initial_sampler, 250),
+        adversary=adversary,
+        num_negatives=NUM_NEGATIVES,
+        num_steps=setting.num_steps,
+        shards=SHARDS,
+    )
+    return partial(Recipe, method=method, optimizer=optax.adam(setting.learning_rate))
+
+
 def _icd(kl_weight: float, task: Task, setting: Setting) -> Callable[..., Recipe]:
     kernel = mcmc.langevin(
         2.0 * setting.step_size, noise_scale=0.02, bounds=(-1, 1), noise_first=True
@@ -131,6 +150,7 @@ def _dual_mcmc(task: Task, setting: Setting) -> Callable[..., Recipe]:
 SYSTEMS: dict[str, Callable[[Task, Setting], Callable[..., Recipe]]] = {
     'jem': partial(_jem, objectives.uniform),
     'st_jem': partial(_jem, objectives.balanced),
+    'dat': _dat,
     'cd': partial(_icd, 0.0),
     'icd': partial(_icd, 1.0),
     'dual_mcmc': _dual_mcmc,
