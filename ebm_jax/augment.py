@@ -36,10 +36,15 @@ def gaussian_noise(sigma: float) -> Transition:
 def random_crop(pad: int) -> Transition:
     """Reflect-pad an image [H, W, C] by `pad` pixels and cut a random window of the original size.
 
+    Raises: ValueError where the image is not larger than `pad`.
     Source: JEM [code], pad 4.
     """
 
     def crop(key, x):
+        if pad >= min(x.shape[:2]):
+            raise ValueError(
+                f'a crop of {pad} pixels needs larger images than {x.shape[0]}x{x.shape[1]}'
+            )
         window = jnp.pad(x, ((pad, pad), (pad, pad), (0, 0)), mode='reflect')
         corner = jax.random.randint(key, (2,), 0, 2 * pad + 1)
         # a selection among fixed windows: a slice at a random place becomes a gather under vmap,

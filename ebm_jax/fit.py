@@ -46,6 +46,7 @@ def fit(
     picture_every: int = 500,
     evaluate_every: int = 0,
     recovery_actions: Sequence[RecoveryAction] = (),
+    end_dead: bool = False,
     report: Callable[[int], object] | None = None,
     echo: Callable[[str], None] = print,
 ) -> TrainState:
@@ -66,6 +67,8 @@ def fit(
       watch_every: of the gradient norms of loss terms (default log_every).
       recovery_actions: one for each time that a diverged run may go back to a checkpoint and
         continue; see guard.py.
+      end_dead: whether a network that has stopped to tell data from samples counts as diverged;
+        else there is a warning, and `healthy: false` in summary.json.
       report: called with the step when pictures and evaluations of that step are written.
       echo: takes messages for the user.
     Returns: the final state, chains as [shards, ...].
@@ -124,6 +127,7 @@ def fit(
                 seed=seed,
                 steps=steps,
                 every=every,
+                end_dead=end_dead,
                 report=report,
                 echo=echo,
             )
@@ -197,6 +201,7 @@ class _Loop:
     seed: int
     steps: int
     every: Intervals
+    end_dead: bool
     report: Callable[[int], object] | None
     echo: Callable[[str], None]
 
@@ -245,6 +250,7 @@ class _Loop:
                 batch_at=batch_at,
                 show=recipe.show,
                 platform=devices[0].platform,
+                end_dead=self.end_dead,
             )
             tasks = self.tasks(recipe, recorder)
             compiled: Method | None = None

@@ -36,6 +36,7 @@ class Monitor:
       limits: {metric: largest size}, for the sentence that says why a run diverged.
       batch_at: step -> batch, for the same. show: metrics on the progress bar.
       platform: of the devices; several CPU devices can deadlock when the loop runs ahead.
+      end_dead: whether a dead network counts as diverged, instead of a warning alone.
     """
 
     def __init__(
@@ -48,8 +49,10 @@ class Monitor:
         batch_at: Callable[[int], Batch],
         show: Iterable[str],
         platform: str,
+        end_dead: bool = False,
     ) -> None:
         self.lag = 0 if platform == 'cpu' else LAG
+        self.end_dead = end_dead
         self.recorder, self.steps, self.log_every = recorder, steps, log_every
         self.limits, self.batch_at, self.show = limits, batch_at, tuple(show)
         self.pending: collections.deque[tuple[int, Metrics]] = collections.deque()
@@ -149,10 +152,16 @@ class Monitor:
         self.logged.append(values)
         if self.dead is None and len(self.logged) == WINDOW and is_dead(self.logged):
             self.dead = step
+            found = (
+                f'the network no longer tells data from samples (their energies, or the loss, are '
+                f'the same at {WINDOW} logged steps): it is dead'
+            )
+            if self.end_dead:
+                self.progress.close()
+                raise Diverged(step, found)
             self.progress.write(
-                f'Warning: at step {step} the network no longer tells data from samples (their '
-                f'energies, or the loss, are the same at {WINDOW} logged steps): it is dead. Stop '
-                'the run, and start another one with a lower learning rate or larger warm-up.'
+                f'Warning: at step {step} {found}. Stop the run, and start another one with a '
+                'lower learning rate or larger warm-up.'
             )
 
     def _diverged(self, step, metrics):

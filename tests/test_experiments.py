@@ -187,6 +187,12 @@ def test_evaluate_writes_every_metric_under_its_stable_name(evaluated):
         assert (workdir / name).stat().st_size > 500, name
     low, high = full['intervals']['test_accuracy']
     assert low < summary['test_accuracy'] < high
+    # 30 samples for 64 features
+    assert 'too few images for the Frechet distance' in text
+    assert set(summary['sample_distance']) >= {'kernel', 'n'} - {'frechet'}
+    assert 'frechet' not in summary['sample_distance']
+    said = [line.split(':')[0] for line in text.splitlines() if 'those of the test set' in line]
+    assert said == ['extra']
 
 
 def test_the_full_suite_keeps_its_parts(evaluated, tmp_path, monkeypatch, capsys):

@@ -336,6 +336,21 @@ def test_a_run_that_diverges_goes_back_changes_and_finishes(tmp_path):
     assert first[-1]['loss'] == second[-1]['loss'] == -10
 
 
+def test_a_dead_network_counts_as_diverged_where_that_is_asked_for(tmp_path):
+    """Without a learning rate the loss stays what it is."""
+    still = dataclasses.replace(recipe(), optimizer=optax.sgd(0.0))
+    again = RecoveryAction('learning rate 0.1', lambda: recipe(rate=0.1))
+    options = dict(steps=8, devices=jax.devices()[:1], recovery_actions=[again], **EVERY)
+    fit(still, workdir=tmp_path / 'warned', **options)
+    state = fit(still, workdir=tmp_path / 'ended', end_dead=True, **options)
+    warned, ended = (
+        json.loads((tmp_path / name / 'summary.json').read_text()) for name in ('warned', 'ended')
+    )
+    assert not warned['healthy'] and warned['recoveries'] == 0
+    assert ended['healthy'] and ended['recoveries'] == 1
+    np.testing.assert_allclose(state.params, -0.8, rtol=1e-5)
+
+
 def test_when_no_attempt_is_left_the_end_says_what_was_tried_and_what_is_kept(tmp_path):
     with pytest.raises(Diverged) as caught:
         run(tmp_path, 20, [RecoveryAction('a'), RecoveryAction('b')])

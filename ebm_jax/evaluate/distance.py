@@ -105,7 +105,10 @@ def distances_to(
         picks = [rng.permutation(len(a))[: len(a) // 2] for _ in range(halves)]
         for name, distance in to.items():
             value, margin = distance(a), 1.96 * float(np.std([distance(a[pick]) for pick in picks]))
-            found[name] = {'value': value, 'interval': [value - margin, value + margin]}
+            low = value - margin
+            # the squared distance of two Gaussians is not negative, its estimates are not either
+            low = max(low, 0.0) if name == 'frechet' else low
+            found[name] = {'value': value, 'interval': [low, value + margin]}
         return found
 
     return distances

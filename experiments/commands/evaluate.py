@@ -219,7 +219,9 @@ def distance_summary(table: dict[str, Any], stages: dict[str, str]) -> dict[str,
     """The distances of fresh samples, and of their stages."""
 
     def values(row):
-        return {name: table[row][name]['value'] for name in distance.DISTANCES}
+        return {
+            name: table[row][name]['value'] for name in distance.DISTANCES if name in table[row]
+        }
 
     stage_values = {name: values(row) for name, row in stages.items()}
     return values('fresh') | {'n': table['n'], 'extractor': table['extractor']} | stage_values

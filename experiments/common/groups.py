@@ -17,7 +17,7 @@ class ImageData:
         'tfds:NAME[@FOLDER][?size=64&label=attributes.Male&memory=false]',
     )
     noise: float = setting(
-        0.03, 'standard deviation of Gaussian noise, in training and test (JEM)', low=0
+        0.03, 'standard deviation of Gaussian noise, in training and test (JEM)', low=0, high=10
     )
     crop: int = setting(0, 'pixels of reflection padding before a random crop in training', low=0)
     flip: bool = setting(False, 'random horizontal flips in training')
@@ -51,8 +51,8 @@ class Optimizer(Schedule):
     """The optimiser, with linear warm-up, then a cosine; or, with milestones, a factor at each of
     them."""
 
-    learning_rate: float = setting(1e-3, 'largest learning rate', above=0)
-    weight_decay: float = setting(0.0, 'weight decay', low=0)
+    learning_rate: float = setting(1e-3, 'largest learning rate', above=0, high=10)
+    weight_decay: float = setting(0.0, 'weight decay', low=0, high=10)
 
 
 @dataclass
@@ -90,6 +90,9 @@ class Guard:
     learning_rate: float = setting(0.5, 'factor of the action learning_rate', above=0, high=1)
     num_steps: int = setting(2, 'factor of the action num_steps', low=1)
     step_size: float = setting(0.5, 'factor of the action step_size', above=0, high=1)
+    dead: bool = setting(
+        False, 'a dead network counts as diverged, instead of a warning alone', resume=True
+    )
 
 
 @dataclass

@@ -220,7 +220,7 @@ def _distances(run):
         rows = [
             [row, _text(values['frechet']['value'], '.4g'), _short(values['frechet']['interval'])]
             for row, values in run.evaluation.get(name, {}).items()
-            if isinstance(values, Mapping)
+            if isinstance(values, Mapping) and 'frechet' in values
         ]
         if rows:
             parts.append(page.table(['set', title, '95 % interval'], rows))

@@ -90,6 +90,7 @@ def fit_experiment(
             picture_every=config.picture_every,
             evaluate_every=config.evaluate_every,
             recovery_actions=recovery_actions(config, rebuild),
+            end_dead=config.guard.dead,
             report=look,
         )
     finally:  # however the run ended

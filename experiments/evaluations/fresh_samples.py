@@ -10,7 +10,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from ebm_jax import data
-from ebm_jax.evaluate import distance, inception, samples
+from ebm_jax.evaluate import distance, samples
 from ebm_jax.evaluate.extractor import Extractor
 from ebm_jax.images import Grid, as_float, save_frames, save_strip
 from ebm_jax.spec import FEATURES
@@ -209,27 +209,40 @@ def distances(
         measure = distance.distances_to(extractor.features(reference), halves=min(resamples, 50))
         bar = tqdm(features.items(), desc='distances', unit='set', delay=2, leave=False)
         table = {name: measure(x) for name, x in bar}
+        size = features['fresh'].shape[1]
+        few = min(len(fresh.main), len(reference)) < size
+        shown = [name for name in distance.DISTANCES if not (few and name == 'frechet')]
+        table = {name: {kind: row[kind] for kind in shown} for name, row in table.items()}
         found['fid' if is_fid else 'sample_distance'] = {
             **table,
             'n': len(fresh.main),
             'extractor': extractor.hash,
             'reference': len(reference),
         }
-        frechet, kernel = ('FID', 'KID') if is_fid else ('Frechet', 'kernel')
+        called = ('FID', 'KID') if is_fid else ('Frechet', 'kernel')
+        names = dict(zip(distance.DISTANCES, called))
         lines += [
-            f'{frechet} and {kernel} distance in the features of {extractor.name} (hash '
-            f'{extractor.hash}), against {len(reference):,} training images; train, test, shifted, '
+            f'{" and ".join(names[kind] for kind in shown)} distance in the features of '
+            f'{extractor.name} (hash {extractor.hash}), against {len(reference):,} training images; train, test, shifted, '
             'noise are reference points:',
-            f'{"set":<16}{"images":>7}{frechet:>12}  {"95 % interval":<20}{kernel:>12}  '
-            '95 % interval',
+            f'{"set":<16}{"images":>7}'
+            + ''.join(f'{names[kind]:>12}  {"95 % interval":<20}' for kind in shown),
         ]
         for name, row in table.items():
-            cells = [_cell(row[name]) for name in ('frechet', 'kernel')]
+            cells = [_cell(row[kind]) for kind in shown]
             lines.append(f'{name:<16}{len(features[name]):>7,}{"".join(cells)}')
-        if is_fid and len(fresh.main) < inception.FEATURES:
+        if few:
             lines.append(
-                f'fewer images than the {inception.FEATURES:,} features: not comparable with '
-                'published FIDs (--fresh_per_class)'
+                f'too few images for the {names["frechet"]} distance: {len(fresh.main):,} fresh '
+                f'samples and {len(reference):,} training images do not determine the covariance '
+                f'of {size:,} features (--fresh_per_class)'
+            )
+        near = [kind for kind in shown if table['fresh'][kind]['value'] < _value(table, kind)]
+        if near:
+            lines.append(
+                f'by the {" and ".join(names[kind] for kind in near)} distance, fresh samples are '
+                'no further from the data than as many training images are: with so few it does '
+                'not tell them apart'
             )
     free = fresh.main if fresh.unconditional is None else fresh.unconditional
     given, real = (extractors[0].confidence(x) for x in (free, points['test']))
@@ -250,9 +263,14 @@ def distances(
     intervals = {
         f'{name}.frechet': tuple(found[name]['fresh']['frechet']['interval'])
         for name in ('sample_distance', 'fid')
-        if name in found
+        if 'frechet' in found.get(name, {}).get('fresh', {})
     }
     return Section(found, lines, intervals=intervals)
+
+
+def _value(table, kind):
+    """That of the training images."""
+    return table['train'][kind]['value']
 
 
 def _cell(row):
