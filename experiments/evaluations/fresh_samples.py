@@ -223,8 +223,8 @@ def distances(
         names = dict(zip(distance.DISTANCES, called))
         lines += [
             f'{" and ".join(names[kind] for kind in shown)} distance in the features of '
-            f'{extractor.name} (hash {extractor.hash}), against {len(reference):,} training images; train, test, shifted, '
-            'noise are reference points:',
+            f'{extractor.name} (hash {extractor.hash}), against {len(reference):,} training '
+            'images; train, test, shifted, noise are reference points:',
             f'{"set":<16}{"images":>7}'
             + ''.join(f'{names[kind]:>12}  {"95 % interval":<20}' for kind in shown),
         ]

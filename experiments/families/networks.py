@@ -66,7 +66,7 @@ class SizedConvNetwork(ConvNetwork):
 class WideResNetwork(ComputeType):
     """A Wide-ResNet without normalisation."""
 
-    depth: int = setting(28, '6 n + 4, n blocks in each of three stages', low=10)
+    depth: int = setting(28, '6 n + 4, n blocks in each of three stages', low=10, high=1000)
     width: int = setting(10, 'factor on 16, 32 and 64 channels', low=1)
 
     def build(self, num_classes: int, shape: Shape) -> Network:
@@ -80,7 +80,7 @@ class Conv1DNetwork(ComputeType):
     along: str = setting('time', 'axis of the convolutions', choices=('time', 'frequency'))
     widths: tuple[int, ...] = setting((64, 64, 64), 'channels of each layer', low=1)
     strides: tuple[int, ...] = setting((1, 2, 2), 'stride of each layer', low=1)
-    size: int = setting(5, 'size of the kernels', low=1)
+    size: int = setting(5, 'size of the kernels', low=1, high=101)
 
     def build(self, num_classes: int, shape: Shape) -> Network:
         module = Conv1DNet(
@@ -94,7 +94,7 @@ class SpeechNetwork(ComputeType):
     """2-D convolutions over (time, frequency), or a Wide-ResNet in their place."""
 
     wide: bool = setting(False, 'a Wide-ResNet of that depth and width')
-    depth: int = setting(10, 'of the Wide-ResNet, 6 n + 4 ([code]: 28)', low=10)
+    depth: int = setting(10, 'of the Wide-ResNet, 6 n + 4 ([code]: 28)', low=10, high=1000)
     width: int = setting(2, 'of the Wide-ResNet ([code]: 10)', low=1)
     widths: tuple[int, ...] = setting((24, 48, 64, 64), 'channels of each convolution', low=1)
     strides: tuple[int, ...] = setting((2, 2, 2, 1), 'stride of each convolution', low=1)
