@@ -153,6 +153,11 @@ def check(recipe: Recipe, devices: Sequence[jax.Device], watch_every: int = 0) -
     Raises: InputError where they do not fit.
     """
     n, batch = len(devices), recipe.batch_at(0)
+    if not isinstance(batch, Mapping) or 'x' not in batch:
+        raise InputError(
+            f"batch_at must give a dict with an entry 'x' (and 'y' of labels), got a "
+            f'{type(batch).__name__}'
+        )
     try:
         shapes = state_shapes(recipe)
     except ValueError as error:

@@ -16,7 +16,7 @@ from flax import struct
 
 from ebm_jax import devices, validity
 from ebm_jax.replay import ShardedBuffer
-from ebm_jax.types import UNCONDITIONAL, Array, Draw, Key, Metrics, PyTree
+from ebm_jax.types import UNCONDITIONAL, Array, Batch, Draw, Key, Metrics, PyTree
 
 
 @struct.dataclass
@@ -48,6 +48,21 @@ def check_shards(shards: int, **numbers: int) -> None:
             raise ValueError(
                 f'{name} must be a positive multiple of shards, got {number} and {shards} shards'
             )
+
+
+def check_positions(buffer: PyTree, batch: Batch) -> None:
+    """Refuse an initial distribution whose chains are not shaped as the examples.
+
+    Args: buffer: ReplayState of each shard. batch: prepared.
+    Raises: ValueError.
+    """
+    examples = jax.tree.map(lambda leaf: leaf.shape[1:], batch['x'])
+    chains = jax.tree.map(lambda leaf: leaf.shape[2:], buffer.position)
+    if examples != chains:
+        raise ValueError(
+            f'chains begin in the shape {chains}, and examples have {examples}: give the buffer an '
+            'initial sampler of that shape'
+        )
 
 
 def shard_keys(key: Key, shards: int, *names: str) -> dict[str, Key]:

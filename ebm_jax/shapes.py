@@ -1,16 +1,17 @@
-"""Checks of shapes where users enter the library, by chex: a sentence, not a silent broadcast.
+"""Checks of shapes and kinds where users enter the library: a sentence, not a silent broadcast.
 
-They look at shapes only, so they cost nothing in a compiled function.
+They look at shapes only, by chex, so they cost nothing in a compiled function.
 """
 
 from collections.abc import Sequence
 from types import EllipsisType
+from typing import Any
 
 import chex
 import jax
 import jax.numpy as jnp
 
-from ebm_jax.types import ArrayLike, PyTree
+from ebm_jax.types import ArrayLike, Kernel, Network, PyTree
 
 
 def check_shape(
@@ -42,3 +43,24 @@ def check_leading(name: str, tree: PyTree, n: int, layout: str) -> None:
     """Refuse a pytree with a leaf whose leading axis is not n. Raises: ValueError that names it."""
     for leaf in jax.tree.leaves(tree):
         check_shape(name, leaf, (n, ...), layout)
+
+
+def check_kind(name: str, value: Any, kind: type, instead: str) -> None:
+    """Refuse a part of another kind.
+
+    Args: instead: how to make one, such as 'per_example(module)'.
+    Raises: TypeError that names the part.
+    """
+    if not isinstance(value, kind):
+        found = type(value).__name__
+        raise TypeError(f'{name} must be a {kind.__name__}, as {instead} makes it; got a {found}')
+
+
+def check_network(name: str, network: Any) -> None:
+    """Refuse what is no Network. Raises: TypeError."""
+    check_kind(name, network, Network, 'per_example(linen module) or Network(init, apply)')
+
+
+def check_kernel(name: str, kernel: Any) -> None:
+    """Refuse what is no Kernel. Raises: TypeError."""
+    check_kind(name, kernel, Kernel, 'mcmc.langevin(...)')

@@ -16,7 +16,7 @@ from ebm_jax.fit import check
 from experiments.commands import list as list_command
 from experiments.common import runs, settings
 
-CASES = int(os.environ.get('EBM_JAX_WALK', '60'))  # built and traced; all: a million
+CASES = int(os.environ.get('EBM_JAX_WALK', '28'))  # built and traced; all: a million
 NAMES = list(list_command.first_lines(ROOT / 'experiments'))
 SMALL = {  # networks that are traced at once
     'digits_icd': {'network.width': 8},

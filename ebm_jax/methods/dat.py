@@ -24,6 +24,7 @@ from ebm_jax import objectives as obj
 from ebm_jax.mcmc import run_chains
 from ebm_jax.negatives import Negatives
 from ebm_jax.replay import ShardedBuffer, sharded
+from ebm_jax.shapes import check_kernel, check_network
 from ebm_jax.types import (
     UNCONDITIONAL,
     Array,
@@ -88,6 +89,8 @@ def dat(
       is that of examples as they are, 'robust_accuracy' of attacked ones.
     Raises: ValueError when a number is out of range or does not divide.
     """
+    check_network('network', network)
+    check_kernel('kernel', kernel)
     negatives.check_shards(shards, num_negatives=num_negatives)
     if num_steps < 1 or not p_x_weight >= 0:
         raise ValueError(
@@ -130,7 +133,9 @@ class _Dat:
     def init(self, key, batch):
         network_key, buffer_key = jax.random.split(key)
         params = self.network.init(network_key, batch['x'][0])
-        return params, Chains(self.buffer.init(buffer_key, self.shards))
+        buffer = self.buffer.init(buffer_key, self.shards)
+        negatives.check_positions(buffer, batch)
+        return params, Chains(buffer)
 
     def attacked(self, key, params, batch):
         """The examples of the batch, attacked; keys do not depend on the number of devices."""

@@ -29,6 +29,7 @@ from jax.lax import stop_gradient
 from ebm_jax import devices, validity
 from ebm_jax import objectives as obj
 from ebm_jax.mcmc import run_chain
+from ebm_jax.shapes import check_kernel, check_network
 from ebm_jax.types import (
     UNCONDITIONAL,
     Array,
@@ -201,6 +202,11 @@ def dual_mcmc(
             'x_initial_sampler is where x-chains begin with from_generator=False: give it then, '
             'and only then'
         )
+    for name, network in networks.items():
+        if network is not None:
+            check_network(name, network)
+    for name, kernel in (('x_kernel', x_kernel), ('z_kernel', z_kernel)):
+        check_kernel(name, kernel)
     models = _Models(
         networks={name: network for name, network in networks.items() if network is not None},
         x_kernel=x_kernel,

@@ -23,6 +23,7 @@ from flax import struct
 from ebm_jax import devices, validity
 from ebm_jax import objectives as obj
 from ebm_jax.mcmc import run_chain
+from ebm_jax.shapes import check_network
 from ebm_jax.types import (
     UNCONDITIONAL,
     Array,
@@ -71,6 +72,7 @@ def energy_matching(
       warm-up, 'contrast'.
     Raises: ValueError when a number is out of range.
     """
+    check_network('network', network)
     if not temperature > 0 or num_steps < 1 or warmup < 0 or not cd_weight >= 0:
         raise ValueError(
             'temperature must be > 0, num_steps >= 1, warmup and cd_weight >= 0, got '

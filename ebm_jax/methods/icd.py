@@ -28,6 +28,7 @@ from ebm_jax import devices, mcmc, negatives
 from ebm_jax import objectives as obj
 from ebm_jax.negatives import Negatives
 from ebm_jax.replay import ShardedBuffer, sharded
+from ebm_jax.shapes import check_kernel, check_network
 from ebm_jax.types import (
     UNCONDITIONAL,
     Array,
@@ -136,6 +137,8 @@ def icd(
         divided['kl_chains'] = kl_chains
     if kl_weight and entropy_weight:
         divided['population'] = population
+    check_network('network', network)
+    check_kernel('kernel', kernel)
     negatives.check_shards(shards, **divided)
     for name, weight in (
         ('kl_weight', kl_weight),
@@ -259,6 +262,7 @@ class _Icd:
         conditions = self.conditions(batch['y'][0])
         params = self.network.init(network_key, batch['x'][0], *conditions)
         state = self.buffer.init(buffer_key, self.shards)
+        negatives.check_positions(state, batch)
         if self.has_entropy and self.population_after >= state.age.size:
             raise ValueError(
                 f'population_after={self.population_after} is never exceeded by a buffer of '

@@ -23,6 +23,7 @@ from ebm_jax import objectives as obj
 from ebm_jax.adapt import Sampler
 from ebm_jax.mcmc import run_chains
 from ebm_jax.replay import ShardedBuffer, sharded
+from ebm_jax.shapes import check_kind, check_network
 from ebm_jax.types import (
     UNCONDITIONAL,
     Array,
@@ -97,6 +98,8 @@ def jem(
       'entropy_information').
     Raises: ValueError when a number is out of range or M does not divide.
     """
+    check_network('network', network)
+    check_kind('sampler', sampler, Sampler, 'adapt.fixed(kernel)')
     negatives.check_shards(shards, num_negatives=num_negatives)
     if not 0 <= conditional <= 1:
         raise ValueError(f'conditional is a share in [0, 1], got {conditional}')
@@ -187,8 +190,10 @@ class _Jem:
         def in_every_shard(leaf):
             return jnp.broadcast_to(leaf, (self.shards, *jnp.shape(leaf)))
 
+        buffer = self.buffer.init(buffer_key, self.shards)
+        negatives.check_positions(buffer, batch)
         return params, Chains(
-            buffer=self.buffer.init(buffer_key, self.shards),
+            buffer=buffer,
             sampler=jax.tree.map(in_every_shard, self.sampler.init()),
             calls=jnp.zeros(self.shards, jnp.int32),
         )

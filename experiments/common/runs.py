@@ -46,7 +46,13 @@ def build(module: ModuleType, config: Any, datasets: Datasets | None = None) -> 
     settings.as_declared(config)
     settings.check(config)
     try:
-        return with_telemetry(module.build(config, datasets), config.seed)
+        experiment = module.build(config, datasets)
+        if not isinstance(experiment, Experiment):
+            raise InputError(
+                f'{module.__name__}.build must return an Experiment, got a '
+                f'{type(experiment).__name__}'
+            )
+        return with_telemetry(experiment, config.seed)
     except InputError:
         raise
     except ValueError as error:
