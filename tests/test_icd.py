@@ -53,7 +53,9 @@ def test_kl_gradient_is_that_of_the_frozen_energy_at_a_live_sample(name, network
     """Against central differences of theta' -> E_theta(x(theta')), in float64, the chain written
     out independently."""
     with versions.enable_x64(True):
-        method = make_icd(network, kl_steps=steps, entropy_weight=0.0)
+        start = partial(jax.random.uniform, shape=SHAPE, dtype=jnp.float64, minval=-1, maxval=1)
+        buffer = replay.first_in_first_out(lambda key, label: start(key), 8, restart=0.1)
+        method = make_icd(network, buffer=buffer, kl_steps=steps, entropy_weight=0.0)
         params, chains = jax.jit(method.init)(jax.random.key(0), BATCH)
         params = jax.tree.map(lambda p: jnp.asarray(p, jnp.float64), params)
         samples, _ = jax.jit(method.sample)(jax.random.key(1), params, chains, BATCH)

@@ -9,7 +9,7 @@ import optax
 import pytest
 from methods_under_test import BATCH, METHODS, prepared, sampler_of, total
 
-from ebm_jax import devices
+from ebm_jax import devices, versions
 from ebm_jax.train import Recipe, make_local_step, per_network, state_shapes
 
 
@@ -93,7 +93,7 @@ def test_a_step_keeps_its_types_where_jax_computes_in_64_bits(name):
         ema=0.9,
     )
     state = state_shapes(recipe)
-    with jax.enable_x64(True):
+    with versions.enable_x64(True):
         step = make_local_step(recipe, watch_every=2)
         after = jax.eval_shape(jax.vmap(step, axis_name=devices.AXIS), *_with_axis(state))
     chex.assert_trees_all_equal_dtypes(_with_axis(state)[0], after[0])
