@@ -1,6 +1,8 @@
 """Improved contrastive divergence: the KL gradient against finite differences, special cases, the
 release's traps."""
 
+from functools import partial
+
 import chex
 import jax
 import jax.numpy as jnp
