@@ -189,7 +189,7 @@ def test_evaluate_writes_every_metric_under_its_stable_name(evaluated):
     assert low < summary['test_accuracy'] < high
     # 30 samples for 64 features
     assert 'too few images for the Frechet distance' in text
-    assert set(summary['sample_distance']) >= {'kernel', 'n'} - {'frechet'}
+    assert 'kernel' in summary['sample_distance']
     assert 'frechet' not in summary['sample_distance']
     said = [line.split(':')[0] for line in text.splitlines() if 'those of the test set' in line]
     assert said == ['extra']
@@ -321,7 +321,7 @@ def test_evaluate_knows_energies_without_a_classifier(trained_icd, monkeypatch, 
         capsys,
         'experiments.evaluate',
         f'--workdir={trained_icd}',
-        '--fresh_per_class=3',
+        '--fresh_per_class=8',
         '--resamples=5',
         '--ood=mixed=',
     )
@@ -335,7 +335,7 @@ def test_evaluate_knows_energies_without_a_classifier(trained_icd, monkeypatch, 
     )
     assert (
         set(summary['sample_distance']) == {'frechet', 'kernel', 'n', 'extractor'}
-        and summary['sample_distance']['n'] == 24
+        and summary['sample_distance']['n'] == 64
     )
     assert set(summary['ood_auroc']) == {'rotated', 'inverted', 'noise', 'held_out'}
     names = {'energy', 'grad_norm', 'typicality', 'mahalanobis', 'knn'}

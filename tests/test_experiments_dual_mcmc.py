@@ -96,7 +96,7 @@ def evaluated(monkeypatch, capsys, workdir):
         capsys,
         'experiments.evaluate',
         f'--workdir={workdir}',
-        '--fresh_per_class=3',
+        '--fresh_per_class=7',
         '--resamples=5',
         '--ood=mixed=',
         '--ood=noise=',
