@@ -14,7 +14,7 @@ import orbax.checkpoint as ocp
 from jax.sharding import SingleDeviceSharding
 from orbax.checkpoint.checkpoint_managers import preservation_policy as keep_policy
 
-from ebm_jax import process
+from ebm_jax import cost, memory, process
 from ebm_jax.errors import InputError, NotSaved
 from ebm_jax.train import TrainState
 from ebm_jax.types import Params
@@ -212,6 +212,9 @@ class Checkpoints:
             saved = checkpointer.metadata(file).item_metadata.tree
             name = 'ema_params' if jax.tree.leaves(saved.get('ema_params')) else 'params'
             target = {part: jax.tree.map(_on_this_device, saved[part]) for part in (name, 'step')}
+            size, there = cost.num_bytes(target), memory.of_machine()
+            if size > there:
+                raise ValueError(f'it says that it holds {size:,} bytes, and {there:,} are left')
             restored = checkpointer.restore(
                 file,
                 args=ocp.args.PyTreeRestore(

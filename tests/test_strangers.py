@@ -1,18 +1,28 @@
 """Files from strangers: nothing in them runs, fills the memory, or reaches out of its folder."""
 
+import hashlib
 import io
+import json
 import pickle
+import shutil
 import struct
 import zipfile
 import zlib
 
+import jax
 import numpy as np
 import pytest
+from browser import opened, problems
+from commands import ROOT
 from PIL import Image
+from short_run import recipe
 
+import ebm_jax
 from ebm_jax import data
+from ebm_jax.checkpoint import Checkpoints
 from ebm_jax.errors import InputError
-from experiments.common import page
+from ebm_jax.train import init_state
+from experiments.common import page, report
 from experiments.common.section import Shown
 
 
@@ -81,6 +91,53 @@ def test_a_header_that_lies_about_its_size_is_refused(tmp_path):
         archive.writestr('x.npy', buffer.getvalue())
     with pytest.raises(InputError, match='cannot be read as .npz'):
         data.npz(tmp_path / 'lie.npz', 'test')
+
+
+def test_weights_with_an_absurd_header_are_refused_unread(tmp_path):
+    """A header of 2^60 bytes, and one whose array is larger than the file; with the right hash."""
+    shutil.copytree(ROOT / 'models' / 'digits_st_jem', tmp_path / 'model')
+    config = json.loads((tmp_path / 'model' / 'config.json').read_text())
+    lying = json.dumps({'a': {'dtype': 'F32', 'shape': [2**40], 'data_offsets': [0, 2**42]}})
+    for content in (
+        struct.pack('<Q', 2**60),
+        struct.pack('<Q', len(lying)) + lying.encode(),
+    ):
+        (tmp_path / 'model' / 'model.safetensors').write_bytes(content)
+        config['sha256'] = hashlib.sha256(content).hexdigest()
+        (tmp_path / 'model' / 'config.json').write_text(json.dumps(config))
+        with pytest.raises(InputError, match='it is damaged'):
+            ebm_jax.load(tmp_path / 'model')
+
+
+def test_a_checkpoint_that_would_fill_the_memory_is_refused_unread(tmp_path, monkeypatch):
+    state = init_state(jax.random.key(0), recipe(1000))
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(state)
+    with Checkpoints(tmp_path, read_only=True) as checkpoints:
+        assert checkpoints.restore_eval_params()[0] == 0
+        monkeypatch.setattr('ebm_jax.memory.of_machine', lambda: 100)
+        with pytest.raises(InputError, match='says that it holds 4,004 bytes, and 100 are left'):
+            checkpoints.restore_eval_params()
+
+
+def test_names_in_a_report_run_nothing_in_a_browser(tmp_path):
+    """Of data, experiments and scores, in tables, titles and captions."""
+    harm = '<script>window.harmed = 1</script><img src=x onerror="window.harmed = 1">'
+    (tmp_path / 'config.json').write_text(
+        json.dumps({'experiment': f'experiments.{harm}', 'config': {'data': {'source': harm}}})
+    )
+    (tmp_path / 'summary.json').write_text(
+        json.dumps({'step': 1, 'diverged': True, 'account': harm})
+    )
+    (tmp_path / 'metrics.jsonl').write_text(json.dumps({'step': 1, harm: 1.0, 'loss': 2.0}))
+    score = {'auroc': 0.5, 'interval': {'auroc': [0.4, 0.6]}}
+    found = {'step': 1, 'ood': {harm: {harm: score, 'log_px': score}}, 'shown': []}
+    (tmp_path / 'evaluation.json').write_text(json.dumps(found))
+    with opened(report.write(tmp_path)) as browser:
+        assert browser.execute_script('return window.harmed') is None
+        assert browser.execute_script("return document.querySelectorAll('img[src=x]').length") == 0
+        text = browser.find_element('tag name', 'body').text
+        assert '<script>window.harmed' in text and problems(browser) == []
 
 
 def test_a_report_runs_nothing_and_shows_nothing_from_elsewhere(tmp_path):
