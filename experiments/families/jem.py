@@ -84,7 +84,7 @@ class JemLoss:
     conditional: float = setting(0.5, 'share of the chains on p(x|y)', low=0, high=1)
     p_x_weight: float = setting(1.0, 'weight of the generative part', low=0)
     alpha: float = setting(0.0, 'weight of the mutual information of the batch', low=0, high=1)
-    entropy_weight: float = setting(0.0, 'weight of the entropy form of mutual information')
+    entropy_weight: float = setting(0.0, 'weight of the entropy form of mutual information', low=0)
 
 
 @dataclass

@@ -20,7 +20,6 @@ from ebm_jax.record import write_json
 from ebm_jax.sharding import shard_batch, shard_state
 from ebm_jax.train import TrainState, init_state, make_train_step
 from experiments.common import runs, settings
-from experiments.common.cores import use_all_cores
 from experiments.common.experiment import Experiment
 from experiments.common.sources import Datasets
 
@@ -70,8 +69,9 @@ def results(
     measure: Measure,
     protocol: Mapping[str, Any] | None = None,
 ) -> dict[str, list[dict[str, float]]]:
-    """{arm: metrics of each seed}; 'survived' is the share of the steps that were made before the
-    run diverged. What is in workdir/arms.json is not trained again.
+    """{arm: metrics of each seed}, trained on the devices that there are (`use_all_cores`);
+    'survived' is the share of the steps that were made before the run diverged. What is in
+    workdir/arms.json is not trained again.
 
     Args:
       base: configuration of the experiment that the arms change.
@@ -90,7 +90,6 @@ def results(
         done = json.loads(file.read_text())
     if any(done.get(name) != value for name, value in given.items()):
         raise InputError(f'{workdir} holds a study with other settings: use another --workdir')
-    use_all_cores(base)
     workdir.mkdir(parents=True, exist_ok=True)
     for seed in range(seeds):
         for arm, changes in arms.items():

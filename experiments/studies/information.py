@@ -25,6 +25,7 @@ from ebm_jax.images import as_uint8
 from ebm_jax.train import TrainState
 from experiments import digits_st_jem, mnist_st_jem
 from experiments.common import launch, settings, sources
+from experiments.common.cores import use_all_cores
 from experiments.common.experiment import Experiment
 from experiments.common.sources import Datasets
 from experiments.studies import arms
@@ -82,6 +83,7 @@ def run(values: Any) -> None:
             return whole
         return arms.validation(whole, len(train.x) // 5, seed)
 
+    use_all_cores(base)
     judge = samples.fit_reference_classifier(train)
     found = arms.results(
         workdir,

@@ -21,6 +21,7 @@ from ebm_jax.evaluate import calibration, ood, predict
 from ebm_jax.train import TrainState
 from experiments import mnist_st_jem
 from experiments.common import launch
+from experiments.common.cores import use_all_cores
 from experiments.common.experiment import Experiment
 from experiments.common.sources import Datasets, load, ood_names
 from experiments.studies import arms
@@ -111,6 +112,7 @@ def run(values: Any) -> None:
         train = train._replace(y=np.unique(train.y, return_inverse=True)[1].astype(np.int32))
     whole = Datasets(train=train, test=train)
     chosen = {name: ARMS[name] for name in values.arms or ARMS}
+    use_all_cores(base_of(values.steps))
     found = arms.results(
         workdir,
         mnist_st_jem,

@@ -26,6 +26,7 @@ from ebm_jax.images import as_float
 from ebm_jax.train import TrainState
 from experiments import digits_semi_st_jem
 from experiments.common import launch, settings, sources
+from experiments.common.cores import use_all_cores
 from experiments.common.experiment import Experiment
 from experiments.common.sources import Datasets
 from experiments.studies import arms
@@ -122,6 +123,8 @@ def run(values: Any) -> None:
     settings.update(base, changes)
     if train.x.shape[1] > 16:
         settings.update(base, {'network.widths': (16, 32, 64, 64), 'network.strides': (2, 1, 2, 2)})
+
+    use_all_cores(base)
 
     def datasets(seed):
         if values.part == 'test':

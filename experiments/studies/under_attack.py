@@ -20,12 +20,15 @@ from ebm_jax.evaluate import calibration, predict
 from ebm_jax.train import TrainState
 from experiments import digits_dat, digits_st_jem, mnist_st_jem
 from experiments.common import launch, settings, sources
+from experiments.common.cores import use_all_cores
 from experiments.common.experiment import Experiment
 from experiments.evaluations.robustness import robust_accuracy
 from experiments.studies import arms
 
-JEM_ARMS: dict[str, dict[str, Any]] = {
+PLAIN_ARMS: dict[str, dict[str, Any]] = {
     'plain classifier': {'loss.p_x_weight': 0.0, 'loss.alpha': 0.0},
+}
+JEM_ARMS: dict[str, dict[str, Any]] = {  # with and without refinement
     'JEM': {'loss.balanced': False, 'loss.alpha': 0.0},
     'ST-JEM': {},
 }
@@ -77,21 +80,21 @@ def run(values: Any) -> None:
     whole = sources.datasets_of(values.data)
     found: dict[str, list[dict[str, float]]] = {}
     large = whole.train.x.shape[1] > 16
-    for name, module, chosen in (
-        ('jem', mnist_st_jem if large else digits_st_jem, JEM_ARMS),
-        ('dat', digits_dat, DAT_ARMS),
-    ):
-        base = module.get_config()
+    jem = mnist_st_jem if large else digits_st_jem
+    modules = {'plain': jem, 'jem': jem, 'dat': digits_dat}
+    bases = {name: module.get_config() for name, module in modules.items()}
+    for base in bases.values():
         settings.update(base, {'steps': values.steps, 'data.source': values.data})
         if large:
             base.network.widths, base.network.strides = (16, 32, 64, 64), (2, 1, 2, 2)
             base.optimizer.warmup = min(200, values.steps // 4)
-        if name == 'dat':
-            base.adversary.radius = radii[-2] if len(radii) > 1 else radii[0]
+    bases['dat'].adversary.radius = radii[-2] if len(radii) > 1 else radii[0]
+    use_all_cores(*bases.values())
+    for name, chosen in (('plain', PLAIN_ARMS), ('jem', JEM_ARMS), ('dat', DAT_ARMS)):
         found |= arms.results(
             workdir / name,
-            module,
-            base,
+            modules[name],
+            bases[name],
             chosen,
             values.seeds,
             lambda seed: whole,
@@ -104,7 +107,7 @@ def run(values: Any) -> None:
     rows: dict[str, list[dict[str, float]]] = {}
     for arm, runs_of_arm in found.items():
         rows[arm] = runs_of_arm
-        if arm in ('JEM', 'ST-JEM'):
+        if arm in JEM_ARMS:
             start = 'refined '
             rows[f'{arm}, {values.refine} steps of refinement'] = [
                 {name.removeprefix(start): x for name, x in run.items() if name.startswith(start)}

@@ -1,0 +1,140 @@
+"""Generators at equal training time: the distance of fresh samples to the data.
+
+    python -m experiments.studies.equal_time --workdir=runs/equal
+    python -m experiments.studies.equal_time --workdir=runs/equal_mnist --minutes=8 \\
+        --data=npz:data/mnist.npz --experiments=mnist_energy_matching,mnist_icd,mnist_dual_mcmc
+
+Each experiment is trained with its own settings, for as many steps as fit into that time
+(compilation is not counted; schedules and warm-ups are stretched or shortened with the run). The
+distance is that of 500 fresh samples in the features of a classifier trained on the data, with a
+95 % interval for the choice of samples; seeds have intervals of their own. Writes arms.json of each
+experiment and table.md; rerunning continues.
+"""
+
+import importlib
+import pathlib
+import statistics
+import time
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+from absl import flags
+
+from ebm_jax.evaluate import distance, extractor
+from ebm_jax.evaluate.extractor import Extractor
+from ebm_jax.images import as_uint8
+from ebm_jax.sharding import shard_batch, shard_state
+from ebm_jax.train import TrainState, init_state, make_train_step
+from experiments.common import launch, runs, settings, sources
+from experiments.common.cores import use_all_cores
+from experiments.common.experiment import Experiment
+from experiments.studies import arms
+
+SAMPLES, TIMED = 500, 12  # steps that are timed, after one that is compiled
+
+
+def define(values: Any) -> None:
+    """The flags."""
+    flags.DEFINE_string('workdir', None, 'Folder of the study.', flag_values=values)
+    flags.DEFINE_string('data', 'digits', 'The data set.', flag_values=values)
+    flags.DEFINE_list(
+        'experiments',
+        ['digits_energy_matching', 'digits_icd', 'digits_dual_mcmc'],
+        'What is compared.',
+        flag_values=values,
+    )
+    flags.DEFINE_float('minutes', 4, 'Training time of each run.', 0.01, flag_values=values)
+    flags.DEFINE_integer('seeds', 1, 'Runs of each experiment.', 1, flag_values=values)
+    flags.mark_flag_as_required('workdir', values)
+
+
+def seconds_per_step(experiment: Experiment, steps: int) -> float:
+    """The mean over a run of so many steps, whose program may change on the way; of each program
+    the median of a few steps."""
+    recipe, devices = experiment.recipe, jax.local_devices()
+    recipes = [recipe.at(int(step)) for step in np.linspace(0, steps - 1, 20)]
+    seconds: dict[int, float] = {}
+    for now in recipes:
+        if id(now.method) in seconds:
+            continue
+        state = shard_state(init_state(jax.random.key(0), recipe), devices)
+        step, timed = make_train_step(now), []
+        for i in range(1 + TIMED):
+            began = time.perf_counter()
+            state, metrics = step(state, shard_batch(recipe.batch_at(i), devices))
+            jax.block_until_ready(metrics)
+            timed.append(time.perf_counter() - began)
+        seconds[id(now.method)] = statistics.median(timed[1:])
+    return statistics.fmean(seconds[id(now.method)] for now in recipes)
+
+
+def measure(experiment: Experiment, state: TrainState, judge: Extractor) -> dict[str, float]:
+    """Distance of fresh samples, beside that of as many test images."""
+    model = experiment.model
+    drawn = model.sample(jax.random.key(1), state.eval_params, model.labels(SAMPLES))
+    reference, points = distance.reference_points(experiment.train, experiment.test, SAMPLES)
+    to = distance.distances_to(judge.features(reference))
+    found = to(judge.features(as_uint8(np.asarray(drawn))))['frechet']
+    return {
+        'steps': float(int(state.step)),
+        'distance': found['value'],
+        'margin': found['interval'][1] - found['value'],
+        'test': to(judge.features(points['test']))['frechet']['value'],
+    }
+
+
+def lasting(config: Any, steps: int) -> Any:
+    """The configuration of a run of so many steps, whose warm-up keeps its share."""
+    config, before = settings.copy(config), config.steps
+    config.steps = steps
+    if hasattr(config.loss, 'warmup'):  # of energy matching
+        config.loss.warmup = config.loss.warmup * steps // before
+    return config
+
+
+def run(values: Any) -> None:
+    """Train what is missing, write and print."""
+    workdir, whole = pathlib.Path(values.workdir), sources.datasets_of(values.data)
+    workdir.mkdir(parents=True, exist_ok=True)
+    modules = {name: importlib.import_module(f'experiments.{name}') for name in values.experiments}
+    bases = {name: module.get_config() for name, module in modules.items()}
+    for base in bases.values():
+        settings.update(base, {'data.source': values.data})
+    use_all_cores(*bases.values())
+    judge = extractor.classifier_extractor(whole.train, workdir / 'extractor.npz')
+    found: dict[str, list[dict[str, float]]] = {}
+    for name, module in modules.items():
+        file = workdir / name / 'seconds.txt'  # a rerun has the same number of steps
+        if not file.exists():
+            experiment = runs.build(module, settings.copy(bases[name]), whole)
+            seconds = seconds_per_step(experiment, bases[name].steps)
+            file.parent.mkdir(exist_ok=True)
+            file.write_text(f'{seconds}\n')
+        seconds = float(file.read_text())
+        steps = max(20, round(60 * values.minutes / seconds))
+        found |= arms.results(
+            workdir / name,
+            module,
+            lasting(bases[name], steps),
+            {name: {}},
+            values.seeds,
+            lambda seed: whole,
+            partial(measure, judge=judge),
+            {'minutes': values.minutes, 'seconds': seconds},
+        )
+    columns = {
+        'distance': 'distance of fresh samples',
+        'margin': 'margin of the choice of samples',
+        'test': 'of test images',
+        'steps': 'steps',
+        'survived': 'survived',
+    }
+    lines = arms.table(found, columns)
+    (workdir / 'table.md').write_text('\n'.join(lines) + '\n')
+    print('\n'.join(lines))
+
+
+if __name__ == '__main__':
+    launch.main(run, define, __doc__)
