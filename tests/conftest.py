@@ -19,6 +19,9 @@ if importlib.metadata.version('jaxlib').startswith('0.10.'):
     FAST_TO_COMPILE.append('--xla_cpu_use_fusion_emitters=false')
 os.environ['XLA_FLAGS'] = ' '.join([os.environ.get('XLA_FLAGS', ''), *FAST_TO_COMPILE])
 
+# where in the source each operation comes from is not looked at
+os.environ.setdefault('JAX_TRACEBACK_IN_LOCATIONS_LIMIT', '0')
+
 # tracing makes many long-lived objects: scanning them often costs a tenth of the suite's time
 gc.set_threshold(200_000, 50, 100)
 

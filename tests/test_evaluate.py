@@ -525,3 +525,26 @@ def test_mixing_of_autocorrelated_and_of_stuck_chains():
     assert (
         found['walk']['r_hat'] < 1.01 and found['stuck']['r_hat'] > 3 and found['stuck']['ess'] < 20
     )
+
+
+def test_fid_of_two_fixed_sets_is_that_of_the_usual_formula(tmp_path):
+    """Random weights, from a file as a user has it; the square root of the product of covariances
+    by scipy, as pytorch-fid takes it, on two of the features (of few images the covariance of all
+    is singular)."""
+    rng = np.random.default_rng(0)
+
+    def random(shape, dtype):
+        return rng.normal(scale=np.sqrt(2 / np.prod(shape[1:])), size=shape).astype(dtype)
+
+    weights = inception_weights(random)
+    for name in weights:  # batch norms that do nothing
+        if 'conv' not in name:
+            weights[name] = np.full_like(weights[name], 'weight' in name or 'var' in name)
+    np.savez(tmp_path / 'weights.npz', **weights)
+    features = extractor.inception_extractor(tmp_path / 'weights.npz').features
+    sets = [rng.integers(0, 256 - dark, (5, 24, 24, 3), np.uint8) for dark in (0, 128)]
+    a, b = (np.asarray(features(x), np.float64)[:, :2] for x in sets)
+    cov_a, cov_b = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
+    root = scipy.linalg.sqrtm(cov_a @ cov_b).real
+    usual = np.sum((a.mean(0) - b.mean(0)) ** 2) + np.trace(cov_a + cov_b - 2 * root)
+    assert usual > 0 and distance.frechet(a, b) == pytest.approx(usual, rel=1e-3)
