@@ -53,9 +53,8 @@ def main(
             sys.exit(0)
         extra = values(sys.argv)[1:]
         if extra:
-            raise InputError(
-                f'unknown arguments {" ".join(extra)}: settings look like --config.key=value'
-            )
+            how = '--config.key=value' if 'config' in values else '--flag=value'
+            raise InputError(f'unknown arguments {" ".join(extra)}: give them as {how}')
     except (flags.Error, InputError, AttributeError, KeyError, TypeError, ValueError) as error:
         said = str(error).strip().splitlines()[0]
         # absl's sentence on a required flag that was not given
