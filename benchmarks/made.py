@@ -14,7 +14,13 @@ from experiments.common.sources import Datasets
 
 SHAPES = {  # beginning of an experiment's name: (shape of an image, classes)
     'cifar10': ((32, 32, 3), 10),
+    'cifar100': ((32, 32, 3), 100),
     'celeba64': ((64, 64, 3), 2),
+    'celeba128': ((128, 128, 3), 2),
+    'celebahq256': ((256, 256, 3), 1),
+    'imagenet32': ((32, 32, 3), 1),
+    'lsun64': ((64, 64, 3), 1),
+    'lsun128': ((128, 128, 3), 1),
     'mnist': ((28, 28, 1), 10),
     'images': ((32, 32, 3), 10),
 }

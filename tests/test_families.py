@@ -11,7 +11,7 @@ import pytest
 from benchmarks import made
 from ebm_jax import cost, fit, mcmc
 from ebm_jax.errors import InputError
-from ebm_jax.train import init_state, make_local_step
+from ebm_jax.train import init_state, make_local_step, state_shapes
 from ebm_jax.types import Kernel, Network
 from experiments.common import building, runs, settings
 from experiments.families import dual_mcmc, icd
@@ -105,6 +105,18 @@ ACCELERATOR = [
     'cifar10_icd',
     'cifar10_dual_mcmc',
     'celeba64_dual_mcmc',
+    *(
+        PAPERS_SETS := [
+            'cifar100_jem',
+            'cifar100_st_jem',
+            'celeba64_icd',
+            'celeba128_icd',
+            'imagenet32_icd',
+            'lsun128_icd',
+            'lsun64_dual_mcmc',
+            'celebahq256_dual_mcmc',
+        ]
+    ),
 ]
 
 
@@ -113,6 +125,21 @@ def test_experiments_for_accelerators_split_over_1_2_4_and_8_devices(name):
     config = importlib.import_module(f'experiments.{name}').get_config()
     for n in (1, 2, 4, 8):
         assert all(number % n == 0 for number in config.divisors()), (name, n, config.divisors())
+
+
+@pytest.mark.parametrize('name', PAPERS_SETS)
+def test_the_papers_sets_have_launchers_that_build_at_full_size(name):
+    """The shapes of the whole state, and of images as the data source will give them."""
+    module = importlib.import_module(f'experiments.{name}')
+    assert f'python -m experiments.{name} --workdir=' in module.__doc__
+    assert 'Data:' in module.__doc__ and 'not run' in module.__doc__
+    shapes = state_shapes(
+        runs.build(module, module.get_config(), made.datasets(name, size=512)).recipe
+    )
+    parameters = cost.num_parameters(shapes.params) / 1e6
+    assert 6 < parameters < 120, parameters
+    if 'jem' in name:
+        assert round(parameters, 2) == 36.47  # WRN-28-10 with a head of 100 classes
 
 
 @pytest.mark.parametrize('name', ['cifar10_st_jem_fast', 'cifar10_icd', 'cifar10_dual_mcmc'])

@@ -1,0 +1,30 @@
+"""Improved contrastive divergence on LSUN rooms at 128x128.
+
+    python -m experiments.lsun128_icd --workdir=runs/lsun128_icd \\
+        --config.data.source='folder:data/lsun_bedroom?size=128&test=.01'
+    python -m experiments.sample --workdir=runs/lsun128_icd --num=64
+
+Data: the images of a class of LSUN (github.com/fyu/lsun), unpacked into a folder. Step size 1,000
+on [0, 1] (4,000 here) and the transitions of faces and rooms, as released; the network is that of
+`celeba128_icd` without classes (our reading).
+
+Time: not run. Expected: the paper shows samples and gives no figure for them.
+"""
+
+from experiments import celeba128_icd
+from experiments.common import launch
+from experiments.families.icd import IcdSettings, image_icd
+
+build = image_icd
+
+
+def get_config() -> IcdSettings:
+    config = celeba128_icd.get_config()
+    config.data.source = 'folder:data/lsun_bedroom?size=128&test=.01'
+    config.loss.conditional = False
+    config.sampler.step_size = config.fresh.step_size = 4000.0
+    return config
+
+
+if __name__ == '__main__':
+    launch.train(__spec__.name)
