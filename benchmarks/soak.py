@@ -6,10 +6,13 @@
 What follows -- goes to the experiment. Each piece but the last is a process of its own that is
 killed (SIGKILL) once it has reached its share of the steps. Memory (resident), open files, threads
 and the disk that the run's folder takes are read every second. Writes WORKDIR/soak.json and prints
-a table; the first and last fifth of each piece are compared.
+a table: the first and last fifth of the first and of the last piece, and of the steps' rate.
 """
 
+import math
+import os
 import pathlib
+import signal
 import statistics
 import subprocess
 import sys
@@ -31,19 +34,22 @@ def status(pid: int, run: pathlib.Path) -> dict[str, float]:
     process = pathlib.Path('/proc') / str(pid)
     lines = (process / 'status').read_text().splitlines()
     values = dict(line.split(':', 1) for line in lines)
-    files = [file for file in run.rglob('*') if file.is_file()]
+    # os.walk leaves out what is removed while it looks
+    sizes = [
+        _size(os.path.join(folder, name)) for folder, _, names in os.walk(run) for name in names
+    ]
     return {
         'memory_mb': int(values['VmRSS'].split()[0]) / 1024,
         'threads': int(values['Threads']),
-        'open_files': len(list((process / 'fd').iterdir())),
-        'files': len(files),
-        'disk_mb': sum(_size(file) for file in files) / 2**20,
+        'open_files': len(os.listdir(process / 'fd')),
+        'files': len(sizes),
+        'disk_mb': sum(sizes) / 2**20,
     }
 
 
 def _size(file):
     try:
-        return file.stat().st_size
+        return os.path.getsize(file)
     except FileNotFoundError:  # a checkpoint that has made room for a newer one
         return 0
 
@@ -62,12 +68,12 @@ def piece(command: list[str], run: pathlib.Path, until: int | None) -> list[dict
         step = newest(run)
         try:
             seen.append({'step': step, **status(process.pid, run)})
-        except (FileNotFoundError, KeyError):  # it has just ended
-            break
+        except (FileNotFoundError, ProcessLookupError, KeyError):  # it has just ended
+            continue
         if until is not None and step >= until:
             process.kill()
-    if process.wait() and until is None:
-        sys.exit(f'the last piece ended with exit code {process.returncode}')
+    if process.wait() not in (0, -signal.SIGKILL):
+        sys.exit(f'a piece ended with exit code {process.returncode}')
     return seen
 
 
@@ -81,9 +87,10 @@ def main(arguments: list[str]) -> None:
         f'--workdir={run}',
         *arguments[1:],
     ]
-    steps = next(
-        int(one.partition('=')[2]) for one in arguments if one.startswith('--config.steps=')
-    )
+    asked = [one.partition('=')[2] for one in arguments if one.startswith('--config.steps=')]
+    if not asked:
+        sys.exit('give --config.steps=N after --')
+    steps = int(asked[-1])
     pieces = []
     for i in tqdm(range(FLAGS.pieces), unit='piece'):
         last = i == FLAGS.pieces - 1
@@ -100,7 +107,7 @@ def main(arguments: list[str]) -> None:
     for name in ('memory_mb', 'open_files', 'threads', 'files', 'disk_mb'):
         cells = []
         for seen in (pieces[0], pieces[-1]):
-            trained = [one[name] for one in seen if one['step'] > seen[0]['step']]
+            trained = [one[name] for one in seen if one['step'] > seen[0]['step']] or [math.nan]
             fifth = max(1, len(trained) // 5)
             cells += [statistics.median(trained[:fifth]), statistics.median(trained[-fifth:])]
         print(f'{name:<24}{cells[0]:>12.1f}{cells[1]:>12.1f}{cells[2]:>14.1f}{cells[3]:>12.1f}')

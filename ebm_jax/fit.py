@@ -17,7 +17,7 @@ from ebm_jax.errors import Diverged, InputError, NotSaved, Stopped
 from ebm_jax.guard import Guard, RecoveryAction
 from ebm_jax.monitor import Monitor
 from ebm_jax.prefetch import prefetched
-from ebm_jax.record import NullRecorder, Recorder, update_summary, write_json
+from ebm_jax.record import NullRecorder, Recorder, read_rows, update_summary, write_json
 from ebm_jax.train import (
     Recipe,
     Traced,
@@ -67,7 +67,7 @@ def fit(
       watch_every: of the gradient norms of loss terms (default log_every).
       recovery_actions: one for each time that a diverged run may go back to a checkpoint and
         continue; see guard.py.
-      end_dead: whether a network that has stopped to tell data from samples counts as diverged;
+      end_dead: whether a network that no longer tells data from samples counts as diverged;
         else there is a warning, and `healthy: false` in summary.json.
       report: called with the step when pictures and evaluations of that step are written.
       echo: takes messages for the user.
@@ -154,9 +154,10 @@ def check(recipe: Recipe, devices: Sequence[jax.Device], watch_every: int = 0) -
     """
     n, batch = len(devices), recipe.batch_at(0)
     if not isinstance(batch, Mapping) or 'x' not in batch:
+        found = f'with {", ".join(batch)}' if isinstance(batch, Mapping) else 'instead'
         raise InputError(
             f"batch_at must give a dict with an entry 'x' (and 'y' of labels), got a "
-            f'{type(batch).__name__}'
+            f'{type(batch).__name__} {found}'
         )
     try:
         shapes = state_shapes(recipe)
@@ -241,6 +242,7 @@ class _Loop:
             steps_left = self.steps - start
             self.echo(cost.forecast(recipe.method, traced.program, state, devices, steps_left))
         state = sharding.shard_state(state, devices)
+        rows, _ = read_rows(self.workdir / 'metrics.jsonl')
         recorder = Recorder(self.workdir, start) if process.is_primary() else NullRecorder()
         batches = prefetched(
             lambda step: sharding.shard_batch(batch_at(step), devices),
@@ -256,6 +258,7 @@ class _Loop:
                 show=recipe.show,
                 platform=devices[0].platform,
                 end_dead=self.end_dead,
+                before=[row for row in rows if row['step'] <= start],
             )
             tasks = self.tasks(recipe, recorder)
             compiled: Method | None = None

@@ -37,6 +37,8 @@ class Monitor:
       batch_at: step -> batch, for the same. show: metrics on the progress bar.
       platform: of the devices; several CPU devices can deadlock when the loop runs ahead.
       end_dead: whether a dead network counts as diverged, instead of a warning alone.
+      before: rows of metrics.jsonl of the steps before, of a run that is continued: it finds a dead
+        network where one that was not interrupted would.
     """
 
     def __init__(
@@ -50,6 +52,7 @@ class Monitor:
         show: Iterable[str],
         platform: str,
         end_dead: bool = False,
+        before: Iterable[Mapping[str, Any]] = (),
     ) -> None:
         self.lag = 0 if platform == 'cpu' else LAG
         self.end_dead = end_dead
@@ -60,7 +63,10 @@ class Monitor:
         self.compile_seconds = 0.0  # of all compilations, with the first step of each
         self.last_end: float | None = None
         self.progress: Any = None  # a tqdm, while steps are made
-        self.logged: collections.deque[dict[str, float]] = collections.deque(maxlen=WINDOW)
+        # the last logged steps, without the rows of evaluations
+        self.logged: collections.deque[Mapping[str, Any]] = collections.deque(
+            (row for row in before if 'loss' in row), maxlen=WINDOW
+        )
         self.dead: int | None = None  # the step at which the network was found dead
 
     def bar(self, start: int) -> Iterator[int]:
@@ -148,8 +154,11 @@ class Monitor:
             self.progress.set_postfix(shown, refresh=False)
 
     def _watch_life(self, step, values):
-        """Say once when the network has stopped to tell examples apart, which nothing mends."""
-        self.logged.append(values)
+        """Say once when the network no longer tells examples apart, which nothing mends.
+
+        Raises: Diverged where that ends the attempt, at the first of these steps.
+        """
+        self.logged.append({'step': step, **values})
         if self.dead is None and len(self.logged) == WINDOW and is_dead(self.logged):
             self.dead = step
             found = (
@@ -158,7 +167,7 @@ class Monitor:
             )
             if self.end_dead:
                 self.progress.close()
-                raise Diverged(step, found)
+                raise Diverged(self.logged[0]['step'], found)
             self.progress.write(
                 f'Warning: at step {step} {found}. Stop the run, and start another one with a '
                 'lower learning rate or larger warm-up.'

@@ -336,19 +336,32 @@ def test_a_run_that_diverges_goes_back_changes_and_finishes(tmp_path):
     assert first[-1]['loss'] == second[-1]['loss'] == -10
 
 
-def test_a_dead_network_counts_as_diverged_where_that_is_asked_for(tmp_path):
-    """Without a learning rate the loss stays what it is."""
-    still = dataclasses.replace(recipe(), optimizer=optax.sgd(0.0))
-    again = RecoveryAction('learning rate 0.1', lambda: recipe(rate=0.1))
-    options = dict(steps=8, devices=jax.devices()[:1], recovery_actions=[again], **EVERY)
-    fit(still, workdir=tmp_path / 'warned', **options)
-    state = fit(still, workdir=tmp_path / 'ended', end_dead=True, **options)
+@pytest.mark.parametrize('pieces', [(12,), (2, 4, 12)])
+def test_a_dead_network_counts_as_diverged_where_that_is_asked_for(tmp_path, pieces):
+    """The loss stays what it is from step 4 on, which five logged steps show at step 8; the run
+    goes back to before it, also where it is interrupted on the way."""
+    rates = optax.piecewise_constant_schedule(1.0, {3: 0.0})
+    slow = optax.constant_schedule(0.1)
+    dying, mended = (
+        dataclasses.replace(recipe(limit=100.0), optimizer=optax.sgd(rate))
+        for rate in (rates, slow)
+    )
+    again = RecoveryAction('learning rate 0.1', lambda: mended)
+    options = dict(devices=jax.devices()[:1], recovery_actions=[again])
+    options |= EVERY | {'checkpoint_every': 2}
+    fit(dying, workdir=tmp_path / 'warned', steps=12, **options)
+    for steps in pieces:
+        state = fit(dying, workdir=tmp_path / 'ended', steps=steps, end_dead=True, **options)
     warned, ended = (
         json.loads((tmp_path / name / 'summary.json').read_text()) for name in ('warned', 'ended')
     )
     assert not warned['healthy'] and warned['recoveries'] == 0
     assert ended['healthy'] and ended['recoveries'] == 1
-    np.testing.assert_allclose(state.params, -0.8, rtol=1e-5)
+    (entry,) = json.loads((tmp_path / 'ended' / 'recoveries' / 'log.json').read_text())
+    assert entry['back_to'] < 4 and entry['diverged_at'] == 4
+    np.testing.assert_allclose(
+        state.params, -entry['back_to'] - 0.1 * (12 - entry['back_to']), rtol=1e-5
+    )
 
 
 def test_when_no_attempt_is_left_the_end_says_what_was_tried_and_what_is_kept(tmp_path):

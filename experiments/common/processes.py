@@ -26,10 +26,10 @@ def define(values: Any) -> None:
     )
     flags.DEFINE_string('coordinator', None, 'HOST:PORT of the first process.', flag_values=values)
     flags.DEFINE_integer('processes', None, 'How many there are.', 1, flag_values=values)
+    flags.DEFINE_integer('process', None, 'Which of them this is, from 0.', 0, flag_values=values)
     flags.DEFINE_integer(
         'wait', 300, 'Seconds to wait for the others at the start.', 1, flag_values=values
     )
-    flags.DEFINE_integer('process', None, 'Which of them this is, from 0.', 0, flag_values=values)
 
 
 def join(values: Any) -> None:
