@@ -19,7 +19,7 @@ from ebm_jax.errors import InputError, NotSaved
 from ebm_jax.train import TrainState
 from ebm_jax.types import Params
 
-# What a checkpoint holds. 1: without a hash; energies of dual-MCMC end with a bias. 2: as it is.
+# What a checkpoint holds. 1: no format is written; energies end with a bias that nothing teaches.
 FORMAT = 2
 
 
@@ -158,28 +158,29 @@ class Checkpoints:
                 self._set_aside(bad, why, candidate)
             return candidate, found
         newest = max(damaged)
-        written = self._metadata(newest).get('format', 1)
-        raise InputError(
-            f'{damaged[newest]}: '
-            + (
-                f'it was written by an earlier version of ebm_jax (format {written}, this is '
-                f'{FORMAT}), which goes on with it; here, use a new workdir'
-                if written < FORMAT
-                else 'it is damaged or of another configuration; delete that folder to go on from '
-                'an older one, or use a new workdir'
+        written = self._format(newest)
+        earlier = 'damaged or of another configuration'
+        if written is not None and written < FORMAT:
+            earlier = (
+                f'of an earlier version of ebm_jax (format {written}, this is {FORMAT}), which '
+                f'goes on with it, or {earlier}'
             )
+        raise InputError(
+            f'{damaged[newest]}: it is {earlier}; delete that folder to go on from an older one, '
+            'or use a new workdir'
         )
 
-    def _metadata(self, step):
-        """What was saved beside the state; {} where it is not there or cannot be read."""
+    def _format(self, step):
+        """The format in which a checkpoint was written; None where that cannot be read."""
         try:
-            return self._manager.metadata(step).custom_metadata or {}
+            written = (self._manager.metadata(step).custom_metadata or {}).get('format', 1)
         except Exception:  # of many types, as in `_reading`, where they are told of
-            return {}
+            return None
+        return written if isinstance(written, int) else None
 
     def _check_format(self, step):
-        written = self._metadata(step).get('format', 1)
-        if written > FORMAT:
+        written = self._format(step)
+        if written is not None and written > FORMAT:
             raise InputError(
                 f'checkpoint {self.folder / str(step)} was written by a later version of ebm_jax '
                 f'(format {written}, this one reads up to {FORMAT}): use that version'
@@ -212,9 +213,13 @@ class Checkpoints:
             saved = checkpointer.metadata(file).item_metadata.tree
             name = 'ema_params' if jax.tree.leaves(saved.get('ema_params')) else 'params'
             target = {part: jax.tree.map(_on_this_device, saved[part]) for part in (name, 'step')}
-            size, there = cost.num_bytes(target), memory.of_machine()
-            if size > there:
-                raise ValueError(f'it says that it holds {size:,} bytes, and {there:,} are left')
+            size, left = cost.num_bytes(target), memory.left()
+        if size > left:
+            raise InputError(
+                f'checkpoint {file.parent} holds {size:,} bytes, and {left:,} are left here: use a '
+                'machine with more memory, or, where that is absurd for this network, it is damaged'
+            )
+        with self._reading(step), ocp.PyTreeCheckpointer() as checkpointer:
             restored = checkpointer.restore(
                 file,
                 args=ocp.args.PyTreeRestore(

@@ -88,18 +88,12 @@ def _traffic(equation):
 
 
 def largest_array(program: Any) -> int:
-    """Bytes of the largest array that a traced program makes, without those of arguments."""
+    """Bytes of the largest array that a traced program makes, without those of arguments; also of
+    those that XLA fuses away."""
     jaxpr = getattr(program, 'jaxpr', program)
-    return max(
-        (
-            max(
-                max((num_bytes([v.aval]) for v in equation.outvars), default=0),
-                max(map(largest_array, _inner(equation)), default=0),
-            )
-            for equation in jaxpr.eqns
-        ),
-        default=0,
-    )
+    sizes = [num_bytes([v.aval]) for equation in jaxpr.eqns for v in equation.outvars]
+    inner = [largest_array(part) for equation in jaxpr.eqns for part in _inner(equation)]
+    return max([*sizes, *inner], default=0)
 
 
 def matmul_rate(

@@ -14,14 +14,16 @@ from ebm_jax.errors import InputError
 LOWER = "lower the batch size, the number of chains, the buffer's capacity or the network's widths"
 
 
-def of_machine() -> int:
+def left() -> int:
     """Bytes that this process can still have: of the memory of the machine, or of the limit on its
-    address space (`ulimit -v`), what it has not taken yet."""
+    address space (`ulimit -v`), what it has not taken yet; at least 0."""
     page = os.sysconf('SC_PAGE_SIZE')
     taken, held = _pages()
     physical = page * (os.sysconf('SC_PHYS_PAGES') - held)
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
-    return physical if limit == resource.RLIM_INFINITY else min(physical, limit - page * taken)
+    if limit != resource.RLIM_INFINITY:
+        physical = min(physical, limit - page * taken)
+    return max(physical, 0)
 
 
 def _pages():
@@ -34,24 +36,26 @@ def _pages():
     return int(taken), int(held)
 
 
-def of_devices(devices: Sequence[jax.Device]) -> int:
-    """Bytes of all devices of this process together; CPU devices share the machine's."""
-    stats = [device.memory_stats() for device in devices]
-    limits = [found.get('bytes_limit', 0) if found else 0 for found in stats]
-    return sum(limits) if all(limits) else of_machine()
+def left_on(devices: Sequence[jax.Device]) -> int:
+    """Bytes that are left on these devices together; CPU devices share the machine's."""
+    stats = [device.memory_stats() or {} for device in devices]
+    if not all('bytes_limit' in found for found in stats):
+        return left()
+    return sum(found['bytes_limit'] - found.get('bytes_in_use', 0) for found in stats)
 
 
 def check(state: Any, program: Any, devices: Sequence[jax.Device]) -> None:
     """Refuse, before anything is allocated, a run whose state, or a single array of whose step, is
     larger than the memory that is left. A state is made whole, and then spread over the devices, so
-    that it needs its room twice. What passes may still not fit (`is_exhausted`).
+    that it needs its room twice; arrays count as the program has them, before XLA fuses any. What
+    passes may still not fit (`is_exhausted`).
 
     Args:
       state: TrainState, or its shapes. program: a step, traced, as each device runs it.
     Raises: InputError that says what takes how much.
     """
     here = [device for device in devices if device.process_index == jax.process_index()]
-    memory, n = of_devices(here), len(here)
+    memory, n = left_on(here), len(here)
     chains = cost.num_bytes(state.chains) * n // len(devices)
     rest = n * cost.num_bytes(state.replace(chains=()))
     largest = n * cost.largest_array(program)

@@ -74,3 +74,38 @@ def test_runs_are_kept_and_only_what_changed_is_trained_again(tmp_path, monkeypa
     assert set(json.loads((tmp_path / arms.FILE).read_text())['runs']) == {
         f'{arm}/{seed}' for arm in ('none', 'half') for seed in (0, 1)
     }
+
+
+def test_a_warm_up_keeps_its_share_of_a_run_of_another_length():
+    config = digits_energy_matching.get_config()
+    longer = equal_time.lasting(config, 2 * config.steps)
+    assert longer.steps == 4000 and longer.loss.warmup == 3000 and config.loss.warmup == 1500
+    plain = equal_time.lasting(digits_st_jem.get_config(), 7)
+    assert plain.steps == 7
+
+
+@pytest.mark.parametrize('study', ['equal_time', 'information'])
+def test_studies_train_measure_and_continue(study, tmp_path, monkeypatch, capsys):
+    """On few steps; the second time nothing is trained."""
+    arguments = [f'experiments.studies.{study}', f'--workdir={tmp_path}']
+    if study == 'equal_time':
+        monkeypatch.setattr(equal_time, 'SAMPLES', 20)
+        monkeypatch.setattr(extractor, 'STEPS', 10)
+        monkeypatch.setattr(equal_time, 'seconds_per_step', lambda experiment, steps: 0.1)
+        arguments += ['--experiments=digits_dat', '--minutes=0.034']
+    else:
+        monkeypatch.setattr(information, 'ALPHAS', (1.0,))
+        arguments += ['--steps=2', '--seeds=1']
+    first = in_process(monkeypatch, capsys, *arguments)
+    monkeypatch.setattr(arms, 'train', lambda *given: pytest.fail('trained again'))
+    assert in_process(monkeypatch, capsys, *arguments) == first
+    names, row = (first.splitlines()[i].strip('| ').split(' | ') for i in (0, 2))
+    found = dict(zip(names, row[1:]))
+    assert found['survived'] == '1.000'
+    if study == 'equal_time':
+        assert found['steps'] == '20.000' and float(found['distance of fresh samples']) > 0
+        says = 'is not one of'
+        wrong = ['--experiments=digits_typo', f'--workdir={tmp_path}/other']
+        assert_one_sentence(monkeypatch, capsys, says, f'experiments.studies.{study}', *wrong)
+    else:
+        assert 0 < float(found['accuracy, %']) <= 100 and float(found['diversity']) > 0

@@ -2,6 +2,7 @@
 
 import importlib.util
 from functools import partial
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -9,8 +10,10 @@ import numpy as np
 import pytest
 
 from ebm_jax import mcmc
+from ebm_jax.data import Examples
 from ebm_jax.evaluate import attacks
 from ebm_jax.evaluate.attacks import LINF, NORMS
+from experiments.evaluations import robustness
 
 DIM, CLASSES = 12, 4
 WEIGHTS = np.random.default_rng(0).normal(size=(CLASSES, DIM)).astype(np.float32)
@@ -200,3 +203,36 @@ def test_what_fools_another_predictor_is_transferred():
     )
     assert alone[3.0].sum() > direct[3.0].sum()
     np.testing.assert_array_equal(aimed[3.0], direct[3.0])
+
+
+def test_a_refined_classifier_is_attacked_as_the_text_says(monkeypatch):
+    """A linear classifier behind two steps of .1 down x^2 / 2, without noise: its gradient is that
+    of the classifier alone, the same at another place, and .9^2 of that."""
+    model = SimpleNamespace(
+        classifier=SimpleNamespace(logits=lambda params, x: params @ x.reshape(-1)),
+        energy_fn=lambda params, x: 0.5 * jnp.sum(x**2),
+        kernel=lambda: mcmc.langevin(0.1, noise_scale=0.0),
+    )
+    images = np.random.default_rng(2).integers(0, 256, (8, 2, 2, 3), np.uint8)
+    experiment = SimpleNamespace(model=model, test=Examples('made', images, np.arange(8) % CLASSES))
+    state = SimpleNamespace(eval_params=jnp.asarray(WEIGHTS))
+    seen = {}
+
+    def survivors(key, chosen, predict, params, x, labels, radii, *, against, draws):
+        seen.update(names=[attack.name for attack in chosen], against=against, predict=predict)
+        return {radius: np.ones(len(x), bool) for radius in radii}
+
+    monkeypatch.setattr(attacks, 'survivors', survivors)
+    robustness.robust_accuracy(experiment, state, 'l2', [0.5], examples=8, refine=2)
+    x = jnp.linspace(-1, 1, DIM)
+
+    def first(predict, x):
+        return predict(jnp.asarray(WEIGHTS), jax.random.key(0), x)[0]
+
+    values = [first(predict, x) for predict in (*seen['against'], seen['predict'])]
+    slopes = [jax.grad(partial(first, predict))(x) for predict in seen['against']]
+    assert seen['names'] == ['apgd-ce', 'apgd-dlr', 'apgd-ce', 'apgd-ce']
+    plain = WEIGHTS[0] @ np.asarray(x)
+    np.testing.assert_allclose(values, plain * np.array([1, 1, 0.81, 0.81, 0.81]), rtol=1e-5)
+    for slope, factor in zip(slopes, (1, 1, 1, 0.81)):
+        np.testing.assert_allclose(slope, factor * WEIGHTS[0], rtol=1e-5)

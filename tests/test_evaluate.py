@@ -527,7 +527,7 @@ def test_mixing_of_autocorrelated_and_of_stuck_chains():
     )
 
 
-def test_fid_of_two_fixed_sets_is_that_of_the_usual_formula(tmp_path):
+def test_the_way_from_images_and_weights_on_disk_to_the_usual_formula_of_fid(tmp_path):
     """Random weights, from a file as a user has it; the square root of the product of covariances
     by scipy, as pytorch-fid takes it, on two of the features (of few images the covariance of all
     is singular)."""

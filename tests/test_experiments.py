@@ -324,7 +324,7 @@ def test_evaluate_knows_energies_without_a_classifier(trained_icd, monkeypatch, 
         capsys,
         'experiments.evaluate',
         f'--workdir={trained_icd}',
-        '--fresh_per_class=8',
+        '--fresh_per_class=9',
         '--resamples=5',
         '--ood=mixed=',
     )
@@ -338,7 +338,7 @@ def test_evaluate_knows_energies_without_a_classifier(trained_icd, monkeypatch, 
     )
     assert (
         set(summary['sample_distance']) == {'frechet', 'kernel', 'n', 'extractor'}
-        and summary['sample_distance']['n'] == 64
+        and summary['sample_distance']['n'] == 72
     )
     assert set(summary['ood_auroc']) == {'rotated', 'inverted', 'noise', 'held_out'}
     names = {'energy', 'grad_norm', 'typicality', 'mahalanobis', 'knn'}

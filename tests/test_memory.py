@@ -1,6 +1,8 @@
 """Runs that do not fit into memory end in one sentence."""
 
+import dataclasses
 import re
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +12,7 @@ from test_interruptions import start
 
 from ebm_jax import cost, fit, memory
 from ebm_jax.errors import InputError
+from experiments.common import launch
 
 
 def test_the_largest_array_of_a_program():
@@ -19,6 +22,33 @@ def test_the_largest_array_of_a_program():
         return jax.lax.fori_loop(0, 3, lambda i, c: c + jnp.sum(x[:, None] * x), 0.0)
 
     assert cost.largest_array(jax.make_jaxpr(program)(jnp.ones(100))) == 4 * 100**2
+
+
+def test_an_array_larger_than_the_memory_is_refused_unmade():
+    """The outer product of a walk of 2^20 with itself, 4 TiB."""
+    base = recipe(10)
+
+    def loss(params, key, batch, walk):
+        wide = jnp.broadcast_to(walk[0], (2**20,))
+        return {'outer': jnp.mean(wide[:, None] * wide) + jnp.sum(params)}, {}
+
+    method = dataclasses.replace(base.method, loss=loss)
+    with pytest.raises(InputError, match=r'largest array of a step 4,096.0 GiB'):
+        fit.check(dataclasses.replace(base, method=method), jax.devices()[:1])
+
+
+def test_memory_that_runs_out_ends_the_command_in_one_sentence(monkeypatch, capsys):
+    """By a real allocation that fails."""
+
+    def run(values):
+        jnp.zeros(2**44, jnp.uint8).block_until_ready()
+
+    monkeypatch.setattr(sys, 'argv', ['own'])
+    with pytest.raises(SystemExit) as ended:
+        launch.main(run, lambda values: None, '')
+    said = capsys.readouterr().err.strip().splitlines()
+    assert ended.value.code == 1 and len(said) == 1
+    assert said[0].startswith('error: memory is exhausted') and 'lower the batch size' in said[0]
 
 
 def test_a_state_larger_than_the_memory_is_refused_unmade():

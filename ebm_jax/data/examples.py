@@ -119,12 +119,12 @@ def _check_size(path):
     Raises: InputError."""
     with zipfile.ZipFile(path) as archive:
         size = sum(entry.file_size for entry in archive.infolist())
-    here = memory.of_machine()
-    if size > here:
+    left = memory.left()
+    if size > left:
         raise InputError(
-            f'{path} unpacks to {size / 2**30:.1f} GiB, more than the {here / 2**30:.1f} GiB of '
-            'memory here: it may be damaged or made to do harm; else bring it to TFDS and read it '
-            'from disk (memory=false)'
+            f'{path} unpacks to {size / 2**30:.1f} GiB, more than the {left / 2**30:.1f} GiB of '
+            'memory that are left: it may be damaged or made to do harm; else bring it to TFDS and '
+            'read it from disk (memory=false)'
         )
 
 

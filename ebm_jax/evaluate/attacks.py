@@ -392,7 +392,10 @@ def survivors(
         return jnp.argmax(jnp.mean(jax.nn.log_softmax(logits), 0)) == label
 
     aims = [predict] * len(attacks) if against is None else against
-    programs = [_compiled(attack, aim, right) for attack, aim in zip(attacks, aims, strict=True)]
+    programs = [
+        _compiled(i, attack, aim, right)
+        for i, (attack, aim) in enumerate(zip(attacks, aims, strict=True))
+    ]
     batch_size += -batch_size % jax.local_device_count()
     alive = batching.for_each(right, params, key, [x, labels], description='no attack')
     found = {}
@@ -415,8 +418,9 @@ def survivors(
     return found
 
 
-def _compiled(attack, aim, right):
-    """(key, radius, params, begin, x, labels) -> fooled [n]."""
+def _compiled(i, attack, aim, right):
+    """(key, radius, params, begin, x, labels) -> fooled [n]; i: the attack's place, so that each
+    draws its own random numbers."""
 
     @jax.jit
     def program(key, radius, params, begin, x, labels):
@@ -425,8 +429,7 @@ def _compiled(attack, aim, right):
             found = attack.run(attack_key, partial(aim, params), x, label, radius)
             return ~right(params, key, found.x, label)
 
-        name = sum(map(ord, attack.name))  # attacks draw different random numbers
-        key = jax.random.fold_in(jax.random.fold_in(key, name), begin)
+        key = jax.random.fold_in(jax.random.fold_in(key, i), begin)
         return jax.vmap(one)(jax.random.split(key, len(x)), x, labels)
 
     return program

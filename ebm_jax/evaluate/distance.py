@@ -5,7 +5,7 @@ trained on the data set they are called Frechet and kernel distance, and are com
 the same extractor and numbers of images.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -85,9 +85,9 @@ DISTANCES = {'frechet': frechet, 'kernel': kernel}
 
 
 def distances_to(
-    b: np.ndarray, *, halves: int = 50, seed: int = 0
+    b: np.ndarray, *, halves: int = 50, seed: int = 0, kinds: Sequence[str] = tuple(DISTANCES)
 ) -> Callable[[np.ndarray], dict[str, Any]]:
-    """A function a -> both distances of features a [N, D] from features b [M, D], each with a 95 %
+    """A function a -> distances of features a [N, D] from features b [M, D], each with a 95 %
     interval for the choice of a.
 
     The interval is value +- 1.96 s, s the standard deviation over random halves of a. These are
@@ -95,10 +95,12 @@ def distances_to(
     the whole as the whole does about the mean for sets of N. The interval does not include the bias
     that the value has at this N.
 
+    Args: kinds: names of DISTANCES.
     Returns: a -> {'frechet': {'value', 'interval'}, 'kernel': ...}.
     """
     b = np.asarray(b, np.float64)
-    to = {'frechet': _frechet_to(b), 'kernel': _kernel_to(b)}
+    of_kind = {'frechet': _frechet_to, 'kernel': _kernel_to}
+    to = {name: of_kind[name](b) for name in kinds}
 
     def distances(a):
         a, rng, found = np.asarray(a, np.float64), np.random.default_rng(seed), {}

@@ -206,13 +206,14 @@ def distances(
     for extractor in extractors:
         is_fid = extractor.confidence is None
         features = {name: extractor.features(x) for name, x in (images | points).items()}
-        measure = distance.distances_to(extractor.features(reference), halves=min(resamples, 50))
+        size = features['fresh'].shape[1]
+        few = min(len(fresh.main), len(reference)) <= size  # N images: a covariance of rank N - 1
+        shown = [name for name in distance.DISTANCES if not (few and name == 'frechet')]
+        measure = distance.distances_to(
+            extractor.features(reference), halves=min(resamples, 50), kinds=shown
+        )
         bar = tqdm(features.items(), desc='distances', unit='set', delay=2, leave=False)
         table = {name: measure(x) for name, x in bar}
-        size = features['fresh'].shape[1]
-        few = min(len(fresh.main), len(reference)) < size
-        shown = [name for name in distance.DISTANCES if not (few and name == 'frechet')]
-        table = {name: {kind: row[kind] for kind in shown} for name, row in table.items()}
         found['fid' if is_fid else 'sample_distance'] = {
             **table,
             'n': len(fresh.main),
@@ -237,7 +238,8 @@ def distances(
                 f'samples and {len(reference):,} training images do not determine the covariance '
                 f'of {size:,} features (--fresh_per_class)'
             )
-        near = [kind for kind in shown if table['fresh'][kind]['value'] < _value(table, kind)]
+        values = {row: {kind: table[row][kind]['value'] for kind in shown} for row in table}
+        near = [kind for kind in shown if values['fresh'][kind] <= values['train'][kind]]
         if near:
             lines.append(
                 f'by the {" and ".join(names[kind] for kind in near)} distance, fresh samples are '
@@ -266,11 +268,6 @@ def distances(
         if 'frechet' in found.get(name, {}).get('fresh', {})
     }
     return Section(found, lines, intervals=intervals)
-
-
-def _value(table, kind):
-    """That of the training images."""
-    return table['train'][kind]['value']
 
 
 def _cell(row):

@@ -102,7 +102,10 @@ def robustness(
     how = f'after {refine} Langevin steps' if refine else 'as they are'
     by = 'APGD-CE, then APGD-DLR on what is left'
     if refine:
-        by += ', of the classifier without refinement; then APGD-CE through it, straight and whole'
+        by += (
+            ', both of the classifier without refinement; then APGD-CE with the chain taken as the '
+            'identity, and with its whole gradient'
+        )
     lines = [
         f'Accuracy of {n:,} test examples under attack, without input noise, classified {how}: '
         f'{by}, {steps} steps each. Radii are for pixels in [0, 1].',

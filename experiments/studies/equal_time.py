@@ -5,7 +5,8 @@
         --data=npz:data/mnist.npz --experiments=mnist_energy_matching,mnist_icd,mnist_dual_mcmc
 
 Each experiment is trained with its own settings, for as many steps as fit into that time
-(compilation is not counted; schedules and warm-ups are stretched or shortened with the run). The
+(compilation is not counted; the schedule ends with the run, and energy matching's warm-up keeps its
+share of it). The
 distance is that of 500 fresh samples in the features of a classifier trained on the data, with a
 95 % interval for the choice of samples; seeds have intervals of their own. Writes arms.json of each
 experiment and table.md; rerunning continues.
@@ -22,11 +23,13 @@ import jax
 import numpy as np
 from absl import flags
 
+from ebm_jax.errors import InputError
 from ebm_jax.evaluate import distance, extractor
 from ebm_jax.evaluate.extractor import Extractor
 from ebm_jax.images import as_uint8
 from ebm_jax.sharding import shard_batch, shard_state
 from ebm_jax.train import TrainState, init_state, make_train_step
+from experiments.commands import list as list_command
 from experiments.common import launch, runs, settings, sources
 from experiments.common.cores import use_all_cores
 from experiments.common.experiment import Experiment
@@ -98,6 +101,10 @@ def run(values: Any) -> None:
     """Train what is missing, write and print."""
     workdir, whole = pathlib.Path(values.workdir), sources.datasets_of(values.data)
     workdir.mkdir(parents=True, exist_ok=True)
+    known = list_command.first_lines(pathlib.Path(__file__).parent.parent)
+    for name in values.experiments:
+        if name not in known:
+            raise InputError(f'--experiments={name} is not one of {", ".join(known)}')
     modules = {name: importlib.import_module(f'experiments.{name}') for name in values.experiments}
     bases = {name: module.get_config() for name, module in modules.items()}
     for base in bases.values():
