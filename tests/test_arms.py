@@ -4,14 +4,16 @@ import json
 
 import numpy as np
 import pytest
+from commands import assert_one_sentence, in_process
 from scipy import stats
 
 from ebm_jax.data import Examples
 from ebm_jax.errors import InputError
-from experiments import digits_st_jem
+from ebm_jax.evaluate import extractor
+from experiments import digits_energy_matching, digits_st_jem
 from experiments.common import settings
 from experiments.common.sources import Datasets
-from experiments.studies import arms
+from experiments.studies import arms, equal_time, information
 
 MADE = Examples('made', np.arange(100, dtype=np.uint8).reshape(100, 1, 1, 1), np.arange(100) % 10)
 

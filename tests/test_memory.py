@@ -32,7 +32,7 @@ def test_an_array_larger_than_the_memory_is_refused_unmade():
         wide = jnp.broadcast_to(walk[0], (2**20,))
         return {'outer': jnp.mean(wide[:, None] * wide) + jnp.sum(params)}, {}
 
-    method = dataclasses.replace(base.method, loss=loss)
+    method = base.method._replace(loss=loss)
     with pytest.raises(InputError, match=r'largest array of a step 4,096.0 GiB'):
         fit.check(dataclasses.replace(base, method=method), jax.devices()[:1])
 

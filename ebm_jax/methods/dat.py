@@ -87,7 +87,8 @@ def dat(
       shards: number of independent buffers; a multiple of the number of devices.
     Returns: Method. Its loss terms: 'classifier', 'positives', 'negatives'. The metric 'accuracy'
       is that of examples as they are, 'robust_accuracy' of attacked ones.
-    Raises: TypeError for a part of another kind; ValueError when a number is out of range or does not divide.
+    Raises: TypeError for a part of another kind;
+      ValueError when a number is out of range or does not divide.
     """
     check_network('network', network)
     check_kernel('kernel', kernel)

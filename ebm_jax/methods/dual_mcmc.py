@@ -184,7 +184,8 @@ def dual_mcmc(
     Returns: Method without chains that outlive a step; params = {'energy', 'generator',
       'inference'} of those in use. Its loss terms are those of Settings with nonzero weight, under
       the same names.
-    Raises: TypeError for a part of another kind; ValueError when a number is out of range, or a network or x_initial_sampler is missing
+    Raises: TypeError for a part of another kind;
+      ValueError when a number is out of range, or a network or x_initial_sampler is missing
       or not used.
     """
     needed = needs(settings)

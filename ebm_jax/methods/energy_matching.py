@@ -70,7 +70,8 @@ def energy_matching(
         bounds L_cd ([paper]: a clamp on the contrastive loss).
     Returns: Method, without chains that outlive a step. Its loss terms: 'flow' and, after the
       warm-up, 'contrast'.
-    Raises: TypeError for a part of another kind; ValueError when a number is out of range.
+    Raises: TypeError for a part of another kind;
+      ValueError when a number is out of range.
     """
     check_network('network', network)
     if not temperature > 0 or num_steps < 1 or warmup < 0 or not cd_weight >= 0:

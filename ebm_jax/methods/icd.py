@@ -128,7 +128,8 @@ def icd(
       shards: number of independent buffers; a multiple of the number of devices.
     Returns: Method. Its loss terms: 'contrast' and, where their weights are not 0, 'kl' and
       'energy_square'.
-    Raises: TypeError for a part of another kind; ValueError when a number is out of range, does not divide, or the buffer can never hold
+    Raises: TypeError for a part of another kind;
+      ValueError when a number is out of range, does not divide, or the buffer can never hold
       `population_after` samples.
     """
     kl_chains = num_negatives if kl_chains is None else kl_chains

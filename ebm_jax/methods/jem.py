@@ -96,7 +96,8 @@ def jem(
     lower bound: our reading of semi-supervised learning with EBMs (Zhao et al. 2020).
     Returns: Method. Its loss terms: 'classifier', 'positives', 'negatives' (and
       'entropy_information').
-    Raises: TypeError for a part of another kind; ValueError when a number is out of range or M does not divide.
+    Raises: TypeError for a part of another kind;
+      ValueError when a number is out of range or M does not divide.
     """
     check_network('network', network)
     check_kind('sampler', sampler, Sampler, 'adapt.fixed(kernel)')
