@@ -82,7 +82,9 @@ def test_values_that_are_no_numbers_or_of_another_type_are_refused(name):
             if isinstance(item, str):
                 assert 'str' in kind and (not meaning.choices or item in meaning.choices)
             elif item is not None:
-                assert math.isfinite(item) and abs(item) <= settings.LARGEST, (path, value)
+                whole = isinstance(item, int)
+                largest = settings.LARGEST if whole else settings.LARGEST_FLOAT
+                assert math.isfinite(item) and abs(item) <= largest, (path, value)
 
 
 @pytest.mark.parametrize('name', TRACED)

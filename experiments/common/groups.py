@@ -51,7 +51,7 @@ class Optimizer(Schedule):
     """The optimiser, with linear warm-up, then a cosine; or, with milestones, a factor at each of
     them."""
 
-    learning_rate: float = setting(1e-3, 'largest learning rate', above=0, high=10)
+    learning_rate: float = setting(1e-3, 'largest learning rate', above=0)
     weight_decay: float = setting(0.0, 'weight decay', low=0, high=10)
 
 

@@ -16,7 +16,7 @@ from typing import Any
 from ebm_jax.errors import InputError
 
 LARGEST = 2**31 - 1  # of whole numbers, which JAX keeps in 32 bits
-LARGEST_FLOAT = 1e6  # far above any that means something
+LARGEST_FLOAT = 1e12  # far above any that means something
 
 
 @dataclasses.dataclass(frozen=True)
