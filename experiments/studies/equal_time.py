@@ -6,16 +6,14 @@
 
 Each experiment is trained with its own settings, for as many steps as fit into that time
 (compilation is not counted; the schedule ends with the run, and energy matching's warm-up keeps its
-share of it). The
-distance is that of 500 fresh samples in the features of a classifier trained on the data, with a
-95 % interval for the choice of samples; seeds have intervals of their own. Writes arms.json of each
-experiment and table.md; rerunning continues.
+share of it). The distance is that of 500 fresh samples in the features of a classifier trained on
+the data, with a 95 % interval for the choice of samples; seeds have intervals of their own. Writes
+arms.json of each experiment and table.md; rerunning continues.
 """
 
 import importlib
 import pathlib
 import statistics
-import time
 from functools import partial
 from typing import Any
 
@@ -27,15 +25,14 @@ from ebm_jax.errors import InputError
 from ebm_jax.evaluate import distance, extractor
 from ebm_jax.evaluate.extractor import Extractor
 from ebm_jax.images import as_uint8
-from ebm_jax.sharding import shard_batch, shard_state
-from ebm_jax.train import TrainState, init_state, make_train_step
+from ebm_jax.train import TrainState
 from experiments.commands import list as list_command
-from experiments.common import launch, runs, settings, sources
+from experiments.common import launch, runs, settings, sources, timing
 from experiments.common.cores import use_all_cores
 from experiments.common.experiment import Experiment
 from experiments.studies import arms
 
-SAMPLES, TIMED = 500, 12  # steps that are timed, after one that is compiled
+SAMPLES = 500
 
 
 def define(values: Any) -> None:
@@ -56,21 +53,10 @@ def define(values: Any) -> None:
 def seconds_per_step(experiment: Experiment, steps: int) -> float:
     """The mean over a run of so many steps, whose program may change on the way; of each program
     the median of a few steps."""
-    recipe, devices = experiment.recipe, jax.local_devices()
-    recipes = [recipe.at(int(step)) for step in np.linspace(0, steps - 1, 20)]
-    seconds: dict[int, float] = {}
-    for now in recipes:
-        if id(now.method) in seconds:
-            continue
-        state = shard_state(init_state(jax.random.key(0), recipe), devices)
-        step, timed = make_train_step(now), []
-        for i in range(1 + TIMED):
-            began = time.perf_counter()
-            state, metrics = step(state, shard_batch(recipe.batch_at(i), devices))
-            jax.block_until_ready(metrics)
-            timed.append(time.perf_counter() - began)
-        seconds[id(now.method)] = statistics.median(timed[1:])
-    return statistics.fmean(seconds[id(now.method)] for now in recipes)
+    recipes = [experiment.recipe.at(int(step)) for step in np.linspace(0, steps - 1, 20)]
+    programs = {id(recipe.method): recipe for recipe in recipes}
+    seconds = dict(zip(programs, timing.seconds_per_step(list(programs.values()))))
+    return statistics.fmean(seconds[id(recipe.method)] for recipe in recipes)
 
 
 def measure(experiment: Experiment, state: TrainState, judge: Extractor) -> dict[str, float]:
