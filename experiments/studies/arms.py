@@ -4,6 +4,7 @@ Studies name the arms and what is measured; this file trains, keeps what is done
 table. Nothing is chosen on test data: arms see a validation part cut from training as their test.
 """
 
+import dataclasses
 import json
 import pathlib
 from collections.abc import Callable, Mapping
@@ -12,20 +13,48 @@ from typing import Any
 
 import jax
 import numpy as np
+from absl import flags
 from scipy import stats
 from tqdm.auto import tqdm
 
+from ebm_jax import data
 from ebm_jax.errors import InputError
+from ebm_jax.evaluate import calibration
 from ebm_jax.record import write_json
 from ebm_jax.sharding import shard_batch, shard_state
 from ebm_jax.train import TrainState, init_state, make_train_step
-from experiments.common import runs, settings
+from experiments.common import runs, settings, sources
 from experiments.common.experiment import Experiment
 from experiments.common.sources import Datasets
 
 Changes = Mapping[str, Any]  # {'group.setting': value} on top of the base
 Measure = Callable[[Experiment, TrainState], dict[str, float]]
 FILE = 'arms.json'
+
+
+def define_part(values: Any, part: str) -> None:
+    """The flags that `parts` reads. Args: part: default of --part."""
+    flags.DEFINE_integer(
+        'train', 0, 'Training images that are used; 0: all.', 0, flag_values=values
+    )
+    flags.DEFINE_enum(
+        'part', part, ['test', 'validation'], 'What is measured on.', flag_values=values
+    )
+
+
+def parts(values: Any) -> tuple[Datasets, Callable[[int], Datasets]]:
+    """(the data, seed -> what a run is trained and measured on), by --data, --train and --part;
+    the validation part is a fifth of training."""
+    whole = sources.datasets_of(values.data)
+    if values.train:
+        whole = dataclasses.replace(whole, train=data.subsample(whole.train, values.train))
+
+    def of_seed(seed):
+        if values.part == 'test':
+            return whole
+        return validation(whole, len(whole.train.x) // 5, seed)
+
+    return whole, of_seed
 
 
 def validation(datasets: Datasets, n: int, seed: int = 0) -> Datasets:
@@ -110,6 +139,15 @@ def results(
     }
 
 
+def classification(found: Mapping[str, np.ndarray], labels: np.ndarray) -> dict[str, float]:
+    """Accuracy and calibration of what `predict_dataset` has found."""
+    logits = found['logits']
+    return {
+        'accuracy': calibration.accuracy(logits, labels),
+        'ece': calibration.expected_calibration_error(logits, labels),
+    }
+
+
 def plain(changes: Changes) -> dict[str, Any]:
     """As JSON gives it back."""
     return json.loads(json.dumps(dict(changes)))
@@ -123,6 +161,13 @@ def interval(values: list[float]) -> tuple[float, float]:
         return mean, float('nan')
     error = float(stats.sem(values))
     return mean, float(stats.t.ppf(0.975, len(values) - 1)) * error
+
+
+def show(workdir: pathlib.Path, lines: list[str]) -> None:
+    """Write table.md, and print it."""
+    text = '\n'.join(lines)
+    (workdir / 'table.md').write_text(text + '\n')
+    print(text)
 
 
 def table(

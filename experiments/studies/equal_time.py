@@ -125,8 +125,7 @@ def run(values: Any) -> None:
         'survived': 'survived',
     }
     lines = arms.table(found, columns)
-    (workdir / 'table.md').write_text('\n'.join(lines) + '\n')
-    print('\n'.join(lines))
+    arms.show(workdir, lines)
 
 
 if __name__ == '__main__':

@@ -19,15 +19,13 @@ import numpy as np
 from absl import flags
 from sklearn.pipeline import Pipeline
 
-from ebm_jax import data
-from ebm_jax.evaluate import calibration, predict, samples
+from ebm_jax.evaluate import predict, samples
 from ebm_jax.images import as_uint8
 from ebm_jax.train import TrainState
 from experiments import digits_st_jem, mnist_st_jem
-from experiments.common import launch, settings, sources
+from experiments.common import launch, settings
 from experiments.common.cores import use_all_cores
 from experiments.common.experiment import Experiment
-from experiments.common.sources import Datasets
 from experiments.studies import arms
 
 ALPHAS = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -37,30 +35,20 @@ def define(values: Any) -> None:
     """The flags."""
     flags.DEFINE_string('workdir', None, 'Folder of the study.', flag_values=values)
     flags.DEFINE_string('data', 'digits', 'The data set.', flag_values=values)
-    flags.DEFINE_integer(
-        'train', 0, 'Training images that are used; 0: all.', 0, flag_values=values
-    )
     flags.DEFINE_integer('seeds', 5, 'Runs of each alpha.', 1, flag_values=values)
     flags.DEFINE_integer('steps', 1200, 'Training steps of a run.', 1, flag_values=values)
-    flags.DEFINE_enum(
-        'part', 'validation', ['test', 'validation'], 'What is measured on.', flag_values=values
-    )
+    arms.define_part(values, 'validation')
     flags.mark_flag_as_required('workdir', values)
 
 
 def measure(experiment: Experiment, state: TrainState, judge: Pipeline) -> dict[str, float]:
     """Of the classifier and of 20 fresh samples of each class."""
     found = predict.predict_dataset(experiment.predict, state.eval_params, experiment.test)
-    logits, labels = found['logits'], experiment.test.y
-    probabilities = np.exp(logits - np.logaddexp.reduce(logits, axis=1, keepdims=True))
-    classes = experiment.train.num_classes
-    wanted = np.repeat(np.arange(classes), 20)
+    wanted = np.repeat(np.arange(experiment.train.num_classes), 20)
     drawn = experiment.model.sample(jax.random.key(1), state.eval_params, wanted)
     images = as_uint8(np.asarray(drawn))
-    return {
-        'accuracy': calibration.accuracy(logits, labels),
-        'ece': calibration.expected_calibration_error(logits, labels),
-        'confidence': float(probabilities.max(1).mean()),
+    return arms.classification(found, experiment.test.y) | {
+        'confidence': float(found['max_py'].mean()),
         'recognised': samples.recognition_accuracy(judge, images, wanted),
         'diversity': samples.diversity(images, wanted, experiment.train)[0],
     }
@@ -68,23 +56,13 @@ def measure(experiment: Experiment, state: TrainState, judge: Pipeline) -> dict[
 
 def run(values: Any) -> None:
     """Train what is missing, write and print."""
-    workdir = pathlib.Path(values.workdir)
-    train, test = sources.splits(values.data)
-    if values.train:
-        train = data.subsample(train, values.train)
-    whole = Datasets(train=train, test=test)
-    module = mnist_st_jem if train.x.shape[1] > 16 else digits_st_jem
+    workdir, (whole, datasets) = pathlib.Path(values.workdir), arms.parts(values)
+    module = mnist_st_jem if whole.train.x.shape[1] > 16 else digits_st_jem
     base = module.get_config()
     settings.update(base, {'steps': values.steps, 'data.source': values.data})
     base.optimizer.warmup = min(base.optimizer.warmup, values.steps // 4)
-
-    def datasets(seed):
-        if values.part == 'test':
-            return whole
-        return arms.validation(whole, len(train.x) // 5, seed)
-
     use_all_cores(base)
-    judge = samples.fit_reference_classifier(train)
+    judge = samples.fit_reference_classifier(whole.train)
     found = arms.results(
         workdir,
         module,
@@ -104,8 +82,7 @@ def run(values: Any) -> None:
         'survived': 'survived',
     }
     lines = arms.table(found, columns, percent='accuracy confidence ece recognised')
-    (workdir / 'table.md').write_text('\n'.join(lines) + '\n')
-    print('\n'.join(lines))
+    arms.show(workdir, lines)
 
 
 if __name__ == '__main__':

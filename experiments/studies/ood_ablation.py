@@ -17,7 +17,7 @@ import numpy as np
 from absl import flags
 
 from ebm_jax import data
-from ebm_jax.evaluate import calibration, ood, predict
+from ebm_jax.evaluate import ood, predict
 from ebm_jax.train import TrainState
 from experiments import mnist_st_jem
 from experiments.common import launch
@@ -82,10 +82,7 @@ def measure(
 ) -> dict[str, float]:
     """Accuracy and calibration; AUROC of each score against each set, and their means."""
     inside = predict.predict_dataset(experiment.predict, state.eval_params, experiment.test)
-    found = {
-        'accuracy': calibration.accuracy(inside['logits'], experiment.test.y),
-        'ece': calibration.expected_calibration_error(inside['logits'], experiment.test.y),
-    }
+    found = arms.classification(inside, experiment.test.y)
     for name, examples in outside.items():
         scores = predict.predict_dataset(experiment.predict, state.eval_params, examples, seed=1)
         for score in SCORES:
@@ -130,8 +127,7 @@ def run(values: Any) -> None:
     for name in (*outside, 'mean'):
         columns |= {f'{name}.{score}': f'{name}: {title}' for score, title in SCORES.items()}
     lines = arms.table(found, columns, percent='accuracy ece')
-    (workdir / 'table.md').write_text('\n'.join(lines) + '\n')
-    print('\n'.join(lines))
+    arms.show(workdir, lines)
 
 
 if __name__ == '__main__':

@@ -6,8 +6,7 @@
 
 Every method sees the same labels (another draw for each seed) and, but for the classifier alone and
 logistic regression, all images. Accuracy is measured on the test images, or with --part=validation
-on a part cut from training. Writes arms.json
-and table.md; rerunning continues.
+on a part cut from training. Writes arms.json and table.md; rerunning continues.
 """
 
 import pathlib
@@ -21,11 +20,11 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.semi_supervised import LabelSpreading, SelfTrainingClassifier
 
 from ebm_jax import data
-from ebm_jax.evaluate import calibration, predict
+from ebm_jax.evaluate import predict
 from ebm_jax.images import as_float
 from ebm_jax.train import TrainState
 from experiments import digits_semi_st_jem
-from experiments.common import launch, settings, sources
+from experiments.common import launch, settings
 from experiments.common.cores import use_all_cores
 from experiments.common.experiment import Experiment
 from experiments.common.sources import Datasets
@@ -49,25 +48,16 @@ def define(values: Any) -> None:
     flags.DEFINE_string('workdir', None, 'Folder of the study.', flag_values=values)
     flags.DEFINE_string('data', 'digits', 'The data set.', flag_values=values)
     flags.DEFINE_integer('per_class', 5, 'Labels of each class.', 1, flag_values=values)
-    flags.DEFINE_integer(
-        'train', 0, 'Training images that are used; 0: all.', 0, flag_values=values
-    )
     flags.DEFINE_integer('seeds', 5, 'Runs of each method.', 1, flag_values=values)
     flags.DEFINE_integer('steps', 1200, 'Training steps of a run.', 1, flag_values=values)
-    flags.DEFINE_enum(
-        'part', 'test', ['test', 'validation'], 'Where accuracy is measured.', flag_values=values
-    )
+    arms.define_part(values, 'test')
     flags.mark_flag_as_required('workdir', values)
 
 
 def measure(experiment: Experiment, state: TrainState) -> dict[str, float]:
     """Accuracy and calibration."""
     found = predict.predict_dataset(experiment.predict, state.eval_params, experiment.test)
-    logits, labels = found['logits'], experiment.test.y
-    return {
-        'accuracy': calibration.accuracy(logits, labels),
-        'ece': calibration.expected_calibration_error(logits, labels),
-    }
+    return arms.classification(found, experiment.test.y)
 
 
 def of_scikit_learn(datasets: Datasets, known: np.ndarray) -> dict[str, float]:
@@ -108,29 +98,18 @@ def of_scikit_learn(datasets: Datasets, known: np.ndarray) -> dict[str, float]:
 
 def run(values: Any) -> None:
     """Train what is missing, write and print."""
-    workdir = pathlib.Path(values.workdir)
-    train, test = sources.splits(values.data)
-    if values.train:
-        train = data.subsample(train, values.train)
-    whole = Datasets(train=train, test=test)
+    workdir, (whole, datasets) = pathlib.Path(values.workdir), arms.parts(values)
     base = digits_semi_st_jem.get_config()
     changes = {
         'steps': values.steps,
         'data.source': values.data,
         'data.labels_per_class': values.per_class,
-        'batch_size': min(64, values.per_class * train.num_classes),
+        'batch_size': min(64, values.per_class * whole.train.num_classes),
     }
     settings.update(base, changes)
-    if train.x.shape[1] > 16:
+    if whole.train.x.shape[1] > 16:
         settings.update(base, {'network.widths': (16, 32, 64, 64), 'network.strides': (2, 1, 2, 2)})
-
     use_all_cores(base)
-
-    def datasets(seed):
-        if values.part == 'test':
-            return whole
-        return arms.validation(whole, len(train.x) // 5, seed)
-
     found = arms.results(
         workdir,
         digits_semi_st_jem,
@@ -148,8 +127,7 @@ def run(values: Any) -> None:
             found.setdefault(name, []).append({'accuracy': accuracy})
     columns = {'accuracy': 'accuracy, %', 'ece': 'ECE, %', 'survived': 'survived'}
     lines = arms.table(found, columns, percent='accuracy ece')
-    (workdir / 'table.md').write_text('\n'.join(lines) + '\n')
-    print('\n'.join(lines))
+    arms.show(workdir, lines)
 
 
 if __name__ == '__main__':

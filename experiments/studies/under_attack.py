@@ -117,9 +117,8 @@ def run(values: Any) -> None:
     columns = {'accuracy': 'accuracy, %'} | {
         f'{radius:g}': f'radius {radius:g}, %' for radius in (0.0, *radii)
     }
-    lines = arms.table({arm: rows[arm] for arm in rows}, columns, percent=' '.join(columns))
-    (workdir / 'table.md').write_text('\n'.join(lines) + '\n')
-    print('\n'.join(lines))
+    lines = arms.table(rows, columns, percent=' '.join(columns))
+    arms.show(workdir, lines)
 
 
 if __name__ == '__main__':
