@@ -69,8 +69,8 @@ def main(
     except Diverged as error:
         end(error.account, code=1)
     except NotSaved as error:
-        print(f'error: {error}', file=sys.stderr)
-        leave(1)  # a normal exit would wait for orbax's threads, which wait for what failed
+        # a normal exit would wait for orbax's threads, which wait for what failed
+        end(str(error), code=1, at_once=True)
     except Stopped as stopped:
         print(stopped)
         sys.exit(128 + stopped.signal)
@@ -106,10 +106,10 @@ def help_page(description: str | None, values: Any) -> str:
     return '\n'.join(lines)
 
 
-def end(sentence: str, code: int = 2) -> None:
-    """End the program with a sentence."""
+def end(sentence: str, code: int = 2, at_once: bool = False) -> None:
+    """End the program with a sentence. at_once: without waiting for threads or other processes."""
     print(f'error: {sentence}', file=sys.stderr)
-    if jax.distributed.is_initialized():
+    if at_once or jax.distributed.is_initialized():
         leave(code)
     sys.exit(code)
 

@@ -58,15 +58,15 @@ class Meaning:
         return ''
 
     def allows(self, value: Any) -> bool:
-        """Whether a number or word is in range; numbers must be finite, and at most LARGEST (whole
-        ones) or LARGEST_FLOAT in size."""
+        """Whether a number or word is in range; numbers must be finite, and at most LARGEST_FLOAT
+        in size."""
         if self.choices:
             return value in self.choices
         if isinstance(value, bool) or not isinstance(value, int | float):
             return True
         return (
             math.isfinite(value)
-            and abs(value) <= (LARGEST if isinstance(value, int) else LARGEST_FLOAT)
+            and abs(value) <= LARGEST_FLOAT
             and (self.low is None or value >= self.low)
             and (self.high is None or value <= self.high)
             and (self.above is None or value > self.above)

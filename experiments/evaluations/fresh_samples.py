@@ -238,8 +238,8 @@ def distances(
                 f'samples and {len(reference):,} training images do not determine the covariance '
                 f'of {size:,} features (--fresh_per_class)'
             )
-        values = {row: {kind: table[row][kind]['value'] for kind in shown} for row in table}
-        near = [kind for kind in shown if values['fresh'][kind] <= values['train'][kind]]
+        fresh_row, train_row = table['fresh'], table['train']
+        near = [kind for kind in shown if fresh_row[kind]['value'] <= train_row[kind]['value']]
         if near:
             lines.append(
                 f'by the {" and ".join(names[kind] for kind in near)} distance, fresh samples are '
