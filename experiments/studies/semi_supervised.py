@@ -1,9 +1,10 @@
 """Few labels: semi-supervised ST-JEM beside the classifier alone and two methods of scikit-learn.
 
     python -m experiments.studies.semi_supervised --workdir=runs/semi
-    python -m experiments.studies.semi_supervised --workdir=runs/semi_mnist --per_class=10 \\
-        --data=npz:data/mnist.npz --train=5000 --steps=1500
+    python -m experiments.studies.semi_supervised --workdir=runs/semi_mnist \\
+        --data=npz:data/mnist.npz --train=5000
 
+The settings are those of `digits_semi_st_jem`, for images beyond 16x16 of `mnist_semi_st_jem`.
 Every method sees the same labels (another draw for each seed) and, but for the classifier alone and
 logistic regression, all images. Accuracy is measured on the test images, or with --part=validation
 on a part cut from training. Writes arms.json and table.md; rerunning continues.
@@ -23,7 +24,7 @@ from ebm_jax import data
 from ebm_jax.evaluate import predict
 from ebm_jax.images import as_float
 from ebm_jax.train import TrainState
-from experiments import digits_semi_st_jem
+from experiments import digits_semi_st_jem, mnist_semi_st_jem
 from experiments.common import launch, settings
 from experiments.common.cores import use_all_cores
 from experiments.common.experiment import Experiment
@@ -47,9 +48,13 @@ def define(values: Any) -> None:
     """The flags."""
     flags.DEFINE_string('workdir', None, 'Folder of the study.', flag_values=values)
     flags.DEFINE_string('data', 'digits', 'The data set.', flag_values=values)
-    flags.DEFINE_integer('per_class', 5, 'Labels of each class.', 1, flag_values=values)
+    flags.DEFINE_integer(
+        'per_class', 0, "Labels of each class; 0: the experiment's.", 0, flag_values=values
+    )
     flags.DEFINE_integer('seeds', 5, 'Runs of each method.', 1, flag_values=values)
-    flags.DEFINE_integer('steps', 1200, 'Training steps of a run.', 1, flag_values=values)
+    flags.DEFINE_integer(
+        'steps', 0, "Training steps of a run; 0: the experiment's.", 0, flag_values=values
+    )
     arms.define_part(values, 'test')
     flags.mark_flag_as_required('workdir', values)
 
@@ -99,20 +104,20 @@ def of_scikit_learn(datasets: Datasets, known: np.ndarray) -> dict[str, float]:
 def run(values: Any) -> None:
     """Train what is missing, write and print."""
     workdir, (whole, datasets) = pathlib.Path(values.workdir), arms.parts(values)
-    base = digits_semi_st_jem.get_config()
+    module = mnist_semi_st_jem if whole.train.x.shape[1] > 16 else digits_semi_st_jem
+    base = module.get_config()
+    per_class = values.per_class or base.data.labels_per_class
     changes = {
-        'steps': values.steps,
+        'steps': values.steps or base.steps,
         'data.source': values.data,
-        'data.labels_per_class': values.per_class,
-        'batch_size': min(64, values.per_class * whole.train.num_classes),
+        'data.labels_per_class': per_class,
+        'batch_size': min(64, per_class * whole.train.num_classes),
     }
     settings.update(base, changes)
-    if whole.train.x.shape[1] > 16:
-        settings.update(base, {'network.widths': (16, 32, 64, 64), 'network.strides': (2, 1, 2, 2)})
     use_all_cores(base)
     found = arms.results(
         workdir,
-        digits_semi_st_jem,
+        module,
         base,
         ARMS,
         values.seeds,
@@ -122,7 +127,7 @@ def run(values: Any) -> None:
     )
     for seed in range(values.seeds):
         given = datasets(seed)
-        known = data.few_of_each(given.train, values.per_class, seed)
+        known = data.few_of_each(given.train, per_class, seed)
         for name, accuracy in of_scikit_learn(given, known).items():
             found.setdefault(name, []).append({'accuracy': accuracy})
     columns = {'accuracy': 'accuracy, %', 'ece': 'ECE, %', 'survived': 'survived'}
