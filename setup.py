@@ -48,6 +48,8 @@ setup(
         'tensorboardX>=2.6,<3',
         'tqdm>=4.66',
         'safetensors>=0.4.5,<1',
+        # without it JAX warns where the folder of compiled programs has a largest size
+        'filelock>=3.15',
     ],
     extras_require={
         'test': [

@@ -2,8 +2,7 @@
 
 Up to 0.7 `pmap` is a transformation of its own, since 0.8 it is `jit` of a `shard_map`. The older
 one places arrays by `PmapSharding`; given arrays placed over a mesh, it compiles a second time for
-what it returns itself. In a shard_map of 0.7 the weight gradient of a mapped convolution of XLA's
-own fails (NotImplementedError): the studies of stability need a newer version.
+what it returns itself.
 """
 
 from collections.abc import Sequence

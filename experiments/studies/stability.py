@@ -30,7 +30,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, Mesh, PartitionSpec
 from matplotlib.figure import Figure
 from scipy.stats import binomtest
 from tqdm.auto import tqdm
@@ -109,14 +108,21 @@ def train_side_by_side(
         rows = [data.batch_at(task.train, step, BATCH, seed) for seed in range(c.seeds)]
         return jax.tree.map(lambda *leaves: np.stack(leaves)[which], *rows)
 
+    def split(tree, axis=0):
+        """[runs, ...] -> [devices, runs of a device, ...]"""
+
+        def leaf(x):
+            return x.reshape(*x.shape[:axis], len(devices), -1, *x.shape[axis + 1 :])
+
+        return jax.tree.map(leaf, tree)
+
     def batches(steps):
-        """[steps][runs]"""
-        return jax.tree.map(lambda *leaves: np.stack(leaves), *map(batches_at, steps))
+        """[steps, devices, runs of a device, ...]"""
+        return split(jax.tree.map(lambda *leaves: np.stack(leaves), *map(batches_at, steps)), 1)
 
     first = recipe(task, Setting(system, num_steps, *cases[0][:2]))
-    state = jax.vmap(lambda seed: init_state(jax.random.key(seed), first))(seeds)
-    split = PartitionSpec('runs')
-    mesh = Mesh(devices, ('runs',), axis_types=(AxisType.Auto,))
+    state = split(jax.vmap(lambda seed: init_state(jax.random.key(seed), first))(seeds))
+    rates, sizes = split((rates, sizes))
 
     def one_step(case):
         rate, size, state, batch = case
@@ -125,14 +131,7 @@ def train_side_by_side(
             state, metrics = step(state, batch)
         return state, {name: metrics[name] for name in ('healthy', 's_positives', 's_gap')}
 
-    @jax.jit
-    @partial(
-        jax.shard_map,
-        mesh=mesh,
-        in_specs=(split, split, split, PartitionSpec(None, 'runs')),
-        out_specs=(split, PartitionSpec(None, 'runs')),
-        check_vma=False,
-    )
+    @partial(jax.pmap, axis_name='runs', in_axes=(0, 0, 0, 1), out_axes=(0, 1))
     def advance(state, rates, sizes, batches):
         one_by_one = devices[0].platform == 'cpu'
         each = partial(jax.lax.map, one_step) if one_by_one else jax.vmap(one_step)
@@ -144,8 +143,14 @@ def train_side_by_side(
         steps = range(begin, min(begin + CHUNK, c.steps))
         state, metrics = advance(state, rates, sizes, batches(steps))
         found.append(jax.device_get(metrics))
-    metrics = jax.tree.map(lambda *leaves: np.concatenate(leaves)[:, : len(cases)], *found)
-    return metrics, jax.tree.map(lambda leaf: leaf[: len(cases)], state.params)
+
+    def join(leaves, axis):
+        """Of the runs that were asked for, as they were before `split`."""
+        merged = leaves.reshape(*leaves.shape[:axis], -1, *leaves.shape[axis + 2 :])
+        return merged[(slice(None),) * axis + (slice(len(cases)),)]
+
+    metrics = jax.tree.map(lambda *leaves: join(np.concatenate(leaves), 1), *found)
+    return metrics, jax.tree.map(lambda leaf: join(leaf, 0), state.params)
 
 
 def accuracy(params: Params, task: Task) -> float:
