@@ -1,5 +1,6 @@
 # make demo            train ST-JEM on the built-in digits: pictures, metrics and a checkpoint in runs/demo
-# make test            run the tests
+# make test            run the tests, but for slow ones
+# make test-slow       run the slow ones: whole studies, evaluations, several processes, faults
 # make test-oldest     a part of them on the oldest JAX and Flax that setup.py allows, in .venv-oldest
 # make docs            build the site in docs/_build/html (make docs EBM_JAX_SMALL=1: quickly)
 # make wheel           build wheel and sdist in dist/, and try the wheel in an empty environment
@@ -18,18 +19,23 @@ STAMP := $(VENV)/installed-$(JAX)
 OLDEST_TESTS := tests/test_train.py tests/test_mcmc.py tests/test_conv.py tests/test_families.py \
   tests/test_notebooks.py \
   tests/test_fit.py::test_resume_equals_uninterrupted_bit_for_bit \
-  tests/test_fit.py::test_resume_on_another_number_of_devices
+  tests/test_fit.py::test_resume_on_another_number_of_devices \
+  tests/test_experiments_guard.py::test_runs_side_by_side_are_the_runs_one_by_one
 
 export EBM_JAX_SMALL
-.PHONY: demo test test-oldest docs wheel lint clean
+.PHONY: demo test test-slow test-oldest docs wheel lint clean
 
 demo: $(STAMP)
 	$(RUN) -m experiments.digits_st_jem --workdir=runs/demo
 	$(RUN) -m experiments.evaluate --workdir=runs/demo
 	@echo "Open runs/demo/report.html in a browser"
 
+PYTEST := $(RUN) -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder
 test: $(STAMP)
-	$(RUN) -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder
+	$(PYTEST) -m 'not slow'
+
+test-slow: $(STAMP)
+	$(PYTEST) -m slow
 
 test-oldest: $(OLDEST)/installed
 	$(OLDEST)/bin/python -m pytest -q -n 2 $(OLDEST_TESTS)

@@ -11,6 +11,7 @@ from commands import ROOT
 from benchmarks import accelerator
 
 
+@pytest.mark.slow
 def test_what_is_done_is_written_and_an_early_end_loses_nothing(tmp_path, monkeypatch):
     """A part that works, one that fails and one for which no time is left, each told in the file
     and in the table."""

@@ -106,6 +106,7 @@ def remove(path, share):
 DAMAGES = {'truncate': truncate, 'flip': flip, 'folder': to_folder, 'remove': remove}
 
 
+@pytest.mark.slow
 @settings(
     max_examples=CASES,
     deadline=None,

@@ -160,6 +160,7 @@ def test_tfds_without_tensorflow(tmp_path):
     assert len(data.tfds('made:1.0.0', 'test', str(tmp_path)).x) == 2
 
 
+@pytest.mark.slow
 def test_celeba_is_read_as_squares_with_an_attribute_for_a_label(tmp_path):
     """Images of CelebA's shape, prepared by TFDS itself; then the experiment is built on them and
     its step fits together."""
@@ -340,6 +341,7 @@ print(total, most - before, np.prod(train.x.shape))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != 'linux', reason='reads the memory of a process as Linux has it')
 def test_a_set_larger_than_the_memory_is_read_within_it(tmp_path):
     """An epoch over 88 MB of images takes less than 44 MB; held in memory they take all of them."""

@@ -59,6 +59,7 @@ def as_module(monkeypatch):
     return make
 
 
+@pytest.mark.slow
 def test_the_method_and_the_experiment_of_the_guide_train_and_are_evaluated(
     as_module, tmp_path, monkeypatch, capsys
 ):
@@ -109,6 +110,7 @@ def test_the_kernel_of_the_guide_is_the_one_that_trains(as_module):
     assert experiment.chains.make_kernel(step_size=1.0).step.__qualname__.startswith('laplace')
 
 
+@pytest.mark.slow
 def test_a_run_with_a_network_of_the_guide_is_used_by_the_commands(
     as_module, tmp_path, monkeypatch, capsys
 ):
@@ -158,6 +160,7 @@ def run_blocks(path, names):
         exec(re.sub(r'num_steps=\d{2,}', 'num_steps=2', short), names)
 
 
+@pytest.mark.slow
 def test_the_programs_of_the_readme_run_in_order(tmp_path, monkeypatch, capsys):
     (program,) = (code for code in blocks_of('README.md') if 'steps=600' in code)
     assert len(program.splitlines()) < 50
@@ -199,7 +202,7 @@ PAGES = sorted((ROOT / 'docs').rglob('*.md'))
 ELSEWHERE = ('docs/_build', 'docs/tutorials', 'docs/results', GUIDE)
 DOCUMENTS = ['README.md', *(str(path.relative_to(ROOT)) for path in PAGES)]
 DOCUMENTS = [path for path in DOCUMENTS if not path.startswith(ELSEWHERE)]
-TARGETS = {'demo', 'test', 'test-oldest', 'docs', 'wheel', 'lint'}
+TARGETS = {'demo', 'test', 'test-slow', 'test-oldest', 'docs', 'wheel', 'lint'}
 
 
 def commands_of(path):

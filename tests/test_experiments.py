@@ -198,6 +198,7 @@ def test_evaluate_writes_every_metric_under_its_stable_name(evaluated):
     assert said == ['extra']
 
 
+@pytest.mark.slow
 def test_the_full_suite_keeps_its_parts(evaluated, tmp_path, monkeypatch, capsys):
     """Stopped in the middle, it goes on; other settings are measured anew."""
     workdir = tmp_path / 'run'
@@ -317,6 +318,7 @@ def trained_icd(tmp_path_factory):
     return workdir
 
 
+@pytest.mark.slow
 def test_evaluate_knows_energies_without_a_classifier(trained_icd, monkeypatch, capsys):
     monkeypatch.setattr(extractor, 'STEPS', 30)
     text = in_process(
@@ -357,6 +359,7 @@ def test_evaluate_knows_energies_without_a_classifier(trained_icd, monkeypatch, 
     )
 
 
+@pytest.mark.slow
 def test_energies_of_different_runs_and_methods_compose(
     trained, trained_icd, tmp_path, monkeypatch, capsys
 ):
@@ -438,6 +441,7 @@ def test_the_table_of_compare_fits_the_terminal(monkeypatch):
     assert re.findall(r'run_\d', printed) == heads and '8.0 %' in printed
 
 
+@pytest.mark.slow
 def test_digits_compose_trains_measures_and_continues(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(digits_compose, 'LABELS', ('class', 'slant'))  # two of its three runs
     monkeypatch.setattr(digits_compose, 'PAIRS', ((3, 8),))
@@ -467,6 +471,7 @@ def test_digits_compose_trains_measures_and_continues(tmp_path, monkeypatch, cap
     assert (tmp_path / 'compose' / 'samples' / 'class_and_slant.png').exists()
 
 
+@pytest.mark.slow
 def test_the_stability_study_tells_collapse_and_continues(tmp_path, monkeypatch, capsys):
     small = [
         argument.replace('--config.', '--config.icd.')
@@ -499,6 +504,7 @@ def test_the_stability_study_tells_collapse_and_continues(tmp_path, monkeypatch,
     assert icd_stability.collapsed({'gap': [0], 'healthy': False}, limit)
 
 
+@pytest.mark.slow
 def test_apply_works_on_runs_without_a_generator(
     trained, trained_icd, tmp_path, monkeypatch, capsys
 ):
@@ -1002,6 +1008,7 @@ def unpacked(tmp_path, *arguments):
     )
 
 
+@pytest.mark.slow
 def test_real_mnist_runs_from_the_unpacked_file(tmp_path):
     unpacked(tmp_path, 'mnist')
     succeed(
@@ -1015,6 +1022,7 @@ def test_real_mnist_runs_from_the_unpacked_file(tmp_path):
     assert json.loads((tmp_path / 'run' / 'summary.json').read_text())['finished']
 
 
+@pytest.mark.slow
 def test_real_photographs_run_from_tfds(tmp_path):
     """Some of CIFAR-100, prepared by TFDS itself."""
     import tensorflow_datasets as tfds

@@ -124,6 +124,7 @@ def test_a_run_that_diverges_recovers_by_its_configuration(recovered):
     assert [row['step'] for row in rows if 'loss' in row] == [1, 2, 4, 6]
 
 
+@pytest.mark.slow
 def test_a_recovery_that_changes_settings_reads_the_data_once(tmp_path, monkeypatch):
     reads, splits = [], sources.splits
     monkeypatch.setattr(sources, 'splits', lambda name: reads.append(name) or splits(name))
@@ -248,6 +249,7 @@ def test_chains_are_examined_from_the_command_line(recovered, monkeypatch, capsy
 SMALL_NETWORK = per_example(ConvNet(10, (4, 8), (2, 2)))
 
 
+@pytest.mark.slow
 def test_runs_side_by_side_are_the_runs_one_by_one():
     """Two learning rates, step sizes and seeds mapped into one program, against the train step of
     each."""
@@ -272,6 +274,7 @@ def test_runs_side_by_side_are_the_runs_one_by_one():
             )
 
 
+@pytest.mark.slow
 def test_the_study_counts_what_diverged_and_continues(tmp_path, monkeypatch, capsys):
     small = systems.task_of('digits')._replace(network=SMALL_NETWORK)
     monkeypatch.setattr(stability, 'task_of', lambda source: small)

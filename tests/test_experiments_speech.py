@@ -91,6 +91,7 @@ def test_a_loaded_run_classifies_and_generates_sound(trained, tmp_path):
         opened.reconstruct(jax.random.key(0), sequence[None])
 
 
+@pytest.mark.slow
 def test_evaluate_measures_recordings_and_denoising(trained, monkeypatch, capsys):
     monkeypatch.setattr(extractor, 'STEPS', 10)
     printed = in_process(
@@ -170,6 +171,7 @@ def test_a_recording_is_classified_generated_and_denoised_from_the_command_line(
         assert (tmp_path / name).stat().st_size > 500
 
 
+@pytest.mark.slow
 def test_tables_of_denoising_have_a_row_for_each_way(trained, monkeypatch, capsys):
     arguments = (
         'experiments.studies.denoise_tables',

@@ -335,6 +335,7 @@ def test_numbers_that_are_not_finite_stay_readable_json(tmp_path):
     }
 
 
+@pytest.mark.slow
 def test_a_chain_that_grows_is_compiled_at_its_blocks_and_resumes_exactly(tmp_path, monkeypatch):
     """K = 2 and one more every 2 steps: programs of 2 and 7 steps; a run that is stopped among the
     longer ones goes on with the same bits."""

@@ -96,6 +96,7 @@ def test_a_killed_run_continues_to_the_same_bits(whole, tmp_path, step):
     assert_same_end(whole, tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('sent', [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_and_ends_and_the_command_continues(whole, tmp_path, sent):
     process = start(tmp_path)
@@ -189,6 +190,7 @@ def test_a_disk_that_fills_up_ends_the_run_and_keeps_what_was_there(tmp_path):
     assert_same_end(tmp_path / 'whole', tmp_path / 'after', 10)
 
 
+@pytest.mark.slow
 def test_a_full_disk_ends_the_run_and_keeps_what_was_there(tmp_path):
     """A limit on the size of files, as of a quota, comes in when the run is continued."""
     # in blocks of 512 bytes, in some shells 1024
@@ -233,6 +235,7 @@ def assert_near_end(whole, workdir, step=40):
         np.testing.assert_allclose(list(a.values()), list(b.values()), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_two_processes_of_two_devices_are_one_of_four_and_the_run_is_theirs_to_share(
     tmp_path, four_devices
 ):
@@ -263,6 +266,7 @@ def wait_for_a_checkpoint(workdir, step):
         time.sleep(0.001)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('moment', ['start', 'step', 'checkpoint'])
 def test_when_one_of_two_processes_dies_the_other_ends_and_the_rerun_continues(
     moment, tmp_path, four_devices
@@ -298,6 +302,7 @@ def test_flags_of_processes_that_do_not_fit(tmp_path, options, says):
     assert process.returncode == 2 and says in err and len(err.strip().splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_a_signal_during_compilation_is_answered_at_once(tmp_path):
     """The main thread is in the compiler and sees no signal."""
     environment = {**ENVIRONMENT, 'XDG_CACHE_HOME': str(tmp_path), 'JAX_NUM_CPU_DEVICES': '1'}

@@ -184,6 +184,7 @@ def test_optional_settings_can_be_set_and_stay_unset():
     settings.check(config)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('kernel', ['mala', 'hmc'])
 def test_kernels_are_chosen_by_a_setting(kernel, tmp_path, monkeypatch, capsys):
     """Trained, evaluated by its telemetry, and sampled; an acceptance below 1 is a test's."""

@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
 from commands import ROOT
 from tfds_sets import png, prepare
 
@@ -44,6 +45,7 @@ def start(arguments, code=None, **environment):
     return run
 
 
+@pytest.mark.slow
 def test_a_run_on_npz_needs_no_tfds_no_tensorboard_and_no_arviz(tmp_path):
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (2, 40, 8, 8, 1), np.uint8)
@@ -66,6 +68,7 @@ def test_a_run_on_npz_needs_no_tfds_no_tensorboard_and_no_arviz(tmp_path):
     assert (tmp_path / 'run' / 'metrics.jsonl').read_text().count('\n') == 2
 
 
+@pytest.mark.slow
 def test_a_later_start_compiles_nothing_and_images_on_disk_train_the_same_model(tmp_path):
     """A run that holds its images in memory, and one that reads them from disk in two commands: the
     same bits. Programs are kept in the user's cache folder, so the latter compile nothing new."""

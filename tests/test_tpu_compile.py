@@ -48,6 +48,7 @@ def in_its_own_process(*arguments):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('case', STEPS)
 def test_a_train_step_compiles_for_a_tpu_without_a_fault(case, tmp_path):
     experiment, topology = case.split()

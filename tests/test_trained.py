@@ -319,6 +319,7 @@ def test_networks_with_other_state_get_one_sentence():
         per_example(Perceptron(nnx.Rngs(0)))
 
 
+@pytest.mark.slow
 def test_every_network_of_the_library_is_rebuilt_from_its_description():
     from ebm_jax import networks
 
