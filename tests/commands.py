@@ -4,6 +4,8 @@ devices."""
 import importlib
 import os
 import pathlib
+import re
+import shlex
 import subprocess
 import sys
 
@@ -57,3 +59,15 @@ def assert_one_sentence(monkeypatch, capsys, says, name, *arguments):
     lines = capsys.readouterr().err.strip().split('\n')
     message = [line.rsplit('\r', 1)[-1] for line in lines]
     assert len(message) == 1 and message[0].startswith('error: ') and says in message[0], message
+
+
+def commands_of(path):
+    """The commands in the indented and fenced blocks of a document, in order."""
+    lines = iter((ROOT / path).read_text().splitlines())
+    for line in lines:
+        text = line.strip().removeprefix('$ ')
+        if not re.match(r'(?:    |\|?)\s*(?:[A-Z_]+=\S+ )*(?:python -m|make) ', line):
+            continue
+        while text.endswith('\\'):
+            text = text[:-1] + next(lines).strip()
+        yield shlex.split(text, comments=True)

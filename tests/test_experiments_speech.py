@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from commands import assert_one_sentence, in_process, succeed
+from spoken import digits_folder
 
 pytest.importorskip('librosa', reason='the extra `speech` is not installed')
 import ebm_jax  # noqa: E402
@@ -295,17 +296,6 @@ def test_jem_and_st_jem_on_phonemes_differ_in_their_loss_alone():
     )
     jem.loss.balanced, jem.loss.alpha = True, 1.0
     assert jem == st_jem
-
-
-def digits_folder(root):
-    """Two 'words' of two speakers, two recordings each for training and testing."""
-    (root / 'recordings').mkdir(parents=True)
-    for word, phones in (('0', ['s', 'iy']), ('1', ['aa', 'uw'])):
-        for s, speaker in enumerate(('jo', 'mia')):
-            for index in (0, 1, 7, 8):
-                sound = formants.utterance(100 * s + 10 * int(word) + index, phones).sound
-                audio.write(root / 'recordings' / f'{word}_{speaker}_{index}.wav', sound, 16000)
-    return root
 
 
 def test_words_and_speakers_can_be_left_out(tmp_path):
