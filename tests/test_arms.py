@@ -86,6 +86,7 @@ def test_a_warm_up_keeps_its_share_of_a_run_of_another_length():
     assert plain.steps == 7
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('study', ['equal_time', 'information'])
 def test_studies_train_measure_and_continue(study, tmp_path, monkeypatch, capsys):
     """On few steps; the second time nothing is trained."""

@@ -180,6 +180,7 @@ def test_the_programs_of_the_readme_run_in_order(tmp_path, monkeypatch, capsys):
     assert ebm_jax.load('exported').class_probs(np.zeros((3, 8, 8, 1))).shape == (3, 10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', ['data', 'resume', 'evaluate', 'export'])
 def test_the_programs_of_the_how_to_pages_run(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

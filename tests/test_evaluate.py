@@ -227,6 +227,7 @@ def test_kernel_distance_is_the_unbiased_discrepancy():
     )
 
 
+@pytest.mark.slow
 def test_intervals_cover_the_distance_of_the_distributions():
     """Two Gaussians 1 apart in one of three directions: Frechet distance 1, in 8 of 10 intervals at
     least; wider for fewer images."""
@@ -527,6 +528,7 @@ def test_mixing_of_autocorrelated_and_of_stuck_chains():
     )
 
 
+@pytest.mark.slow
 def test_the_way_from_images_and_weights_on_disk_to_the_usual_formula_of_fid(tmp_path):
     """Random weights, from a file as a user has it; the square root of the product of covariances
     by scipy, as pytorch-fid takes it, on two of the features (of few images the covariance of all

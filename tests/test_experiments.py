@@ -407,6 +407,7 @@ def test_energies_of_different_runs_and_methods_compose(
     assert whole.factors == 3  # AND 1, OR 1, NOT 1
 
 
+@pytest.mark.slow
 def test_compare_names_what_differs(trained, trained_icd, tmp_path, monkeypatch, capsys):
     table = in_process(
         monkeypatch,
@@ -778,6 +779,7 @@ def test_help_lists_the_settings(monkeypatch, capsys):
     )
 
 
+@pytest.mark.slow
 def test_a_checkpoint_opens_on_another_number_of_devices(trained, tmp_path):
     succeed(
         'experiments.sample',
@@ -788,6 +790,7 @@ def test_a_checkpoint_opens_on_another_number_of_devices(trained, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_and_a_damaged_config(trained, tmp_path, monkeypatch, capsys):
     import shutil
 
@@ -815,6 +818,7 @@ def test_a_damaged_checkpoint_and_a_damaged_config(trained, tmp_path, monkeypatc
     )
 
 
+@pytest.mark.slow
 def test_a_run_that_diverges_ends_with_its_account_and_exit_code_1(tmp_path):
     done = command(
         'experiments.digits_jem',

@@ -22,6 +22,7 @@ from experiments.common import runs
 from experiments.families.dual_mcmc import PRESETS, method_settings
 from experiments.studies import dual_mcmc_tables
 
+pytestmark = pytest.mark.slow
 SMALL = [
     '--config.steps=4',
     '--config.batch_size=16',
@@ -104,7 +105,6 @@ def evaluated(monkeypatch, capsys, workdir):
     return text, json.loads((workdir / 'summary.json').read_text())
 
 
-@pytest.mark.slow
 def test_evaluate_writes_the_metrics_of_three_networks(trained, monkeypatch, capsys):
     text, summary = evaluated(monkeypatch, capsys, trained)
     assert (
@@ -136,7 +136,6 @@ def test_evaluate_writes_the_metrics_of_three_networks(trained, monkeypatch, cap
         assert (trained / 'samples' / f'{name}.png').stat().st_size > 300, name
 
 
-@pytest.mark.slow
 def test_a_vae_has_no_energy_and_is_evaluated_without(tmp_path, monkeypatch, capsys):
     in_process(
         monkeypatch, capsys, NAME, f'--workdir={tmp_path}/vae', *SMALL, '--config.preset=vae'
@@ -166,7 +165,6 @@ def test_a_vae_has_no_energy_and_is_evaluated_without(tmp_path, monkeypatch, cap
     )
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     'preset, sets, scores',
     [
@@ -293,7 +291,6 @@ def test_sample_shows_the_chain_and_the_generator_alone(trained, tmp_path, monke
         np.testing.assert_allclose(found['x'], path[:, 0], atol=1e-6)
 
 
-@pytest.mark.slow
 def test_a_table_trains_its_rows_and_continues(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(extractor, 'STEPS', 30)
     monkeypatch.setattr(dual_mcmc_tables, 'SAMPLES', 60)

@@ -30,6 +30,7 @@ from experiments.common.groups import Denoise  # noqa: E402
 from experiments.evaluations import speech_quality  # noqa: E402
 from experiments.families import speech_jem  # noqa: E402
 
+pytestmark = pytest.mark.slow
 SMALL = [
     '--config.steps=2',
     '--config.batch_size=16',
@@ -92,7 +93,6 @@ def test_a_loaded_run_classifies_and_generates_sound(trained, tmp_path):
         opened.reconstruct(jax.random.key(0), sequence[None])
 
 
-@pytest.mark.slow
 def test_evaluate_measures_recordings_and_denoising(trained, monkeypatch, capsys):
     monkeypatch.setattr(extractor, 'STEPS', 10)
     printed = in_process(
@@ -172,7 +172,6 @@ def test_a_recording_is_classified_generated_and_denoised_from_the_command_line(
         assert (tmp_path / name).stat().st_size > 500
 
 
-@pytest.mark.slow
 def test_tables_of_denoising_have_a_row_for_each_way(trained, monkeypatch, capsys):
     arguments = (
         'experiments.studies.denoise_tables',

@@ -36,6 +36,7 @@ def own_kernel():
     return Kernel(kernel.init, own_step)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('family', ['icd', 'dual_mcmc', 'speech'])
 def test_every_family_takes_networks_and_a_kernel_of_ones_own(family):
     """Training moves the parameters of the network, by chains of the kernel (the guide's
@@ -127,6 +128,7 @@ def test_experiments_for_accelerators_split_over_1_2_4_and_8_devices(name):
         assert all(number % n == 0 for number in config.divisors()), (name, n, config.divisors())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', PAPERS_SETS)
 def test_the_papers_sets_have_launchers_that_build_at_full_size(name):
     """The shapes of the whole state, and of images as the data source will give them."""
@@ -142,6 +144,7 @@ def test_the_papers_sets_have_launchers_that_build_at_full_size(name):
         assert round(parameters, 2) == 36.47  # WRN-28-10 with a head of 100 classes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', ['cifar10_st_jem_fast', 'cifar10_icd', 'cifar10_dual_mcmc'])
 def test_a_step_of_each_family_is_traced_for_8_devices_before_anything_runs(name):
     module = importlib.import_module(f'experiments.{name}')

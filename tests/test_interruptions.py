@@ -114,6 +114,7 @@ def test_a_signal_saves_and_ends_and_the_command_continues(whole, tmp_path, sent
     assert_same_end(whole, tmp_path)
 
 
+@pytest.mark.slow
 def test_a_workdir_has_one_writer(whole, tmp_path):
     first = start(tmp_path)
     wait_for_step(tmp_path, 2)
@@ -128,6 +129,7 @@ def test_a_workdir_has_one_writer(whole, tmp_path):
     assert_same_end(whole, tmp_path)
 
 
+@pytest.mark.slow
 def test_a_clock_that_goes_back_changes_nothing(whole, tmp_path):
     process = start(tmp_path)
     wait_for_step(tmp_path, 12)
@@ -149,6 +151,7 @@ def mounts_can_be_made():
 needs_mounts = pytest.mark.skipif(not mounts_can_be_made(), reason='no right to mount here')
 
 
+@pytest.mark.slow
 @needs_mounts
 def test_a_folder_that_becomes_read_only_ends_the_run_and_keeps_what_was_there(whole, tmp_path):
     process = start(tmp_path, before=OWN_MOUNTS)
@@ -167,6 +170,7 @@ def test_a_folder_that_becomes_read_only_ends_the_run_and_keeps_what_was_there(w
     assert_same_end(whole, tmp_path)
 
 
+@pytest.mark.slow
 @needs_mounts
 def test_a_disk_that_fills_up_ends_the_run_and_keeps_what_was_there(tmp_path):
     """A small file system, full but for a few lines of metrics.jsonl: these come first."""

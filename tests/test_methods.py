@@ -63,6 +63,7 @@ def test_sampling_is_a_function_of_its_key(name):
     assert not np.array_equal(samples.x, other.x)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', METHODS)
 def test_nothing_recompiles_from_step_to_step(name):
     method = METHODS[name]

@@ -87,6 +87,7 @@ def test_values_that_are_no_numbers_or_of_another_type_are_refused(name):
                 assert math.isfinite(item) and abs(item) <= largest, (path, value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', TRACED)
 def test_what_is_not_refused_is_a_run_that_fits(name):
     """Built on its data and traced, as every run is before it begins. A sample of the cases that
