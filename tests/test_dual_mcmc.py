@@ -303,6 +303,7 @@ def test_the_divergence_triangle_has_the_gradient_of_its_three_divergences():
     assert_gradients(gradient(method, PARAMS, s), jax.grad(triangle)(PARAMS), 0.08)
 
 
+@pytest.mark.slow
 def test_alternating_back_propagation_climbs_the_likelihood():
     """With exact posterior samples its gradient is that of -log N(x; b, w w^T + sigma^2 I)
     (Fisher's identity)."""

@@ -248,6 +248,7 @@ def test_the_frechet_distance_has_the_bias_that_is_stated():
     np.testing.assert_allclose(found, (64 + 64 * 65 / 4) / 500, rtol=0.15)
 
 
+@pytest.mark.slow
 def test_reference_points_are_ordered_and_apart(tmp_path, monkeypatch):
     """In the features of a classifier of the digits: train and test next to each other, a shift
     far, noise farther; the file is reused."""

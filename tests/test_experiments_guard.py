@@ -215,6 +215,7 @@ def test_an_adaptive_sampler_is_observed_at_its_current_scales():
     assert growing.steps_of(after_1600) == 22
 
 
+@pytest.mark.slow
 def test_chains_are_examined_from_the_command_line(recovered, monkeypatch, capsys):
     monkeypatch.setattr(extractor, 'STEPS', 30)
     arguments = (

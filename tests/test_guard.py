@@ -177,6 +177,7 @@ def test_stuck_chains_are_counted():
         assert method.loss(params, None, BATCH, samples)[1]['stuck_chains'] == dead
 
 
+@pytest.mark.slow
 def test_quarantine_on_several_devices_is_that_on_one_and_a_run_counts_it():
     method = make_jem(sampler=adapt.fixed(faulty(KERNEL, jnp.nan)), weights=obj.uniform)
     recipe = Recipe(

@@ -86,7 +86,7 @@ def whole(tmp_path_factory):
     return workdir
 
 
-@pytest.mark.parametrize('step', [3, 17])
+@pytest.mark.parametrize('step', [3, pytest.param(17, marks=pytest.mark.slow)])
 def test_a_killed_run_continues_to_the_same_bits(whole, tmp_path, step):
     process = start(tmp_path)
     wait_for_step(tmp_path, step)

@@ -57,6 +57,7 @@ def test_a_state_larger_than_the_memory_is_refused_unmade():
     fit.check(recipe(10), jax.devices()[:1])
 
 
+@pytest.mark.slow
 def test_a_limit_on_the_address_space_is_the_memory(tmp_path):
     """3 GB, of which Python and JAX have taken a part; the state of 200 million numbers with Adam's
     needs 2.4 GB twice. A real process."""

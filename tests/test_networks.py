@@ -407,7 +407,14 @@ def test_a_network_with_dropout_is_refused_in_one_sentence():
         network.apply(params, x)
 
 
-@pytest.mark.parametrize('name', ['digits_dual_mcmc', 'digits_energy_matching', 'digits_discrete'])
+@pytest.mark.parametrize(
+    'name',
+    [
+        pytest.param('digits_dual_mcmc', marks=pytest.mark.slow),
+        'digits_energy_matching',
+        'digits_discrete',
+    ],
+)
 def test_an_energy_whose_constant_nothing_teaches_has_none(name):
     """Moving any parameter changes more than the constant of the energy. digits_discrete: where it
     has squared energies, the bias is there, and taught."""

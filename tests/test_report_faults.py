@@ -6,11 +6,13 @@ import signal
 import subprocess
 import sys
 
+import pytest
 from commands import ROOT
 
 from experiments.common import report
 
 
+@pytest.mark.slow
 def test_a_report_that_cannot_be_written_ends_nothing(tmp_path):
     """A limit on the size of files, in a process of its own; no part of a file is left, and what
     was there stays."""

@@ -115,7 +115,7 @@ def assert_equal_runs(run_a, run_b):
     chex.assert_trees_all_close(seen_a, seen_b, rtol=2e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize('n', [2, 8])
+@pytest.mark.parametrize('n', [pytest.param(2, marks=pytest.mark.slow), 8])
 def test_one_device_equals_many(on_one_device, n):
     devs = jax.devices()[:n]
     assert len(devs) == n
@@ -123,6 +123,7 @@ def test_one_device_equals_many(on_one_device, n):
     assert_equal_runs(run(train_step, devs), on_one_device)
 
 
+@pytest.mark.slow
 def test_one_device_equals_four_with_a_population_of_past_samples():
     def step(devs):
         return make_train_step(recipe(ICD, ema=0.9), devices=devs)
@@ -135,7 +136,7 @@ def test_one_device_equals_four_with_a_population_of_past_samples():
     assert [metrics['kl_entropy'] != 0 for metrics in one[1]] == [False, True, True]
 
 
-@pytest.mark.parametrize('sequential', [False, True])
+@pytest.mark.parametrize('sequential', [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_one_device_equals_four_with_three_networks(sequential):
     method = make_dual(
         dual_mcmc.PAPER._replace(x_steps=2, z_steps=2, elbo_data=0.1, sequential=sequential),
