@@ -43,7 +43,9 @@ SHORT = {
     'loss.positives': 8,
     'loss.kl_chains': 8,
     'loss.population': 8,
+    'loss.population_after': 8,
     'loss.warmup': 1,
+    'loss.energy_limit': 1e4,
     'adversary.num_steps': 1,
     'test_z.inpaint_steps': 2,
     'latent_dim': 5,
@@ -135,7 +137,8 @@ def folder(tmp_path, photographs, monkeypatch):
     np.savez('own.npz', **parts, y_train=y, y_test=y)
     (tmp_path / 'data').mkdir()
     frames = {'x': random.normal(size=(60, 256)).astype(np.float32), 'y': np.arange(60) % 5}
-    np.savez('data/phoneme_esl.npz', **frames, speaker=np.arange(60) // 10)
+    frames |= {'part': np.repeat(['train', 'test'], 30), 'label_names': list('abcde')}
+    np.savez('data/phoneme_esl.npz', **frames)
     for name in ('dtd32', 'fashion_mnist_test'):
         np.savez(f'data/{name}.npz', x_test=images(20, 32, 32, 3), y_test=np.arange(20) % 5)
     (tmp_path / 'others').mkdir()

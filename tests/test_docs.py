@@ -15,6 +15,7 @@ from absl import flags
 from commands import assert_one_sentence, commands_of, in_process
 
 import ebm_jax
+from ebm_jax.data import recordings
 from ebm_jax.errors import InputError
 from ebm_jax.evaluate import extractor
 from ebm_jax.train import state_shapes
@@ -180,14 +181,30 @@ def test_the_programs_of_the_readme_run_in_order(tmp_path, monkeypatch, capsys):
     assert ebm_jax.load('exported').class_probs(np.zeros((3, 8, 8, 1))).shape == (3, 10)
 
 
+def write_frames(path):
+    """Three frames in the format of `phoneme.data`."""
+    lines = [','.join(['row.names', *(f'x.{i}' for i in range(1, 257)), 'g', 'speaker'])]
+    for row, (phoneme, part) in enumerate([('sh', 'train'), ('aa', 'train'), ('sh', 'test')]):
+        values = ','.join(f'{row + 0.5 * i:g}' for i in range(256))
+        lines.append(f'{row + 1},{values},{phoneme},{part}.dr1.mcpm{row}.sa1')
+    path.write_text('\n'.join(lines) + '\n')
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize('name', ['data', 'resume', 'evaluate', 'export'])
 def test_the_programs_of_the_how_to_pages_run(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    if name == 'data':
+        write_frames(tmp_path / 'phoneme.data')
     names = {}
     run_blocks(f'docs/howto/{name}.md', names)
     if name == 'resume':
         assert int(names['state'].step) == 40
+    if name == 'data':
+        train, test, classes = recordings.frames('data/phoneme_esl.npz')
+        assert classes == ('aa', 'sh') and train.x.shape[2] == 256
+        np.testing.assert_array_equal(train.y, [1, 0])
+        assert np.load('data/phoneme_esl.npz')['x'][2, 1] == 2.5 and len(test.x) == 1
 
 
 def test_the_chain_of_the_concepts_page_follows_its_density(capsys):

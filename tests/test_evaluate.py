@@ -99,6 +99,15 @@ def test_scores_are_what_they_are_called():
         np.testing.assert_allclose(found['grad_norm'][i], -np.linalg.norm(grad), rtol=1e-4)
 
 
+def test_the_reference_classifier_takes_fewer_images_than_components():
+    """Dark and bright images of 17x17, told apart."""
+    y = np.arange(12) % 2
+    noise = np.random.default_rng(0).integers(0, 60, (12, 17, 17, 1))
+    x = (noise + 150 * y[:, None, None, None]).astype(np.uint8)
+    classifier = samples.fit_reference_classifier(data.Examples('shades', x, y))
+    assert samples.recognition_accuracy(classifier, x[::-1], y[::-1]) == 1.0
+
+
 def test_reference_classifier_and_diversity_at_their_extremes():
     train, test = data.digits('train'), data.digits('test')
     classifier = samples.fit_reference_classifier(train)

@@ -17,18 +17,17 @@ def fit_reference_classifier(
     """A support vector machine fitted to real training images, independent of the model:
     scikit-learn's SVC (RBF, C = 10).
 
-    Images of more than 256 numbers are first brought to `components` principal components; at most
-    `limit` random examples are used, to keep the fit within minutes.
+    Images of more than 256 numbers are first brought to `components` principal components, or to as
+    many as the examples span; at most `limit` random examples are used, to keep the fit within
+    minutes.
     """
     pick = np.random.default_rng(seed).permutation(len(examples.x))[:limit]
     x, y = as_pixels(examples.x[pick]), examples.y[pick]
     svm = SVC(C=10)
-    classifier = (
-        make_pipeline(PCA(components, whiten=True, random_state=seed), svm)
-        if x.shape[1] > 256
-        else make_pipeline(svm)
-    )
-    return classifier.fit(x, y)
+    if x.shape[1] <= 256:
+        return make_pipeline(svm).fit(x, y)
+    projection = PCA(min(components, len(x) - 1), whiten=True, random_state=seed)
+    return make_pipeline(projection, svm).fit(x, y)
 
 
 def recognition_accuracy(classifier: Pipeline, images: np.ndarray, labels: np.ndarray) -> float:
