@@ -42,6 +42,19 @@ def define_part(values: Any, part: str) -> None:
     )
 
 
+def define_rows(values: Any) -> None:
+    """The flag that `chosen` reads."""
+    flags.DEFINE_multi_string('arms', [], 'Only these rows; default: all.', flag_values=values)
+
+
+def chosen(values: Any, arms: Mapping[str, Changes]) -> Mapping[str, Changes]:
+    """The arms that --arms names. Raises: InputError for a name that no arm has."""
+    for name in values.arms:
+        if name not in arms:
+            raise InputError(f'--arms={name} is not one of: {"; ".join(arms)}')
+    return {name: arms[name] for name in values.arms or arms}
+
+
 def parts(values: Any) -> tuple[Datasets, Callable[[int], Datasets]]:
     """(the data, seed -> what a run is trained and measured on), by --data, --train and --part;
     the validation part is a fifth of training."""

@@ -65,7 +65,7 @@ def define(values: Any) -> None:
     flags.DEFINE_integer('steps', 600, 'Training steps of a run.', 1, flag_values=values)
     flags.DEFINE_integer('validation', 2000, 'Images cut from training.', 10, flag_values=values)
     flags.DEFINE_integer('limit', 1000, 'Images of each other set.', 10, flag_values=values)
-    flags.DEFINE_multi_string('arms', [], 'Only these rows; default: all.', flag_values=values)
+    arms.define_rows(values)
     flags.mark_flag_as_required('workdir', values)
 
 
@@ -108,13 +108,12 @@ def run(values: Any) -> None:
         train = data.select_classes(train, left_out, keep=False)
         train = train._replace(y=np.unique(train.y, return_inverse=True)[1].astype(np.int32))
     whole = Datasets(train=train, test=train)
-    chosen = {name: ARMS[name] for name in values.arms or ARMS}
     use_all_cores(base_of(values.steps))
     found = arms.results(
         workdir,
         mnist_st_jem,
         base_of(values.steps),
-        chosen,
+        arms.chosen(values, ARMS),
         values.seeds,
         lambda seed: arms.validation(whole, values.validation, seed),
         partial(measure, outside=outside),

@@ -55,6 +55,7 @@ def define(values: Any) -> None:
     flags.DEFINE_integer(
         'steps', 0, "Training steps of a run; 0: the experiment's.", 0, flag_values=values
     )
+    arms.define_rows(values)
     arms.define_part(values, 'test')
     flags.mark_flag_as_required('workdir', values)
 
@@ -119,7 +120,7 @@ def run(values: Any) -> None:
         workdir,
         module,
         base,
-        ARMS,
+        arms.chosen(values, ARMS),
         values.seeds,
         datasets,
         measure,
