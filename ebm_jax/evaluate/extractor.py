@@ -18,11 +18,14 @@ import jax
 import numpy as np
 import optax
 from flax.traverse_util import flatten_dict, unflatten_dict
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
 from tqdm.auto import tqdm
 
 from ebm_jax import batching, data
 from ebm_jax.data import Examples
 from ebm_jax.errors import InputError
+from ebm_jax.evaluate import torch_file
 from ebm_jax.images import as_float
 from ebm_jax.networks.base import Conv
 from ebm_jax.types import Array
@@ -147,6 +150,21 @@ def _read(file):
         ) from error
 
 
+def _weights(file):
+    """Arrays by name, in one of the formats that such weights come in."""
+    ending = pathlib.Path(file).suffix
+    if ending in ('.pth', '.pt'):
+        return torch_file.read(file)
+    if ending != '.safetensors':
+        return _read(file)
+    try:
+        return load_file(file)
+    except (SafetensorError, OSError) as error:
+        raise InputError(
+            f'{file} cannot be read ({error}): it may be missing or damaged'
+        ) from error
+
+
 def _over(apply, params, images, batch_size=256):
     """apply(params, images) in batches, as numpy."""
     compiled = jax.jit(lambda params, begin, x: apply(params, x))
@@ -161,11 +179,12 @@ def inception_extractor(file: str | pathlib.Path) -> Extractor:
 
     Images are rounded to 256 grey levels first, like images in files.
 
+    Args: file: .npz, .safetensors, or the .pth that users of pytorch-fid have.
     Raises: InputError when the file is missing, damaged, or lacks an array.
     """
     from ebm_jax.evaluate import inception
 
-    weights = _read(file)
+    weights = _weights(file)
     inception.check(weights, file)
     return Extractor(
         f'FID Inception ({pathlib.Path(file).name})',

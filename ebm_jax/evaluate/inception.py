@@ -1,10 +1,9 @@
 """The Inception-v3 network of the Frechet Inception distance, as a function of weights that the
 user supplies.
 
-Format of the .npz: the state dict of the PyTorch port of the 2015-12-05 TensorFlow graph
-(pytorch-fid's `pt_inception-2015-12-05`), array by array under its own names, for example
-
-    np.savez('inception.npz', **{name: value.numpy() for name, value in torch.load(FILE).items()})
+The file is pytorch-fid's `pt_inception-2015-12-05-6726825d.pth`, the PyTorch port of the
+2015-12-05 TensorFlow graph, as it is (read by `torch_file`, without PyTorch), or the same arrays
+under the same names as .safetensors or .npz.
 
 For each convolution NAME: `NAME.conv.weight` [O, C, kh, kw] and `NAME.bn.weight`, `.bias`,
 `.running_mean`, `.running_var` [O]. Other arrays (the classifier `fc`, `num_batches_tracked`) are

@@ -12,7 +12,7 @@ Names near/NAME and far/NAME make groups whose means are reported; --ood_suite=F
 from a file. Images of another shape are resized. The run's own sets
 (classes left out of training; for speech also noise, babble and speakers left out) are included by
 default. Distances are in the features of a classifier trained here on the run's data
-(WORKDIR/extractor.npz, or --extractor=FILE to share one); --inception=FILE.npz adds the true FID.
+(WORKDIR/extractor.npz, or --extractor=FILE to share one); --inception=FILE adds the true FID.
 
 --suite=full adds accuracy under attack (APGD), log Z and bits per dimension, and chains 100 times
 as long as in training. Each of these is kept in WORKDIR/evaluation/ as soon as it is done, so an
@@ -76,7 +76,7 @@ def define(values: Any) -> None:
     flags.DEFINE_string(
         'inception',
         None,
-        'FID Inception weights as .npz, see ebm_jax/evaluate/inception.py.',
+        'FID Inception weights, the .pth of pytorch-fid as it is, see docs/howto/evaluate.md.',
         flag_values=values,
     )
     flags.DEFINE_enum(
