@@ -5,7 +5,7 @@
 # make docs            build the site in docs/_build/html (make docs EBM_JAX_SMALL=1: quickly)
 # make wheel           build wheel and sdist in dist/, and try the wheel in an empty environment
 # make demo JAX=cuda13 the demo on an NVIDIA GPU (driver 580 or newer); JAX=tpu on a TPU
-# make test JAX=tpu-compile the tests that compile for a TPU, too, on a machine without one
+# make test-slow JAX=tpu-compile  also compiles train steps for a TPU, on a machine without one
 PYTHON ?= python3
 JAX ?= cpu
 VENV := .venv
@@ -15,7 +15,8 @@ PIP := pip install --quiet --disable-pip-version-check
 comma := ,
 EXTRAS := test,speech$(if $(filter-out cpu,$(JAX)),$(comma)$(JAX))
 STAMP := $(VENV)/installed-$(JAX)
-# kernels, buffers, devices, a train step of each family, resume, the notebooks' first cells
+# kernels, buffers, devices, a train step of each family, resume, the notebooks' first cells, runs
+# side by side
 OLDEST_TESTS := tests/test_train.py tests/test_mcmc.py tests/test_conv.py tests/test_families.py \
   tests/test_notebooks.py \
   tests/test_fit.py::test_resume_equals_uninterrupted_bit_for_bit \
@@ -40,9 +41,9 @@ test-slow: $(STAMP)
 test-oldest: $(OLDEST)/installed
 	$(OLDEST)/bin/python -m pytest -q -n 2 $(OLDEST_TESTS)
 
+# with so many processes each page has its own, and the notebooks run side by side
 docs: $(VENV)/installed-docs
-	# pages go to processes in order: with 16 of them the six notebooks, neighbours, run side by side
-	$(VENV)/bin/sphinx-build -j 16 -W --keep-going -q -b html docs docs/_build/html
+	$(VENV)/bin/sphinx-build -j 32 -W --keep-going -q -b html docs docs/_build/html
 	@echo "Open docs/_build/html/index.html in a browser"
 
 wheel: $(STAMP)

@@ -1,13 +1,12 @@
 """ST-JEM on real frames of five phonemes (the set of Hastie, Tibshirani, Friedman: log-periodograms
 of 32 ms, from TIMIT).
 
-    python ../shared/data/unpack.py data phoneme_esl
     python -m experiments.phonemes_st_jem --workdir=runs/phonemes \\
         --config.data.source=frames:data/phoneme_esl.npz
     python -m experiments.evaluate --workdir=runs/phonemes
 
-Any .npz with x [N, F], y, part and label_names works as well. Convolutions along frequency (58
-thousand parameters).
+The file is made in docs/howto/data.md; any .npz with x [N, F], y, part and label_names works as
+well. Convolutions along frequency (58 thousand parameters).
 
 Time: one minute on one CPU core, as much again for the evaluation. Expected: frame accuracy 92.3 %
 (a support vector machine: 92.6 %), 97 % of fresh frames recognised, AUROC of log p(x) 1.00 against

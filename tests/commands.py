@@ -65,8 +65,8 @@ def commands_of(path):
     """The commands in the indented and fenced blocks of a document, in order."""
     lines = iter((ROOT / path).read_text().splitlines())
     for line in lines:
-        text = line.strip().removeprefix('$ ')
-        if not re.match(r'(?:    |\|?)\s*(?:[A-Z_]+=\S+ )*(?:python -m|make) ', line):
+        text = line.strip()
+        if not re.match(r'\s*(?:[A-Z_]+=\S+ )*(?:python -m|make) ', line):
             continue
         while text.endswith('\\'):
             text = text[:-1] + next(lines).strip()

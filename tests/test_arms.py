@@ -87,7 +87,7 @@ def test_a_warm_up_keeps_its_share_of_a_run_of_another_length():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('study', ['equal_time', 'information'])
+@pytest.mark.parametrize('study', ['equal_time', 'information', 'semi_supervised'])
 def test_studies_train_measure_and_continue(study, tmp_path, monkeypatch, capsys):
     """On few steps; the second time nothing is trained."""
     arguments = [f'experiments.studies.{study}', f'--workdir={tmp_path}']
@@ -96,9 +96,11 @@ def test_studies_train_measure_and_continue(study, tmp_path, monkeypatch, capsys
         monkeypatch.setattr(extractor, 'STEPS', 10)
         monkeypatch.setattr(equal_time, 'seconds_per_step', lambda experiment, steps: 0.1)
         arguments += ['--experiments=digits_dat', '--minutes=0.034']
-    else:
+    elif study == 'information':
         monkeypatch.setattr(information, 'ALPHAS', (1.0,))
         arguments += ['--steps=2', '--seeds=1']
+    else:
+        arguments += ['--steps=2', '--seeds=1', '--per_class=8', '--arms=the classifier alone']
     first = in_process(monkeypatch, capsys, *arguments)
     monkeypatch.setattr(arms, 'train', lambda *given: pytest.fail('trained again'))
     assert in_process(monkeypatch, capsys, *arguments) == first
@@ -111,4 +113,14 @@ def test_studies_train_measure_and_continue(study, tmp_path, monkeypatch, capsys
         wrong = ['--experiments=digits_typo', f'--workdir={tmp_path}/other']
         assert_one_sentence(monkeypatch, capsys, says, f'experiments.studies.{study}', *wrong)
     else:
-        assert 0 < float(found['accuracy, %']) <= 100 and float(found['diversity']) > 0
+        assert 0 < float(found['accuracy, %']) <= 100
+    if study == 'information':
+        assert float(found['diversity']) > 0
+    if study == 'semi_supervised':
+        assert 'p(x) over all' not in first
+        spread = next(line for line in first.splitlines() if 'LabelSpreading' in line)
+        assert 75 < float(spread.split('|')[2]) < 100  # 80 labels, the others by their neighbours
+        wrong = ['--arms=typo', f'--workdir={tmp_path}/other']
+        assert_one_sentence(
+            monkeypatch, capsys, 'typo is not one of', f'experiments.studies.{study}', *wrong
+        )

@@ -22,7 +22,6 @@ from experiments.common import runs
 from experiments.families.dual_mcmc import PRESETS, method_settings
 from experiments.studies import dual_mcmc_tables
 
-pytestmark = pytest.mark.slow
 SMALL = [
     '--config.steps=4',
     '--config.batch_size=16',
@@ -52,6 +51,7 @@ def trained(tmp_path_factory):
     return workdir
 
 
+@pytest.mark.slow
 def test_a_loaded_run_reconstructs_and_interpolates(trained, tmp_path):
     """Against the networks applied by hand; from the run and from its export."""
     opened, key = ebm_jax.load(trained), jax.random.key(0)
@@ -105,6 +105,7 @@ def evaluated(monkeypatch, capsys, workdir):
     return text, json.loads((workdir / 'summary.json').read_text())
 
 
+@pytest.mark.slow
 def test_evaluate_writes_the_metrics_of_three_networks(trained, monkeypatch, capsys):
     text, summary = evaluated(monkeypatch, capsys, trained)
     assert (
@@ -136,6 +137,7 @@ def test_evaluate_writes_the_metrics_of_three_networks(trained, monkeypatch, cap
         assert (trained / 'samples' / f'{name}.png').stat().st_size > 300, name
 
 
+@pytest.mark.slow
 def test_a_vae_has_no_energy_and_is_evaluated_without(tmp_path, monkeypatch, capsys):
     in_process(
         monkeypatch, capsys, NAME, f'--workdir={tmp_path}/vae', *SMALL, '--config.preset=vae'
@@ -165,6 +167,7 @@ def test_a_vae_has_no_energy_and_is_evaluated_without(tmp_path, monkeypatch, cap
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     'preset, sets, scores',
     [
@@ -226,6 +229,7 @@ def test_teaching_overrides_the_preset():
     assert method_settings(config).x_steps == 0
 
 
+@pytest.mark.slow
 def test_reconstruct_interpolate_and_inpaint(trained, tmp_path, monkeypatch, capsys):
     def apply(*arguments):
         return in_process(
@@ -266,6 +270,7 @@ def test_reconstruct_interpolate_and_inpaint(trained, tmp_path, monkeypatch, cap
         assert np.all(found['filled'][:, 3] != found['x'][:, 3])
 
 
+@pytest.mark.slow
 def test_sample_shows_the_chain_and_the_generator_alone(trained, tmp_path, monkeypatch, capsys):
     def draw(*arguments):
         return in_process(
@@ -291,6 +296,7 @@ def test_sample_shows_the_chain_and_the_generator_alone(trained, tmp_path, monke
         np.testing.assert_allclose(found['x'], path[:, 0], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_table_trains_its_rows_and_continues(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(extractor, 'STEPS', 30)
     monkeypatch.setattr(dual_mcmc_tables, 'SAMPLES', 60)
@@ -413,6 +419,7 @@ MISTAKES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('mistake', MISTAKES)
 def test_a_mistake_gets_one_sentence(mistake, trained, tmp_path, monkeypatch, capsys):
     from PIL import Image
@@ -436,6 +443,7 @@ def test_a_mistake_gets_one_sentence(mistake, trained, tmp_path, monkeypatch, ca
     assert not (tmp_path / 'new').exists() and sorted(trained.rglob('*')) == before
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_other_networks_is_refused(trained, tmp_path, monkeypatch, capsys):
     import shutil
 

@@ -6,6 +6,7 @@ import importlib
 import json
 from types import SimpleNamespace
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -252,14 +253,15 @@ SMALL_NETWORK = per_example(ConvNet(10, (4, 8), (2, 2)))
 
 @pytest.mark.slow
 def test_runs_side_by_side_are_the_runs_one_by_one():
-    """Two learning rates, step sizes and seeds mapped into one program, against the train step of
-    each."""
+    """Ten runs mapped into one program, two a device and six to fill up; three of them against
+    their own train steps."""
     task = systems.task_of('digits')._replace(network=SMALL_NETWORK)
-    cases = [(1e-3, 1.0, 0), (5e-3, 0.5, 1)]
-    together, _ = stability.train_side_by_side(
+    cases = [(1e-3 * (1 + i), 1.0 - 0.05 * i, i % 2) for i in range(10)]
+    together, params = stability.train_side_by_side(
         'st_jem', 2, cases, stability.Grid(steps=3, seeds=2), task
     )
-    for i, (rate, size, seed) in enumerate(cases):
+    for i in (1, 4, 9):
+        rate, size, seed = cases[i]
         setting, here = systems.Setting('st_jem', 2, rate, size), jax.devices()[:2]
         recipe = systems.recipe(task, setting, seed)
         first = systems.recipe(task, setting)  # all runs see the same first batch before training
@@ -273,6 +275,8 @@ def test_runs_side_by_side_are_the_runs_one_by_one():
             np.testing.assert_allclose(
                 together['s_positives'][t, i], metrics['s_positives'], rtol=2e-3
             )
+        own = jax.tree.map(lambda leaf, i=i: leaf[i], params)
+        chex.assert_trees_all_close(own, jax.device_get(state.params), rtol=1e-2, atol=2e-3)
 
 
 @pytest.mark.slow

@@ -30,7 +30,6 @@ from experiments.common.groups import Denoise  # noqa: E402
 from experiments.evaluations import speech_quality  # noqa: E402
 from experiments.families import speech_jem  # noqa: E402
 
-pytestmark = pytest.mark.slow
 SMALL = [
     '--config.steps=2',
     '--config.batch_size=16',
@@ -57,6 +56,7 @@ def trained(tmp_path_factory):
     return workdir
 
 
+@pytest.mark.slow
 def test_a_loaded_run_classifies_and_generates_sound(trained, tmp_path):
     """The frames of a recording, by windows that are cut and classified by hand."""
     opened = ebm_jax.load(trained)
@@ -93,6 +93,7 @@ def test_a_loaded_run_classifies_and_generates_sound(trained, tmp_path):
         opened.reconstruct(jax.random.key(0), sequence[None])
 
 
+@pytest.mark.slow
 def test_evaluate_measures_recordings_and_denoising(trained, monkeypatch, capsys):
     monkeypatch.setattr(extractor, 'STEPS', 10)
     printed = in_process(
@@ -128,6 +129,7 @@ def test_evaluate_measures_recordings_and_denoising(trained, monkeypatch, capsys
         assert (trained / name).stat().st_size > 500, name
 
 
+@pytest.mark.slow
 def test_a_recording_is_classified_generated_and_denoised_from_the_command_line(
     trained, tmp_path, monkeypatch, capsys
 ):
@@ -172,6 +174,7 @@ def test_a_recording_is_classified_generated_and_denoised_from_the_command_line(
         assert (tmp_path / name).stat().st_size > 500
 
 
+@pytest.mark.slow
 def test_tables_of_denoising_have_a_row_for_each_way(trained, monkeypatch, capsys):
     arguments = (
         'experiments.studies.denoise_tables',
@@ -231,6 +234,7 @@ def test_experiments_on_speech_carry_their_command_and_build(name, tmp_path):
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     'flags, says',
     [

@@ -44,7 +44,9 @@ def define_part(values: Any, part: str) -> None:
 
 def define_rows(values: Any) -> None:
     """The flag that `chosen` reads."""
-    flags.DEFINE_multi_string('arms', [], 'Only these rows; default: all.', flag_values=values)
+    flags.DEFINE_multi_string(
+        'arms', [], 'Train only these rows; default: all.', flag_values=values
+    )
 
 
 def chosen(values: Any, arms: Mapping[str, Changes]) -> Mapping[str, Changes]:

@@ -94,7 +94,7 @@ def measure(
 
 def run(values: Any) -> None:
     """Train what is missing, write and print."""
-    workdir = pathlib.Path(values.workdir)
+    workdir, rows = pathlib.Path(values.workdir), arms.chosen(values, ARMS)
     train = load(values.data, 'train')
     shape = train.x.shape[1:]
     outside = {'letters': data.letters(values.limit, shape[0])}
@@ -113,7 +113,7 @@ def run(values: Any) -> None:
         workdir,
         mnist_st_jem,
         base_of(values.steps),
-        arms.chosen(values, ARMS),
+        rows,
         values.seeds,
         lambda seed: arms.validation(whole, values.validation, seed),
         partial(measure, outside=outside),

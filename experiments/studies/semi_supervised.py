@@ -1,7 +1,7 @@
-"""Few labels: semi-supervised ST-JEM beside the classifier alone and two methods of scikit-learn.
+"""Few labels: semi-supervised ST-JEM beside the classifier alone and scikit-learn.
 
-    python -m experiments.studies.semi_supervised --workdir=runs/semi
-    python -m experiments.studies.semi_supervised --workdir=runs/semi_mnist \\
+    python -m experiments.studies.semi_supervised --workdir=runs/few
+    python -m experiments.studies.semi_supervised --workdir=runs/few_mnist \\
         --data=npz:data/mnist.npz --train=5000
 
 The settings are those of `digits_semi_st_jem`, for images beyond 16x16 of `mnist_semi_st_jem`.
@@ -104,6 +104,7 @@ def of_scikit_learn(datasets: Datasets, known: np.ndarray) -> dict[str, float]:
 
 def run(values: Any) -> None:
     """Train what is missing, write and print."""
+    rows = arms.chosen(values, ARMS)
     workdir, (whole, datasets) = pathlib.Path(values.workdir), arms.parts(values)
     module = mnist_semi_st_jem if whole.train.x.shape[1] > 16 else digits_semi_st_jem
     base = module.get_config()
@@ -120,7 +121,7 @@ def run(values: Any) -> None:
         workdir,
         module,
         base,
-        arms.chosen(values, ARMS),
+        rows,
         values.seeds,
         datasets,
         measure,

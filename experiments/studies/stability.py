@@ -109,7 +109,7 @@ def train_side_by_side(
         return jax.tree.map(lambda *leaves: np.stack(leaves)[which], *rows)
 
     def split(tree, axis=0):
-        """[runs, ...] -> [devices, runs of a device, ...]"""
+        """[..., runs, ...] -> [..., devices, runs of a device, ...], runs along `axis`."""
 
         def leaf(x):
             return x.reshape(*x.shape[:axis], len(devices), -1, *x.shape[axis + 1 :])
@@ -131,7 +131,7 @@ def train_side_by_side(
             state, metrics = step(state, batch)
         return state, {name: metrics[name] for name in ('healthy', 's_positives', 's_gap')}
 
-    @partial(jax.pmap, axis_name='runs', in_axes=(0, 0, 0, 1), out_axes=(0, 1))
+    @partial(jax.pmap, devices=devices, in_axes=(0, 0, 0, 1), out_axes=(0, 1))
     def advance(state, rates, sizes, batches):
         one_by_one = devices[0].platform == 'cpu'
         each = partial(jax.lax.map, one_step) if one_by_one else jax.vmap(one_step)
