@@ -198,7 +198,7 @@ def test_the_commands_of_a_document_run_in_its_order(path, folder, monkeypatch, 
     assert commands
     for name, *arguments in commands:
         if name == 'experiments.list':
-            assert 'experiments.digits_st_jem' in succeed(name, *arguments).stdout
+            assert '  digits_st_jem  ' in succeed(name, *arguments).stdout
         elif '--help' in arguments:
             assert '--config.steps' in command(name, *arguments).stdout
         else:
