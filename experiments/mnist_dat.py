@@ -6,7 +6,9 @@
 
 The classifier is trained on attacks of L2 radius 1.5 (pixels in [0, 1]).
 
-Expected: not measured yet.
+Expected, after 600 of the 1,500 steps (six minutes on 2 busy cores; a whole run has not been
+measured): accuracy 97.7 %, under attacks of L2 radius 1 and 2 93.5 and 67 % of 200 test images,
+89 % of samples recognised.
 """
 
 from experiments.common import launch
