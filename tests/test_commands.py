@@ -92,13 +92,14 @@ SHORT_FLAGS = {
 
 def shortened(config):
     """Settings of a run that takes seconds."""
-    for name, value in settings.flatten(config).items():
+    flat = settings.flatten(config)
+    for name, value in flat.items():
         if name.endswith('num_steps') and not name.startswith('guard'):
             value = 1
         elif name in SHORT and value:
             value = SHORT[name]
         elif name == 'network.width':
-            value = 1 if 'network.depth' in settings.flatten(config) else 4
+            value = 1 if 'network.depth' in flat else 4
         elif name == 'network.widths':
             value = tuple(4 for _ in value)
         else:

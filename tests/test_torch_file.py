@@ -5,6 +5,8 @@ import io
 import os
 import pathlib
 import pickle
+import sys
+import types
 import zipfile
 
 import numpy as np
@@ -104,9 +106,6 @@ rebuild.__module__, rebuild.__qualname__ = 'torch._utils', '_rebuild_tensor_v2'
 @pytest.fixture
 def as_torch(monkeypatch):
     """Modules in which pickle finds the two names."""
-    import sys
-    import types
-
     torch, utils = types.ModuleType('torch'), types.ModuleType('torch._utils')
     torch.FloatStorage, utils._rebuild_tensor_v2, torch._utils = FloatStorage, rebuild, utils
     monkeypatch.setitem(sys.modules, 'torch', torch)

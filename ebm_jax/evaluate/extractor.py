@@ -150,7 +150,7 @@ def _read(file):
         ) from error
 
 
-def _weights(file):
+def _weights(file: str | pathlib.Path) -> dict[str, np.ndarray]:
     """Arrays by name, in one of the formats that such weights come in."""
     ending = pathlib.Path(file).suffix
     if ending in ('.pth', '.pt'):

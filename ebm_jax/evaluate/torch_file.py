@@ -55,11 +55,11 @@ class _Tensor:
     strides: tuple[int, ...]
 
 
-def _tensor(storage, offset, shape, strides, *_):
+def _tensor(storage, offset, shape, strides, *_) -> _Tensor:
     return _Tensor(storage, int(offset), tuple(map(int, shape)), tuple(map(int, strides)))
 
 
-def _parameter(data, *_):
+def _parameter(data, *_) -> _Tensor:
     return data
 
 
@@ -72,7 +72,11 @@ ALLOWED = {
 
 
 class _Unpickler(pickle.Unpickler):
-    """Knows ALLOWED, and storages by their key."""
+    """Knows ALLOWED, and storages by their key, which it keeps."""
+
+    def __init__(self, file: BinaryIO):
+        super().__init__(file)
+        self.storages: dict[str, _Storage] = {}
 
     def find_class(self, module, name):
         if (module, name) not in ALLOWED:
@@ -83,7 +87,8 @@ class _Unpickler(pickle.Unpickler):
         kind, dtype, key, _, size, *view = pid
         if kind != 'storage' or not isinstance(dtype, np.dtype) or any(view):
             raise InputError(f'it holds a {kind} of another kind than whole arrays')
-        return _Storage(str(key), dtype, int(size))
+        storage = self.storages[str(key)] = _Storage(str(key), dtype, int(size))
+        return storage
 
 
 def read(path: str | pathlib.Path) -> dict[str, np.ndarray]:
@@ -138,16 +143,14 @@ def _legacy(file: BinaryIO) -> tuple[Any, dict[str, bytes]]:
     next_pickle()  # version of the protocol
     if not next_pickle().get('little_endian', True):
         raise InputError('its numbers are big-endian')
-    found = next_pickle()
-    storages = {
-        value.storage.key: value.storage for value in _tensors(found) if isinstance(value, _Tensor)
-    }
-    numbers = {}
+    unpickler = _Unpickler(file)
+    found, numbers = unpickler.load(), {}
     for key in next_pickle():
         (count,) = struct.unpack('<q', file.read(8))
-        if count != storages[key].size:
+        storage = unpickler.storages[key]
+        if count != storage.size:
             raise InputError('an array has another size than is said')
-        numbers[key] = _rest(file, count * storages[key].dtype.itemsize)
+        numbers[key] = _rest(file, count * storage.dtype.itemsize)
     return found, numbers
 
 
@@ -158,14 +161,6 @@ def _rest(file: BinaryIO, size: int) -> bytes:
         raise EOFError('it ends too early')
     file.seek(here)
     return file.read(size)
-
-
-def _tensors(found: Any) -> list[Any]:
-    """Values of a dictionary, and of the dictionaries in it."""
-    if not isinstance(found, Mapping):
-        return []
-    inner = [value for part in found.values() for value in _tensors(part)]
-    return [*found.values(), *inner]
 
 
 def _array(tensor: _Tensor, numbers: Mapping[str, bytes]) -> np.ndarray:
