@@ -102,6 +102,7 @@ def compare(method, params, samples, honest, batch=BATCH, only=None):
     chex.assert_trees_all_close(found, losses(honest, batch), rtol=2e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_loss_of_icd_is_that_of_the_valid_chains():
     method = make_icd(kernel=faulty(NOISE_FIRST, jnp.nan), kl_steps=2, num_steps=3, kl_chains=16)
     # past samples for the entropy

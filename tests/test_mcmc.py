@@ -99,6 +99,7 @@ def test_adjusted_kernels_are_unbiased(kernel):
     np.testing.assert_allclose(np.cov(x.T), COVARIANCE, atol=0.06)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     'kernel', [mala(0.1, temperature=0.5), hmc(0.3, 4, temperature=0.5)], ids=['mala', 'hmc']
 )

@@ -56,6 +56,7 @@ def test_one_example_is_a_batch_of_one(module, shape):
     assert np.std(whole, 0).min() > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     'make',
     [
@@ -322,6 +323,7 @@ def test_the_networks_of_dual_mcmc_have_the_releases_sizes(module, x, millions):
     assert round(num_parameters(shapes) / 1e6, 1) == millions
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('shape, widths', [((8, 8, 1), (8, 4)), ((64, 64, 3), (4, 4, 4, 4, 4))])
 def test_generators_make_images_of_their_size_in_range(shape, widths):
     network = per_example(Generator(shape, widths, num_classes=3))
