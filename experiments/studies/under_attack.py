@@ -3,7 +3,8 @@ dual adversarial training, on the same network, data and steps.
 
     python -m experiments.studies.under_attack --workdir=runs/robust
     python -m experiments.studies.under_attack --workdir=runs/robust_mnist \\
-        --data=npz:data/mnist.npz --steps=1000 --radii=.5,1,2
+        --data=npz:data/mnist.npz --steps=1000 --radii=.5,1,2 \\
+        --arms='plain classifier' --arms=JEM --arms=ST-JEM
 
 APGD-CE and then APGD-DLR on what is left, in L2; radii are for pixels in [0, 1]. A classifier that
 refines its input is attacked by what fools it without refinement, then through the chain, which is
@@ -18,7 +19,7 @@ from absl import flags
 
 from ebm_jax.evaluate import calibration, predict
 from ebm_jax.train import TrainState
-from experiments import digits_dat, digits_st_jem, mnist_st_jem
+from experiments import digits_dat, digits_st_jem, mnist_dat, mnist_st_jem
 from experiments.common import launch, settings, sources
 from experiments.common.cores import use_all_cores
 from experiments.common.experiment import Experiment
@@ -48,6 +49,7 @@ def define(values: Any) -> None:
     flags.DEFINE_integer('attacked', 360, 'Test examples to attack.', 1, flag_values=values)
     flags.DEFINE_integer('attack_steps', 50, 'Steps of each attack.', 1, flag_values=values)
     flags.DEFINE_integer('refine', 10, 'Steps of the refinement.', 1, flag_values=values)
+    arms.define_rows(values)
     flags.mark_flag_as_required('workdir', values)
 
 
@@ -80,8 +82,9 @@ def run(values: Any) -> None:
     whole = sources.datasets_of(values.data)
     found: dict[str, list[dict[str, float]]] = {}
     large = whole.train.x.shape[1] > 16
-    jem = mnist_st_jem if large else digits_st_jem
-    modules = {'plain': jem, 'jem': jem, 'dat': digits_dat}
+    jem, dat = (mnist_st_jem, mnist_dat) if large else (digits_st_jem, digits_dat)
+    modules = {'plain': jem, 'jem': jem, 'dat': dat}
+    rows_chosen = arms.chosen(values, PLAIN_ARMS | JEM_ARMS | DAT_ARMS)
     bases = {name: module.get_config() for name, module in modules.items()}
     for base in bases.values():
         settings.update(base, {'steps': values.steps, 'data.source': values.data})
@@ -90,12 +93,12 @@ def run(values: Any) -> None:
             base.optimizer.warmup = min(200, values.steps // 4)
     bases['dat'].adversary.radius = radii[-2] if len(radii) > 1 else radii[0]
     use_all_cores(*bases.values())
-    for name, chosen in (('plain', PLAIN_ARMS), ('jem', JEM_ARMS), ('dat', DAT_ARMS)):
+    for name, part in (('plain', PLAIN_ARMS), ('jem', JEM_ARMS), ('dat', DAT_ARMS)):
         found |= arms.results(
             workdir / name,
             modules[name],
             bases[name],
-            chosen,
+            {arm: changes for arm, changes in part.items() if arm in rows_chosen},
             values.seeds,
             lambda seed: whole,
             partial(measure, radii=radii, values=values, refine=values.refine * (name == 'jem')),
