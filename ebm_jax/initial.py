@@ -1,10 +1,15 @@
 """Initial distributions of chains: `InitialSampler`s, functions (key, label) -> x of one chain, in
 float32 also under jax_enable_x64."""
 
+import base64
+import io
+import zipfile
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ebm_jax.types import UNCONDITIONAL, ArrayLike, InitialSampler
 
@@ -35,20 +40,88 @@ def bernoulli(
     return sample
 
 
-def class_gaussian(means: ArrayLike, factors: ArrayLike) -> InitialSampler:
-    """x ~ N(mean_c, F_c F_c^T) for the wanted class c; for UNCONDITIONAL c is uniform.
+class ClassGaussians(NamedTuple):
+    """N(mean_c, F_c^T F_c + noise_c^2 I) of each class c, on a grid that may be coarser than an
+    example's."""
 
-    Args: means: [C, ...]. factors: [C, D, R] with D the size of one example.
-    Source: our reading of the informative initialisation of later JEM work; named so wherever
+    means: np.ndarray  # [C, ...]
+    factors: np.ndarray  # [C, R, ...]: the rows of F_c
+    noise: np.ndarray  # [C]
+
+    def to_text(self) -> str:
+        """As plain text, for `class_gaussian`."""
+        file = io.BytesIO()
+        np.savez(file, **self._asdict())
+        return base64.b64encode(file.getvalue()).decode()
+
+    @staticmethod
+    def from_text(text: str) -> 'ClassGaussians':
+        """The inverse of `to_text`. Raises: ValueError for other text."""
+        try:
+            with np.load(io.BytesIO(base64.b64decode(text, validate=True))) as found:
+                return ClassGaussians(**found)
+        except (ValueError, TypeError, OSError, EOFError, zipfile.BadZipFile) as error:
+            raise ValueError(f'this is not the text of ClassGaussians: {error}') from error
+
+
+def fit_class_gaussians(
+    x: ArrayLike, y: ArrayLike, num_classes: int, *, side: int = 8, rank: int = 8
+) -> ClassGaussians:
+    """Probabilistic principal component analysis of each class, by maximum likelihood.
+
+    F_c^T = U (L - noise_c^2 I)^(1/2) with the first `rank` eigenvalues L and eigenvectors U of the
+    covariance of class c, and noise_c^2 the mean of its other eigenvalues.
+
+    Args:
+      x: images [N, H, W, channels], reduced to side x side before. y: labels [N] in [0, C).
+      rank: R, at least 1, and less than the values of a reduced image.
+    Raises: ValueError for a class of fewer than two images, or a rank out of range.
+    Source: Tipping & Bishop 1999; as initial distribution: our reading of the informative
+      initialisation of later work on JEM.
+    """
+    x, y = np.asarray(x, np.float32), np.asarray(y)
+    side = min(side, *x.shape[1:3])
+    reduced = np.asarray(
+        jax.image.resize(x, (len(x), side, side, x.shape[3]), 'linear'), np.float64
+    )
+    flat = reduced.reshape(len(x), -1)
+    if not 1 <= rank < flat.shape[1]:
+        raise ValueError(f'rank must lie in [1, {flat.shape[1] - 1}], got {rank}')
+    means, factors, noise = [], [], []
+    for label in range(num_classes):
+        images = flat[y == label]
+        if len(images) < 2:
+            raise ValueError(f'class {label} has {len(images)} images: it needs 2 for a covariance')
+        values, vectors = np.linalg.eigh(np.cov(images.T, bias=True))
+        variance = max(values[:-rank].mean(), 0.0)
+        scales = np.sqrt(np.maximum(values[-rank:] - variance, 0.0))
+        means.append(images.mean(0).reshape(reduced.shape[1:]))
+        factors.append((scales * vectors[:, -rank:]).T.reshape(rank, *reduced.shape[1:]))
+        noise.append(np.sqrt(variance))
+    return ClassGaussians(*(np.asarray(found, np.float32) for found in (means, factors, noise)))
+
+
+def class_gaussian(
+    shape: Sequence[int], gaussians: ClassGaussians | str, low: float = -1.0, high: float = 1.0
+) -> InitialSampler:
+    """x ~ the Gaussian of the wanted class, interpolated linearly to `shape` and clipped to
+    [low, high]; for UNCONDITIONAL the class is uniform.
+
+    Args: gaussians: as `fit_class_gaussians` makes them, or their text.
+    Source: our reading of the informative initialisation of later work on JEM; named so wherever
       metrics depend on it.
     """
-    means, factors = jnp.asarray(means, jnp.float32), jnp.asarray(factors, jnp.float32)
+    if isinstance(gaussians, str):
+        gaussians = ClassGaussians.from_text(gaussians)
+    means, factors, noise = (jnp.asarray(part, jnp.float32) for part in gaussians)
 
     def sample(key, label):
-        label_key, key = jax.random.split(key)
+        label_key, factor_key, noise_key = jax.random.split(key, 3)
         random_label = jax.random.randint(label_key, (), 0, len(means))
         label = jnp.where(label == UNCONDITIONAL, random_label, label)
-        noise = factors[label] @ jax.random.normal(key, factors.shape[-1:], factors.dtype)
-        return means[label] + noise.reshape(means.shape[1:])
+        weights = jax.random.normal(factor_key, factors.shape[1:2])
+        x = means[label] + jnp.tensordot(weights, factors[label], 1)
+        x += noise[label] * jax.random.normal(noise_key, x.shape)
+        return jnp.clip(jax.image.resize(x, tuple(shape), 'linear'), low, high)
 
     return sample

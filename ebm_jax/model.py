@@ -52,6 +52,7 @@ INITIAL: dict[str, Callable[..., InitialSampler]] = {
     'uniform': initial.uniform,
     'normal': initial.normal,
     'bernoulli': initial.bernoulli,
+    'class_gaussian': initial.class_gaussian,
 }
 TRANSITIONS: dict[str, Callable[..., Transition]] = {
     'affine': augment.random_affine,

@@ -1,8 +1,10 @@
-"""Checks of shapes and kinds where users enter the library: a sentence, not a silent broadcast.
+"""Checks of shapes, kinds and weights where users enter the library: a sentence, not a silent
+broadcast.
 
-They look at shapes only, by chex, so they cost nothing in a compiled function.
+Those of arrays look at shapes only, by chex, so they cost nothing in a compiled function.
 """
 
+import math
 from collections.abc import Sequence
 from types import EllipsisType
 from typing import Any
@@ -64,3 +66,11 @@ def check_network(name: str, network: Any) -> None:
 def check_kernel(name: str, kernel: Any) -> None:
     """Refuse what is no Kernel. Raises: TypeError."""
     check_kind(name, kernel, Kernel, 'mcmc.langevin(...)')
+
+
+def check_weights(**weights: float) -> None:
+    """Refuse a weight of a loss term that is below 0 or not finite. Raises: ValueError that names
+    it."""
+    for name, weight in weights.items():
+        if not 0 <= weight < math.inf:
+            raise ValueError(f'{name} must be finite and at least 0, got {weight}')

@@ -369,3 +369,74 @@ def test_labels_of_chains_are_those_that_are_known():
     assert set(np.asarray(negatives.batch_labels(keys, 200, jnp.arange(16))).reshape(-1)) == set(
         range(16)
     )
+
+
+# --- the KL term of improved contrastive divergence ---
+
+
+def quadratic(thetas):
+    """Logits -theta_c |x|^2 / 2 of each class."""
+    return Network(
+        lambda key, x: jnp.asarray(thetas), lambda p, x: -0.5 * p * jnp.sum(jnp.square(x))
+    )
+
+
+@pytest.mark.parametrize('conditional', [0.0, 1.0])
+def test_kl_gradient_is_minus_eta_times_the_product_of_gradients(conditional):
+    """-eta grad E(x_K) . d_theta grad E(x_{K-1}), by class: grad E = theta x on p(x|y); on p(x) the
+    classes' energies differ by nothing at equal thetas, and each has its share p(y|x) of it."""
+    method = make_jem(
+        quadratic([0.8] * CLASSES),
+        adapt.fixed(mcmc.langevin(0.1, noise_scale=0.0)),
+        conditional=conditional,
+        kl_weight=2.0,
+        kl_entropy_weight=0.0,
+    )
+    params, _, samples, _ = prepared(method)
+    before = samples.tail.state.position
+    product = np.sum(np.asarray(before * (before - 0.1 * 0.8 * before)), (1, 2, 3))
+    if conditional:
+        shares = np.asarray(samples.tail.label)[:, None] == np.arange(CLASSES)
+        assert len(set(np.asarray(samples.tail.label))) > 1
+    else:
+        shares = np.full((len(product), CLASSES), 1 / CLASSES)
+    # p(y|x) of the energy's own gradient changes with theta, too, where the classes share p(x):
+    # its sum over classes is 0, and at equal energies it adds nothing
+    expected = -2.0 * 0.1 * 0.8 * (product[:, None] * shares).mean(0)
+    gradient = jax.grad(lambda p: method.loss(p, jax.random.key(0), BATCH, samples)[0]['kl'])
+    np.testing.assert_allclose(gradient(params), expected, rtol=1e-4)
+
+
+def test_the_kl_term_is_an_addend():
+    """Chains and the other loss terms are those without it, and the entropy counts when the buffer
+    holds enough past samples."""
+    plain, added = make_jem(), make_jem(kl_weight=1.0, kl_entropy_weight=0.0)
+    params, _, samples, _ = prepared(plain)
+    terms, _ = plain.loss(params, jax.random.key(0), BATCH, samples)
+    samples = prepared(added)[2]
+    more, metrics = added.loss(params, jax.random.key(0), BATCH, samples)
+    assert set(more) == {*terms, 'kl'}
+    ends = jax.vmap(lambda x, y: obj.energy_of(NETWORK.apply(params, x), y))(
+        samples.x, samples.negatives.label
+    )
+    np.testing.assert_allclose(metrics['kl_energy'], ends.mean(), rtol=1e-4)
+    alone, _ = plain.loss(params, jax.random.key(0), BATCH, samples.negatives)
+    chex.assert_trees_all_close({name: more[name] for name in terms}, alone, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    'options, said',
+    [
+        ({'sampler': adapt.adaptive()}, 'adapt.fixed'),
+        ({'extra_step_every': 5}, 'extra_step_every=0'),
+        ({'kl_weight': -1.0}, 'kl_weight must be finite'),
+    ],
+)
+def test_a_kl_term_that_cannot_be_is_refused(options, said):
+    with pytest.raises(ValueError, match=said):
+        make_jem(**{'kl_weight': 1.0, **options})
+
+
+def test_a_buffer_too_small_for_the_entropy_of_the_kl_term_is_refused():
+    with pytest.raises(ValueError, match='population_after=1000'):
+        prepared(make_jem(kl_weight=1.0))

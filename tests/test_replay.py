@@ -182,20 +182,61 @@ def test_fresh_chains_have_no_memory():
 
 
 def test_gaussian_initial_sampler_has_the_moments_of_its_class():
-    means = np.array([[0.0, 1.0], [5.0, -5.0]], np.float32)
-    factors = np.array([[[1.0, 0.0], [0.5, 0.5]], [[0.1, 0.0], [0.0, 2.0]]], np.float32)
-    start = initial.class_gaussian(means, factors)
-    x = np.asarray(
-        jax.vmap(lambda key: start(key, jnp.int32(1)))(jax.random.split(jax.random.key(0), 20_000))
-    )
-    np.testing.assert_allclose(x.mean(0), means[1], atol=0.06)
-    np.testing.assert_allclose(np.cov(x.T), factors[1] @ factors[1].T, atol=0.12)
-    either = np.asarray(
-        jax.vmap(lambda key: start(key, jnp.int32(UNCONDITIONAL)))(
-            jax.random.split(jax.random.key(0), 20_000)
+    rng = np.random.default_rng(0)
+    means = rng.uniform(-0.2, 0.2, (2, 2, 2, 1))
+    factors, noise = rng.normal(0, 0.1, (2, 3, 2, 2, 1)), np.array([0.05, 0.02])
+    gaussians = initial.ClassGaussians(means, factors, noise)
+    start = initial.class_gaussian((2, 2, 1), gaussians.to_text())
+    keys = jax.random.split(jax.random.key(0), 20_000)
+    x = np.asarray(jax.vmap(lambda key: start(key, jnp.int32(1)))(keys)).reshape(-1, 4)
+    np.testing.assert_allclose(x.mean(0), means[1].ravel(), atol=0.005)
+    rows = factors[1].reshape(3, 4)
+    np.testing.assert_allclose(np.cov(x.T), rows.T @ rows + 0.02**2 * np.eye(4), atol=0.002)
+    either = jax.vmap(lambda key: start(key, jnp.int32(UNCONDITIONAL)))(keys)
+    np.testing.assert_allclose(either.mean(0), means.mean(0), atol=0.01)
+
+
+def test_fitted_gaussians_are_those_of_scikit_learn():
+    """Class by class: scikit-learn's PCA has the same model (its get_covariance); sizes are kept,
+    a larger grid is reached by linear interpolation, and the text loses nothing."""
+    decomposition = pytest.importorskip('sklearn.decomposition')
+    rng = np.random.default_rng(1)
+    y = np.arange(400) % 2
+    mixing = rng.normal(size=(2, 16, 16)) * np.linspace(0.02, 0.3, 16)
+    x = np.einsum('nd,nde->ne', rng.normal(size=(400, 16)), mixing[y]).reshape(400, 4, 4, 1)
+    found = initial.fit_class_gaussians(x, y, 2, side=4, rank=5)
+    for label in range(2):
+        own = x[y == label].reshape(-1, 16)
+        oracle = decomposition.PCA(5).fit(own)
+        rows = found.factors[label].reshape(5, 16)
+        covariance = rows.T @ rows + found.noise[label] ** 2 * np.eye(16)
+        # scikit-learn divides by n - 1
+        np.testing.assert_allclose(
+            covariance, oracle.get_covariance() * (len(own) - 1) / len(own), atol=1e-5
         )
-    )
-    np.testing.assert_allclose(either.mean(0), means.mean(0), atol=0.12)
+        np.testing.assert_allclose(found.means[label].ravel(), oracle.mean_, atol=1e-6)
+    for same, part in zip(initial.ClassGaussians.from_text(found.to_text()), found, strict=True):
+        np.testing.assert_array_equal(same, part)
+    still = found._replace(factors=0 * found.factors, noise=0 * found.noise)
+    larger = initial.class_gaussian((8, 8, 1), still)(jax.random.key(0), jnp.int32(1))
+    expected = jax.image.resize(found.means[1], (8, 8, 1), 'linear')
+    np.testing.assert_allclose(larger, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    'make, said',
+    [
+        (
+            lambda: initial.fit_class_gaussians(np.zeros((3, 4, 4, 1)), [0, 0, 1], 2),
+            'class 1 has 1',
+        ),
+        (lambda: initial.fit_class_gaussians(np.zeros((3, 2, 2, 1)), [0, 0, 0], 1, rank=4), 'rank'),
+        (lambda: initial.class_gaussian((2, 2, 1), 'bm8='), 'not the text of ClassGaussians'),
+    ],
+)
+def test_gaussians_that_cannot_be_fitted_or_read_are_refused(make, said):
+    with pytest.raises(ValueError, match=said):
+        make()
 
 
 @pytest.mark.parametrize(

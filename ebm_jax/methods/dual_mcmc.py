@@ -29,7 +29,7 @@ from jax.lax import stop_gradient
 from ebm_jax import devices, validity
 from ebm_jax import objectives as obj
 from ebm_jax.mcmc import run_chain
-from ebm_jax.shapes import check_kernel, check_network
+from ebm_jax.shapes import check_kernel, check_network, check_weights
 from ebm_jax.types import (
     UNCONDITIONAL,
     Array,
@@ -479,9 +479,7 @@ def _check(settings, latent_dim, num_negatives):
     if not 0 < settings.sigma < math.inf:
         raise ValueError(f'sigma must be finite and above 0, got {settings.sigma}')
     weights = {name: getattr(settings, name) for name in LOSS_TERMS}
-    for name, weight in weights.items():
-        if not 0 <= weight < math.inf:
-            raise ValueError(f'the weight {name} must be finite and at least 0, got {weight}')
+    check_weights(**weights)
     if not any(weights.values()):
         raise ValueError('all weights are 0: there is nothing to learn')
     if not settings.from_generator and (settings.generator_chain or settings.inference_chain):

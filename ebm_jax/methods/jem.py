@@ -21,7 +21,9 @@ from flax import struct
 from ebm_jax import devices, negatives
 from ebm_jax import objectives as obj
 from ebm_jax.adapt import Sampler
+from ebm_jax.kl import KlTerm, Samples
 from ebm_jax.mcmc import run_chains
+from ebm_jax.negatives import Negatives
 from ebm_jax.replay import ShardedBuffer, sharded
 from ebm_jax.shapes import check_kind, check_network
 from ebm_jax.types import (
@@ -63,6 +65,8 @@ def jem(
     shards: int = 8,
     extra_step_every: int = 0,
     separate: bool = False,
+    kl_weight: float = 0.0,
+    kl_entropy_weight: float = 0.3,
 ) -> Method:
     """JEM, or ST-JEM with `weights=objectives.balanced`.
 
@@ -89,15 +93,21 @@ def jem(
         the contrasts of log p(x) and log p(x|y) take these: images of another number or, as
         SADA-JEM has it (Yang et al. 2023, arXiv 2209.07959), without augmentation. The classifier
         alone takes 'x' and 'y'. With the same examples in both it is the plain method.
+      kl_weight: of the KL term of improved contrastive divergence (`ebm_jax.kl`), through the last
+        step of all M chains; 0 leaves it out. It adds the energies that the chains descend, of
+        p(x) or p(x|y) (our reading: the paper has it for energies alone).
+      kl_entropy_weight: of the entropy within the KL term; it counts once the buffers hold more
+        than 1,000 past samples.
     Examples may lack a label (UNCONDITIONAL in 'y' or 'positives_y'): cross-entropy and the mutual
     information of the batch are then over those that have one, log p(x) over all, and labels of
     chains are drawn from those that are known. alpha is then multiplied by the share r of those
     with a label: (1 - r) L_x(without) + r [(1 - alpha) L_x + alpha L_xy](with), else it has no
     lower bound: our reading of semi-supervised learning with EBMs (Zhao et al. 2020).
     Returns: Method. Its loss terms: 'classifier', 'positives', 'negatives' (and
-      'entropy_information').
+      'entropy_information', 'kl').
     Raises: TypeError for a part of another kind;
-      ValueError when a number is out of range or M does not divide.
+      ValueError when a number is out of range or M does not divide, or for a KL term with a
+      sampler that tunes itself or chains that grow.
     """
     check_network('network', network)
     check_kind('sampler', sampler, Sampler, 'adapt.fixed(kernel)')
@@ -114,10 +124,28 @@ def jem(
             f'num_steps must be >= 1 and extra_step_every >= 0, got {num_steps} and '
             f'{extra_step_every}'
         )
+    kl = None
+    if kl_weight:
+        if sampler.tunes or extra_step_every:
+            raise ValueError(
+                'the KL term runs the last step of the chains again: it needs adapt.fixed(kernel) '
+                'and extra_step_every=0'
+            )
+        kl = KlTerm(
+            energies=lambda params, x, label: obj.energy_of(network.apply(params, x), label)[None],
+            kernel=sampler.kernel(sampler.init()),
+            num_steps=num_steps,
+            weight=kl_weight,
+            kl_chains=num_negatives,
+            num_negatives=num_negatives,
+            entropy_weight=kl_entropy_weight,
+            shards=shards,
+        )
     parts = _Jem(
         network=network,
         sampler=sampler,
         buffer=sharded(buffer),
+        kl=kl,
         weights=weights,
         num_negatives=num_negatives,
         num_steps=num_steps,
@@ -140,6 +168,7 @@ class _Jem:
     network: Network
     sampler: Sampler
     buffer: ShardedBuffer
+    kl: KlTerm | None
     weights: WeightRule
     num_negatives: int
     num_steps: int
@@ -193,6 +222,8 @@ class _Jem:
 
         buffer = self.buffer.init(buffer_key, self.shards)
         negatives.check_positions(buffer, batch)
+        if self.kl:
+            self.kl.check_buffer(buffer)
         return params, Chains(
             buffer=buffer,
             sampler=jax.tree.map(in_every_shard, self.sampler.init()),
@@ -217,15 +248,19 @@ class _Jem:
         return jnp.where(chain < quota, labels, UNCONDITIONAL)
 
     def sample(self, key, params, chains, batch):
-        keys = negatives.shard_keys(key, len(chains.calls), 'labels', 'draw', 'chains', 'write')
+        names = 'labels', 'draw', 'chains', 'write', *(['past', 'past_move'] if self.kl else [])
+        keys = negatives.shard_keys(key, len(chains.calls), *names)
+        run_keys = negatives.chain_keys(keys['chains'], self.per_shard)
         settings = jax.tree.map(lambda leaf: leaf[0], chains.sampler)
         stop = None
         if self.extra_step_every:
             stop = self.num_steps + chains.calls[0] // self.extra_step_every
 
         def run(draw):
+            if self.kl:
+                return self.kl.run_chains(params, run_keys, draw.position, draw.label)
             x, _ = run_chains(
-                negatives.chain_keys(keys['chains'], self.per_shard),
+                run_keys,
                 self.sampler.kernel(settings),
                 lambda x, label: obj.energy_of(self.network.apply(params, x), label),
                 draw.position,
@@ -235,7 +270,7 @@ class _Jem:
             )
             return negatives.Run(draw.position, x)
 
-        samples, buffer, _ = negatives.advance(
+        found, buffer, before = negatives.advance(
             keys['draw'],
             keys['write'],
             self.buffer,
@@ -244,21 +279,28 @@ class _Jem:
             run,
         )
         if self.sampler.tunes:
-            energies = jax.vmap(obj.marginal_energy)(self.logits(params, samples.x))
-            score = devices.mean(-masked_mean(energies, samples.valid))
+            energies = jax.vmap(obj.marginal_energy)(self.logits(params, found.x))
+            score = devices.mean(-masked_mean(energies, found.valid))
             settings = self.sampler.update(settings, score)
         tuned = jax.tree.map(
             lambda leaf, old: jnp.broadcast_to(leaf, old.shape), settings, chains.sampler
         )
+        samples: Negatives | Samples = found
+        if self.kl:
+            past_keys = keys['past'], keys['past_move']
+            samples = self.kl.samples(
+                run_keys, past_keys, before, found, self.buffer, chains.buffer
+            )
         return samples, Chains(buffer=buffer, sampler=tuned, calls=chains.calls + 1)
 
     def loss(self, params, key, batch, samples):
         del key
-        positives, valid = self.positives(batch), samples.valid
+        found = samples.negatives if self.kl else samples
+        positives, valid = self.positives(batch), found.valid
         n, labels = len(positives), self.positives_y(batch)
-        images = [positives, samples.x, *([batch['x']] if self.separate else [])]
+        images = [positives, found.x, *([batch['x']] if self.separate else [])]
         logits = self.logits(params, jnp.concatenate(images))
-        pos, neg, classified = jnp.split(logits, [n, n + len(samples.x)])
+        pos, neg, classified = jnp.split(logits, [n, n + len(found.x)])
         if not self.separate:
             classified = pos
         e_pos, e_neg = jax.vmap(obj.marginal_energy)(pos), jax.vmap(obj.marginal_energy)(neg)
@@ -270,7 +312,7 @@ class _Jem:
         metrics = {
             'accuracy': obj.labelled_mean(correct.astype(jnp.float32), batch['y']),
             **obj.scores(e_pos, e_neg, valid),
-            **negatives.metrics(samples),
+            **negatives.metrics(found),
             'effective_sample_size': obj.effective_sample_size(w),
             'batch_information': obj.batch_information(pos, labels, counted),
         }
@@ -293,6 +335,10 @@ class _Jem:
         if self.entropy_weight:
             information = obj.entropy_information(pos)
             terms['entropy_information'] = -self.entropy_weight * information
+        if self.kl:
+            value, kl_metrics = self.kl.value(params, samples)
+            terms['kl'] = self.kl.weight * value
+            metrics |= kl_metrics
         return terms, metrics
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from ebm_jax import adapt, data, model, objectives, replay
 from ebm_jax.errors import InputError
 from ebm_jax.evaluate import calibration, post_hoc, predict
+from ebm_jax.initial import fit_class_gaussians
 from ebm_jax.methods.jem import jem
 from ebm_jax.model import INITIAL
 from ebm_jax.spec import Part, Sampling, classifier_spec
@@ -60,6 +61,26 @@ class JemData(ImageData):
 
 
 @dataclass
+class JemBuffer(Buffer):
+    """The replay buffer, and where its chains begin."""
+
+    initial: str = setting(
+        'uniform',
+        'initial distribution: uniform noise, or a Gaussian of each class, fitted to the training '
+        'images at 8x8 pixels',
+        choices=('uniform', 'class_gaussian'),
+    )
+
+    def part(self, train: data.Examples) -> Part:
+        """The initial distribution of chains for images."""
+        if self.initial == 'uniform':
+            return Part('uniform')
+        some = data.subsample(train, 10_000)
+        fitted = fit_class_gaussians(some.x / np.float32(127.5) - 1, some.y, train.num_classes)
+        return Part(self.initial, {'gaussians': fitted.to_text()})
+
+
+@dataclass
 class JemChain(Chain):
     """The chains of training, one round of K steps each training step."""
 
@@ -85,6 +106,8 @@ class JemLoss:
     p_x_weight: float = setting(1.0, 'weight of the generative part', low=0)
     alpha: float = setting(0.0, 'weight of the mutual information of the batch', low=0, high=1)
     entropy_weight: float = setting(0.0, 'weight of the entropy form of mutual information', low=0)
+    kl_weight: float = setting(0.0, "weight of ICD's KL term, at the last step of a chain", low=0)
+    kl_entropy_weight: float = setting(0.3, 'weight of the entropy within the KL term', low=0)
 
 
 @dataclass
@@ -93,7 +116,7 @@ class JemSettings(PersistentRunSettings):
 
     data: Any = group(JemData)
     optimizer: Optimizer = group(Optimizer)
-    buffer: Buffer = group(Buffer)
+    buffer: Any = group(JemBuffer)
     sampler: JemChain = group(JemChain)
     fresh: Chain = group(Chain, num_steps=200)
     loss: JemLoss = group(JemLoss)
@@ -126,21 +149,22 @@ def image_jem(
       kernel: of the chains of training; default: that of config.sampler.
     """
     datasets = datasets or sources.datasets_of(config.data.source)
-    c = config.data
+    c, train = config.data, datasets.train
     if c.labels_per_class and not config.loss.positives:
         raise InputError(
             '--config.data.labels_per_class needs --config.loss.positives, the examples of p(x) of '
             'a step, which are drawn from all images'
         )
+    labelled = labelled_rows(config, datasets)
     return jem_experiment(
         config,
         datasets,
-        network or config.network.build(datasets.train.num_classes, datasets.train.x.shape[1:]),
-        initial=Part('uniform'),
+        network or config.network.build(train.num_classes, train.x.shape[1:]),
+        initial=config.buffer.part(train if labelled is None else train.rows(labelled)),
         prepare=prepare_images(c.noise, c.crop, c.flip),
         prepare_test=prepare_images(c.noise),
         kernel=kernel,
-        labelled=labelled_rows(config, datasets),
+        labelled=labelled,
     )
 
 
@@ -193,6 +217,8 @@ def jem_experiment(
         alpha=loss.alpha,
         entropy_weight=loss.entropy_weight,
         separate=loss.positives > 0,
+        kl_weight=loss.kl_weight,
+        kl_entropy_weight=loss.kl_entropy_weight,
     )
     classified, seen = datasets.train, datasets.train
     if labelled is not None:

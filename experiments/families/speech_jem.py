@@ -16,7 +16,7 @@ from ebm_jax.errors import InputError
 from ebm_jax.spec import FEATURES, Part
 from ebm_jax.types import Kernel, Network
 from experiments.common.experiment import Experiment, SpeechRun
-from experiments.common.groups import Denoise
+from experiments.common.groups import Buffer, Denoise
 from experiments.common.settings import group, setting
 from experiments.common.sources import Datasets, tfds_parts
 from experiments.evaluations import speech_quality
@@ -62,6 +62,7 @@ class SpeechSettings(JemSettings):
     data: Any = group(SpeechData)
     features: Features = group(Features)
     denoise: Denoise = group(Denoise)
+    buffer: Any = group(Buffer)
     network: Any = group(Conv1DNetwork)
     ood: tuple[str, ...] = setting(
         ('inverted', 'noise'),

@@ -48,6 +48,19 @@ ARMS: dict[str, dict[str, Any]] = {
     'beta .1, K = 5': {'loss.beta': 0.1, 'sampler.num_steps': 5},
     'beta .1, restart .2': {'loss.beta': 0.1, 'buffer.restart': 0.2},
     'beta .1, 128 negatives': {'loss.beta': 0.1, 'loss.num_negatives': 128},
+    'informative initialisation': {'buffer.initial': 'class_gaussian'},
+    'informative initialisation, beta .2, K = 5': {
+        'buffer.initial': 'class_gaussian',
+        'loss.beta': 0.2,
+        'sampler.num_steps': 5,
+    },
+    'KL term .1': {'loss.kl_weight': 0.1},
+    'KL term 1': {'loss.kl_weight': 1.0},
+    'KL term 1, beta .2, K = 5': {
+        'loss.kl_weight': 1.0,
+        'loss.beta': 0.2,
+        'sampler.num_steps': 5,
+    },
     'beta .1, entropy': {'loss.beta': 0.1, 'loss.entropy_weight': 0.3},
 }
 SCORES = {'log_px': 'log p(x)', 'max_py': 'max p(y given x)'}
