@@ -17,8 +17,9 @@ Time: not yet run in full (docs/results.md). Expected, as published: FID 25.1; A
 
 On a laptop, add:
 
-    --config.network.width=8 --config.sampler.num_steps=10 --config.batch_size=32 \\
-        --config.loss.num_negatives=32 --config.loss.kl_chains=32 --config.steps=300
+    --config.network.width=8 --config.network.scales=1 --config.sampler.num_steps=10 \\
+        --config.batch_size=32 --config.loss.num_negatives=32 --config.loss.kl_chains=32 \\
+        --config.steps=300
 """
 
 from experiments.common import launch

@@ -1,6 +1,8 @@
 """Networks and kernels of one's own in every family, without touching the library."""
 
+import dataclasses
 import importlib
+import json
 from types import SimpleNamespace
 
 import jax
@@ -9,8 +11,9 @@ import numpy as np
 import pytest
 
 from benchmarks import made
-from ebm_jax import cost, fit, mcmc
+from ebm_jax import cost, fit, mcmc, model
 from ebm_jax.errors import InputError
+from ebm_jax.spec import ModelSpec
 from ebm_jax.train import init_state, make_local_step, state_shapes
 from ebm_jax.types import Kernel, Network
 from experiments.common import building, runs, settings
@@ -121,7 +124,10 @@ ACCELERATOR = [
 ]
 
 
-@pytest.mark.parametrize('name', ACCELERATOR)
+SMALL_CIFAR = [f'cifar10_small_{system}' for system in ('st_jem', 'jem', 'icd', 'dual_mcmc')]
+
+
+@pytest.mark.parametrize('name', [*ACCELERATOR, *SMALL_CIFAR])
 def test_experiments_for_accelerators_split_over_1_2_4_and_8_devices(name):
     config = importlib.import_module(f'experiments.{name}').get_config()
     for n in (1, 2, 4, 8):
@@ -165,3 +171,33 @@ def test_the_refusal_of_a_number_of_devices_says_which_number_to_give():
     recipe = runs.build(module, config, made.datasets('cifar10', size=256)).recipe
     with pytest.raises(InputError, match='batch of .* 100 cannot be split over 8 .* 96 or 104'):
         fit.check(recipe, jax.devices()[:8])
+
+
+def test_chains_and_fresh_samples_begin_at_the_fitted_gaussians(tmp_path):
+    """By the spec alone, as config.json keeps it: the mean of many starts is that of the class's
+    training images, and the buffer of the run is filled with such starts."""
+    module = importlib.import_module('experiments.digits_st_jem')
+    config = module.get_config()
+    config.buffer.initial = 'class_gaussian'
+    experiment = runs.build(module, config)
+    kept = json.loads(json.dumps(experiment.model.spec.to_json()))
+    opened = model.build(ModelSpec.from_json(kept))
+    keys = jax.random.split(jax.random.key(0), 2000)
+    starts = jax.vmap(lambda key: opened.initial_sampler({}, key, jnp.int32(3)))(keys)
+    threes = experiment.train.x[experiment.train.y == 3] / 127.5 - 1
+    # clipped to [-1, 1], so a little less bright where a pixel is often white
+    np.testing.assert_allclose(starts.mean(0), threes.mean(0), atol=0.1)
+    buffer = init_state(jax.random.key(0), experiment.recipe).chains.buffer
+    of_class = np.asarray(buffer.position)[np.asarray(buffer.label) == 3]
+    np.testing.assert_allclose(of_class.mean(0), threes.mean(0), atol=0.35)
+    assert np.abs(of_class.mean(0)).max() > 0.8  # uniform noise would have means near 0
+
+
+def test_classes_without_images_have_no_gaussian():
+    module = importlib.import_module('experiments.digits_st_jem')
+    config = module.get_config()
+    config.buffer.initial = 'class_gaussian'
+    whole = runs.build(module, config).datasets
+    kept = whole.train.rows(np.flatnonzero(whole.train.y != 4))
+    with pytest.raises(InputError, match=r'class_gaussian: class 4 has 0 images.*; use uniform'):
+        runs.build(module, config, dataclasses.replace(whole, train=kept))

@@ -76,7 +76,12 @@ class JemBuffer(Buffer):
         if self.initial == 'uniform':
             return Part('uniform')
         some = data.subsample(train, 10_000)
-        fitted = fit_class_gaussians(some.x / np.float32(127.5) - 1, some.y, train.num_classes)
+        try:
+            fitted = fit_class_gaussians(some.x / np.float32(127.5) - 1, some.y, train.num_classes)
+        except ValueError as error:
+            raise InputError(
+                f'--config.buffer.initial=class_gaussian: {error}; use uniform'
+            ) from error
         return Part(self.initial, {'gaussians': fitted.to_text()})
 
 

@@ -31,6 +31,11 @@ PLAIN_ARMS: dict[str, dict[str, Any]] = {
 }
 JEM_ARMS: dict[str, dict[str, Any]] = {  # with and without refinement
     'JEM': {'loss.balanced': False, 'loss.alpha': 0.0},
+    'JEM, learning rate 5e-4': {
+        'loss.balanced': False,
+        'loss.alpha': 0.0,
+        'optimizer.learning_rate': 5e-4,
+    },
     'ST-JEM': {},
 }
 DAT_ARMS: dict[str, dict[str, Any]] = {

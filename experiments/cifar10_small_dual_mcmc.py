@@ -1,0 +1,24 @@
+"""Dual-MCMC teaching on CIFAR-10 with small networks, for two CPU cores.
+
+    python -m experiments.cifar10_small_dual_mcmc --workdir=runs/cifar10_small_dual \\
+        --config.data.source=npz:data/cifar10.npz
+    python -m experiments.evaluate --workdir=runs/cifar10_small_dual
+"""
+
+from experiments import mnist_dual_mcmc
+from experiments.common import launch
+from experiments.families.dual_mcmc import DualSettings, SizedDualNetworks, image_dual_mcmc
+
+build = image_dual_mcmc
+
+
+def get_config() -> DualSettings:
+    config = mnist_dual_mcmc.get_config()
+    config.steps, config.latent_dim = 3000, 64
+    config.data.source = 'npz:data/cifar10.npz'
+    config.network = SizedDualNetworks()
+    return config
+
+
+if __name__ == '__main__':
+    launch.train(__spec__.name)

@@ -1,0 +1,22 @@
+"""JEM on CIFAR-10 with the network of cifar10_small_st_jem: uniform weights, no mutual information.
+
+    python -m experiments.cifar10_small_jem --workdir=runs/cifar10_small_jem \\
+        --config.data.source=npz:data/cifar10.npz
+    python -m experiments.evaluate --workdir=runs/cifar10_small_jem
+"""
+
+from experiments import cifar10_small_st_jem
+from experiments.common import launch
+from experiments.families.jem import JemSettings, image_jem
+
+build = image_jem
+
+
+def get_config() -> JemSettings:
+    config = cifar10_small_st_jem.get_config()
+    config.loss.balanced, config.loss.alpha = False, 0.0
+    return config
+
+
+if __name__ == '__main__':
+    launch.train(__spec__.name)
