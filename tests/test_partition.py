@@ -1,6 +1,8 @@
 """Normalising constants against closed forms, quadrature and enumeration."""
 
 import itertools
+import pathlib
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -9,9 +11,11 @@ import pytest
 from scipy import integrate
 from scipy.special import logsumexp
 
-from ebm_jax import mcmc
+from ebm_jax import data, mcmc
 from ebm_jax.errors import InputError
 from ebm_jax.evaluate import partition
+from ebm_jax.spec import Part, Sampling
+from experiments.evaluations import density
 
 BASE = partition.gaussian_base(jnp.zeros(2), 2.0)
 
@@ -158,3 +162,50 @@ def test_refusals(monkeypatch):
         partition.tempered_smc(
             jax.random.key(0), energy, params, base, chains=50, moves=1, max_bridges=1
         )
+
+
+def test_the_density_of_images_with_noise_is_that_of_their_gaussian():
+    """Images of independent Gaussian pixels, and an energy that is exactly that of these with the
+    noise of training: log Z, log p(x) and the mixture agree with scipy."""
+    rng = np.random.default_rng(0)
+    shape, spread, noise = (2, 2, 1), 0.2, 0.3
+    total = np.hypot(spread, noise)
+
+    def images(n):
+        pixels = np.clip(127.5 * (1 + spread * rng.standard_normal((n, *shape))), 0, 255)
+        return data.Examples('made', np.round(pixels).astype(np.uint8), np.zeros(n, np.int32))
+
+    experiment = SimpleNamespace(
+        model=SimpleNamespace(
+            spec=SimpleNamespace(shape=shape, sampling=Sampling(kernel=Part('mala'))),
+            marginal_energy_fn=lambda params, x: jnp.sum(jnp.square(x)) / (2 * total**2) + 3.0,
+        ),
+        train=images(4000),
+        test=images(1000),
+        input_noise=noise,
+    )
+    state = SimpleNamespace(eval_params={})
+    found = density.noised_log_likelihood(
+        pathlib.Path(), experiment, state, chains=64, bridges=100
+    ).metrics
+    log_z = 4 * 0.5 * np.log(2 * np.pi * total**2) - 3.0
+    np.testing.assert_allclose(found['noised_log_z'], log_z, atol=0.05)
+    entropy = 4 * 0.5 * np.log(2 * np.pi * np.e * total**2)
+    np.testing.assert_allclose(found['noised_log_likelihood'], -entropy, atol=0.15)
+    mixture = found['noised_log_likelihood_of_others']['Gaussian mixture']
+    np.testing.assert_allclose(mixture, -entropy, atol=0.15)
+
+
+@pytest.mark.parametrize(
+    'sampling, expected',
+    [
+        (Sampling(kernel=Part('mala')), 1.0),
+        (Sampling(kernel=Part('hmc', {'temperature': 0.5})), 0.5),
+        (Sampling(kernel=Part('langevin', {'noise_scale': 0.2}), step_size=0.02), 1.0),
+        (Sampling(kernel=Part('langevin', {'noise_scale': 0.0}), step_size=0.02), 0.0),
+        (Sampling(kernel=Part('steepest_descent')), 0.0),
+    ],
+)
+def test_the_temperature_of_a_runs_chains(sampling, expected):
+    """n = sqrt(2 a T)."""
+    np.testing.assert_allclose(density.temperature(sampling), expected, rtol=1e-12)

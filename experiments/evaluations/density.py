@@ -1,6 +1,7 @@
 """What `evaluate --suite=full` measures of an energy as a density: its normalising constant, bits
 per dimension, and whether long chains stay valid."""
 
+import math
 import pathlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -83,21 +84,41 @@ def space_of(experiment: Experiment) -> Space:
     )
 
 
-def log_likelihood(
-    workdir: pathlib.Path,
-    experiment: Experiment,
-    state: TrainState,
-    *,
-    chains: int = 128,
-    bridges: int = 1000,
-) -> Section:
-    """log Z of exp(-E(x)), and log p(x) of test images, beside densities of scikit-learn.
+def noised_space_of(experiment: Experiment) -> Space:
+    """R^D with images to which the noise of training is added: what the energy was fitted to."""
+    model, train = experiment.model, data.subsample(experiment.train, 5000)
+    noise, rng = experiment.input_noise, np.random.default_rng(2)
 
-    Args: chains, bridges: of annealed importance sampling.
-    """
-    del workdir
-    model, params, space = experiment.model, state.eval_params, space_of(experiment)
-    size, x = int(np.prod(model.spec.shape)), space.test
+    def noised(examples):
+        x = as_float(examples.x)
+        return (x + noise * rng.standard_normal(x.shape)).astype(np.float32)
+
+    x = noised(train)
+    return Space(
+        f'R^{int(np.prod(model.spec.shape))}, images with noise of {noise:g}',
+        partition.gaussian_base(x.mean(0), x.std(0)),
+        model.marginal_energy_fn,
+        None,
+        x,
+        noised(data.subsample(experiment.test, 2000)),
+        0,
+    )
+
+
+class Measured(NamedTuple):
+    """log Z between its two estimates, and log p(x) [N] of the test images of a space."""
+
+    lower: partition.Estimate
+    upper: partition.Estimate
+    log_px: np.ndarray
+    lines: list[str]
+
+
+def measured(
+    space: Space, experiment: Experiment, state: TrainState, chains: int, bridges: int
+) -> Measured:
+    """By annealed importance sampling and its reverse."""
+    params = state.eval_params
     options: dict[str, Any] = {'bridges': bridges, 'kernel': space.kernel}
     lower = partition.annealed_importance_sampling(
         jax.random.key(0), space.energy, params, space.base, chains=chains, **options
@@ -115,15 +136,52 @@ def log_likelihood(
         lambda params, key, x: space.energy(params, x),
         params,
         jax.random.key(0),
-        [x],
+        [space.test],
         description='test energies',
     )
-    log_px = -energies - lower.log_z
+    (low, high), sampling = lower.interval, experiment.model.spec.sampling
+    lines = [
+        f'Density exp(-E(x)) / Z on {space.name}; {temperature_of(sampling)}',
+        f'log Z           {lower.log_z:10.2f}   [{low:.2f}, {high:.2f}], annealed importance '
+        f'sampling of {chains} chains over {bridges} bridges, effective sample size '
+        f'{lower.effective_sample_size:.1f}',
+        f'log Z, reverse  {upper.log_z:10.2f}   from where these chains ended (above log Z in '
+        'expectation if they are samples of exp(-E)); a gap means too few bridges, or chains that '
+        'stick',
+    ]
+    return Measured(lower, upper, -energies - lower.log_z, lines)
+
+
+def likelihood_line(log_px: np.ndarray, rivals: dict[str, float]) -> str:
+    """The line of the report on log p(x)."""
+    others = ''.join(f', {name} {value:.2f}' for name, value in rivals.items())
+    return (
+        f'log p(x)        {float(np.mean(log_px)):10.2f}   nats, mean of {len(log_px):,} test '
+        f'images, too high where log Z is too low{others}'
+    )
+
+
+def log_likelihood(
+    workdir: pathlib.Path,
+    experiment: Experiment,
+    state: TrainState,
+    *,
+    chains: int = 128,
+    bridges: int = 1000,
+) -> Section:
+    """log Z of exp(-E(x)), and log p(x) of test images, beside densities of scikit-learn.
+
+    Args: chains, bridges: of annealed importance sampling.
+    """
+    del workdir
+    space = space_of(experiment)
+    lower, upper, log_px, lines = measured(space, experiment, state, chains, bridges)
+    size = int(np.prod(experiment.model.spec.shape))
     bits: np.ndarray = -log_px / (size * np.log(2))
     rivals: dict[str, float] = {}
     if space.levels:
         bits = partition.bits_per_dimension(log_px, size, space.levels)
-        rivals = densities_of_others(space.train, x)
+        rivals = densities_of_others(space.train, space.test)
     # over test images and over the chains that estimate log Z
     wide = (lower.interval[1] - lower.interval[0]) / 2 / (size * np.log(2))
     error = float(np.hypot(1.96 * np.std(bits) / len(bits) ** 0.5, wide))
@@ -136,35 +194,58 @@ def log_likelihood(
         'bits_per_dim': mean_bits,
         'log_likelihood_of_others': rivals,
     }
-    (low, high), others = lower.interval, ''.join(f', {k} {v:.2f}' for k, v in rivals.items())
-    lines = [
-        f'Density exp(-E(x)) / Z on {space.name}; {temperature_of(model.spec.sampling)}',
-        f'log Z           {lower.log_z:10.2f}   [{low:.2f}, {high:.2f}], annealed importance '
-        f'sampling of {chains} chains over {bridges} bridges, effective sample size '
-        f'{lower.effective_sample_size:.1f}',
-        f'log Z, reverse  {upper.log_z:10.2f}   from where these chains ended (above log Z in '
-        'expectation if they are samples of exp(-E)); a gap means too few bridges, or chains that '
-        'stick',
-        f'log p(x)        {float(np.mean(log_px)):10.2f}   nats, mean of {len(x):,} test images, '
-        f'too high where log Z is too low{others}',
-        f'bits per dim    {metrics["bits_per_dim"]:10.3f}   +- {error:.3f} over images and chains',
+    lines += [
+        likelihood_line(log_px, rivals),
+        f'bits per dim    {mean_bits:10.3f}   +- {error:.3f} over images and chains',
     ]
     interval = (mean_bits - error, mean_bits + error)
     return Section(metrics, lines, intervals={'log_z': lower.interval, 'bits_per_dim': interval})
 
 
+def noised_log_likelihood(
+    workdir: pathlib.Path,
+    experiment: Experiment,
+    state: TrainState,
+    *,
+    chains: int = 128,
+    bridges: int = 1000,
+) -> Section:
+    """The same of images with the noise of training, of all densities alike."""
+    del workdir
+    space = noised_space_of(experiment)
+    lower, upper, log_px, lines = measured(space, experiment, state, chains, bridges)
+    rivals = densities_of_others(space.train, space.test)
+    metrics = {
+        'noised_log_z': lower.log_z,
+        'noised_log_z_upper': upper.log_z,
+        'noised_log_z_effective_sample_size': lower.effective_sample_size,
+        'noised_log_likelihood': float(np.mean(log_px)),
+        'noised_log_likelihood_of_others': rivals,
+    }
+    lines.append(likelihood_line(log_px, rivals))
+    return Section(metrics, lines, intervals={'noised_log_z': lower.interval})
+
+
+def temperature(sampling: Sampling) -> float:
+    """T of the run's chains, which follow exp(-E / T); 0 without noise."""
+    if sampling.kernel.name == 'steepest_descent':
+        return 0.0
+    numbers = sampling.kernel.arguments
+    if numbers.get('noise_scale') is not None:
+        return numbers['noise_scale'] ** 2 / (2 * sampling.step_size)
+    given = numbers.get('temperature')
+    return 1.0 if given is None else given
+
+
 def temperature_of(sampling: Sampling) -> str:
     """What the chains of the run say about this density."""
-    numbers = sampling.kernel.arguments
-    if sampling.kernel.name == 'steepest_descent':
+    found = temperature(sampling)
+    if found == 0:
         return 'its chains have no noise, so training never sampled this density.'
-    temperature = numbers.get('temperature')
-    if numbers.get('noise_scale') is not None:
-        temperature = numbers['noise_scale'] ** 2 / (2 * sampling.step_size)
-    if temperature is None or temperature == 1:
+    if math.isclose(found, 1, rel_tol=1e-6):
         return 'its chains run at temperature 1, that of this density.'
     return (
-        f'its chains run at temperature {temperature:.2g}, so training never sampled this density: '
+        f'its chains run at temperature {found:.2g}, so training never sampled this density: '
         'take log Z as a property of E, not as the fit of the samples.'
     )
 

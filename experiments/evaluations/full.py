@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import pathlib
 import sys
 import time
@@ -62,6 +63,8 @@ def parts_of(
     if model.has_energy and of_images:
         settings = {'chains': c.chains, 'bridges': c.bridges}
         found['density'] = density.log_likelihood, settings
+        if experiment.input_noise and math.isclose(density.temperature(model.spec.sampling), 1):
+            found['density with noise'] = density.noised_log_likelihood, settings
     return found
 
 
