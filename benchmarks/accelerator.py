@@ -9,7 +9,7 @@ soon as it is done, so that an early end loses nothing:
   b. chain: a Langevin step of WRN-28-10 for 16, 64, 256 chains, float32 and bfloat16, unrolled by
      1, 2, 5, with and without command buffers (GPU)
   c. step: the whole train step of cifar10_jem, cifar10_st_jem, cifar10_icd, cifar10_dual_mcmc
-  d. torch: the same chain in PyTorch, where it is installed, with ours before and after
+  d. torch: the same chain in PyTorch, where it is installed, and ours, in turn
   e. data: whether a step waits for its batch
 
 It ends with a table for docs/results.md. On a CPU the same parts run with small networks. The data
@@ -17,6 +17,7 @@ are made; it needs JAX, flax, optax, orbax, chex and absl, and dm-pix for cifar1
 """
 
 import argparse
+import functools
 import itertools
 import json
 import os
@@ -28,6 +29,7 @@ import time
 from typing import Any
 
 STEPS = 10  # of a chain that is timed
+ROUNDS = 5  # of ours and PyTorch's in turn
 SHORTEST = 5  # seconds that a part is worth starting for
 CHAIN_STEP, CHAIN_NOISE = 0.01, 0.01
 EXPERIMENTS = ('cifar10_jem', 'cifar10_st_jem', 'cifar10_icd', 'cifar10_dual_mcmc')
@@ -71,7 +73,7 @@ def cases(small: bool, gpu: bool) -> list[tuple[str, dict[str, Any], str]]:
     best = {'chains': chains[0], 'dtype': 'bfloat16', 'unroll': 1}
     found += [('chain', best, '')]
     found += [('step', {'experiment': name}, '') for name in EXPERIMENTS]
-    found += [('torch', {'chains': chains[0]}, ''), ('chain', best, ''), ('data', {}, '')]
+    found += [('torch', {'chains': chains[0]}, ''), ('data', {}, '')]
     rest = itertools.product(chains, ('bfloat16', 'float32'), (1, 2, 5), buffers)
     found += [
         ('chain', {'chains': n, 'dtype': dtype, 'unroll': unroll}, flags)
@@ -115,8 +117,8 @@ def rate() -> dict[str, Any]:
     }
 
 
-def chain(out: pathlib.Path, small: bool, chains: int, dtype: str, unroll: int) -> dict[str, Any]:
-    """Part b."""
+def built_chain(small: bool, chains: int, dtype: str, unroll: int) -> dict[str, Any]:
+    """{'run': () -> positions, 'flops': of a run, 'arrays': weights, positions and energies}."""
     import jax
     import jax.numpy as jnp
     import numpy as np
@@ -147,23 +149,63 @@ def chain(out: pathlib.Path, small: bool, chains: int, dtype: str, unroll: int) 
 
     run = jax.jit(jax.vmap(one, (None, 0, 0)))
     keys = jax.random.split(jax.random.key(2), chains)
-    found = timed(lambda: run(params, keys, x))
-    flops = cost.count_flops(jax.vmap(one, (None, 0, 0)), params, keys, x)
     energies = jax.jit(jax.vmap(energy, (None, 0)))(params, x)
     arrays = {name: np.asarray(leaf) for name, leaf in flatten_dict(params, sep='/').items()}
-    np.savez(out / 'weights.npz', energy=np.asarray(energies), x=np.asarray(x), **arrays)
+    return {
+        'run': lambda: run(params, keys, x),
+        'flops': cost.count_flops(jax.vmap(one, (None, 0, 0)), params, keys, x),
+        'arrays': {'energy': np.asarray(energies), 'x': np.asarray(x), **arrays},
+    }
+
+
+def chain(small: bool, chains: int, dtype: str, unroll: int) -> dict[str, Any]:
+    """Part b."""
+    built = built_chain(small, chains, dtype, unroll)
+    found = timed(built['run'])
     return {
         'ms_per_step': found['seconds'] / STEPS * 1e3,
-        'tflops': flops / found['seconds'] / 1e12,
+        'tflops': built['flops'] / found['seconds'] / 1e12,
         'compile_seconds': found['first'] - found['seconds'],
     }
 
 
-def torch_chain(out: pathlib.Path, small: bool, chains: int) -> dict[str, Any]:
-    """Part d; runs in a Python that has torch."""
+def torch_chain(out: pathlib.Path, small: bool, chains: int, python: str) -> dict[str, Any]:
+    """Part d: ms per step, and the median ratios of rounds in which each had its turn (above 1,
+    ours is faster)."""
+    import jax
+    import numpy as np
+
+    from benchmarks import turns
+
+    built = built_chain(small, chains, 'bfloat16', 1)
+    np.savez(out / 'weights.npz', **built['arrays'])
+    command = [python, '-m', 'benchmarks.accelerator', f'--out={out}', '--worker=torch_worker']
+    theirs = turns.Worker([*command, f'--arguments={json.dumps({"small": small})}'])
+
+    def ours():
+        begin = time.perf_counter()
+        jax.block_until_ready(built['run']())
+        return time.perf_counter() - begin
+
+    try:
+        version, *names = theirs.version.split(';')
+        variants = {name: functools.partial(theirs.time, name) for name in names}
+        rounds = turns.in_turn({'ebm_jax, bfloat16': ours, **variants}, ROUNDS)
+    finally:
+        theirs.close()
+    medians = {
+        name: statistics.median(each[name] for each in rounds) / STEPS * 1e3 for name in rounds[0]
+    }
+    ratios = {f'{name} / ours': turns.ratio(rounds, name, 'ebm_jax, bfloat16') for name in names}
+    return {'torch': version, **medians, **ratios, 'best ratio': min(ratios.values())}
+
+
+def torch_worker(out: pathlib.Path, small: bool) -> None:
+    """The PyTorch half of part d, in a Python that has torch."""
     import numpy as np
     import torch
 
+    from benchmarks import turns
     from benchmarks.torch_net import Net
     from benchmarks.torch_net import chain as run_chain
 
@@ -195,17 +237,14 @@ def torch_chain(out: pathlib.Path, small: bool, chains: int) -> dict[str, Any]:
     }
     if device == 'cuda':
         variants['bfloat16, CUDA graph'] = (graphed, x_last)
-    found = {'torch': torch.__version__}
-    for name, (energy, start) in variants.items():
-        seconds = []
-        for _ in range(4):
-            begin = time.perf_counter()
-            run_chain(energy, STEPS, start, CHAIN_STEP, CHAIN_NOISE)
-            if device == 'cuda':
-                torch.cuda.synchronize()
-            seconds.append(time.perf_counter() - begin)
-        found[name] = statistics.median(seconds[1:]) / STEPS * 1e3
-    return found
+
+    def run(name):
+        energy, start = variants[name]
+        run_chain(energy, STEPS, start, CHAIN_STEP, CHAIN_NOISE)
+        if device == 'cuda':
+            torch.cuda.synchronize()
+
+    turns.serve(run, ';'.join([torch.__version__, *variants]))
 
 
 def built(experiment: str, small: bool) -> Any:
@@ -280,11 +319,9 @@ def worker(part: str, out: pathlib.Path, arguments: dict[str, Any]) -> dict[str,
     """Run one part in this process."""
     if part == 'torch':
         return torch_chain(out, **arguments)
-    if part == 'chain':
-        return chain(out, **arguments)
     if part == 'rate':
         return rate()
-    return {'step': step, 'data': data}[part](**arguments)
+    return {'chain': chain, 'step': step, 'data': data}[part](**arguments)
 
 
 def table(found: list[dict[str, Any]]) -> str:
@@ -335,18 +372,20 @@ def run_all(out: pathlib.Path, minutes: float, torch: str | None) -> list[dict[s
     small, found = platform == 'cpu', []
     for part, arguments, flags in cases(small, platform == 'gpu'):
         left = end - time.monotonic()
-        result, problem, python = None, 'no time left', sys.executable
-        if part == 'torch':
-            python = torch or sys.executable
+        result, problem = None, 'no time left'
         if left > SHORTEST:
             own = {} if part == 'rate' else {'small': small, **arguments}
+            if part == 'torch':
+                own['python'] = torch or sys.executable
             print(f'{part} {arguments} {flags} ({left:.0f} s left)', flush=True)
-            command = [python, '-m', 'benchmarks.accelerator', f'--out={out}']
+            command = [sys.executable, '-m', 'benchmarks.accelerator', f'--out={out}']
             environment = {
                 **os.environ,
                 'XLA_FLAGS': f'{os.environ.get("XLA_FLAGS", "")} {flags}'.strip(),
                 'PYTHONPATH': os.getcwd(),
             }
+            if part == 'torch':  # which shares the card with PyTorch
+                environment['XLA_PYTHON_CLIENT_PREALLOCATE'] = 'false'
             try:
                 ran = subprocess.run(
                     [*command, f'--worker={part}', f'--arguments={json.dumps(own)}'],
@@ -379,6 +418,9 @@ def main() -> None:
     parser.add_argument('--worker', help=argparse.SUPPRESS)
     parser.add_argument('--arguments', type=json.loads, default={}, help=argparse.SUPPRESS)
     args = parser.parse_args()
+    if args.worker == 'torch_worker':
+        torch_worker(args.out, **args.arguments)
+        return
     if args.worker:
         print(json.dumps(worker(args.worker, args.out, args.arguments)))
         return

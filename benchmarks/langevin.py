@@ -15,15 +15,15 @@ one device with XLA's own convolution gradient in place of ours.
 """
 
 import argparse
-import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
+from functools import partial
 
 import numpy as np
+
+from benchmarks import turns
 
 CASES = {  # name: (module, image shape, chains, steps of each chain)
     'digits': ('ConvNet(10)', (8, 8, 1), 64, 20),
@@ -41,7 +41,6 @@ def jax_worker(folder):
     took."""
     import flax.linen as nn
     import jax
-    import jax.numpy as jnp
     from flax.traverse_util import flatten_dict
 
     cores = len(os.sched_getaffinity(0))
@@ -107,11 +106,11 @@ def jax_worker(folder):
             keys,
             x,
         )
-    serve(
+    turns.serve(
         lambda case, variant: jax.block_until_ready(
             runs[case, variant][0](*runs[case, variant][1:])
         ),
-        jnp,
+        jax.__version__,
     )
 
 
@@ -153,45 +152,7 @@ def torch_worker(folder):
         runs[case, 'torchebm'] = lambda sampler=sampler, steps=steps, x=x: sampler.sample(
             x=x, n_steps=steps
         )
-    serve(lambda case, variant: runs[case, variant](), torch)
-
-
-def serve(run, framework):
-    print(
-        json.dumps(
-            {'ready': getattr(framework, '__version__', None) or sys.modules['jax'].__version__}
-        ),
-        flush=True,
-    )
-    for line in sys.stdin:
-        case, variant = json.loads(line)
-        start = time.perf_counter()
-        run(case, variant)
-        print(json.dumps(time.perf_counter() - start), flush=True)
-
-
-class Worker:
-    def __init__(self, python, kind, folder, cases):
-        self.process = subprocess.Popen(
-            [python, __file__, f'--worker={kind}', f'--folder={folder}', f'--cases={cases}'],
-            text=True,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env={**os.environ, 'PYTHONPATH': os.getcwd()},
-        )
-        answer = self.process.stdout.readline()
-        if not answer:
-            sys.exit(
-                f'the {kind} worker did not start: run {python} {__file__} --worker={kind}'
-                f' --folder={folder} to see why'
-            )
-        self.version = json.loads(answer)['ready']
-
-    def time(self, case, variant):
-        self.process.stdin.write(json.dumps([case, variant]) + '\n')
-        self.process.stdin.flush()
-        return json.loads(self.process.stdout.readline())
+    turns.serve(lambda case, variant: runs[case, variant](), torch.__version__)
 
 
 def main():
@@ -209,8 +170,13 @@ def main():
     if args.worker:
         return {'jax': jax_worker, 'torch': torch_worker}[args.worker](args.folder)
     with tempfile.TemporaryDirectory() as folder:
+        environment = {**os.environ, 'PYTHONPATH': os.getcwd()}
         ours, theirs = (
-            Worker(python, kind, folder, args.cases)
+            turns.Worker(
+                [python, __file__, f'--worker={kind}', f'--folder={folder}']
+                + [f'--cases={args.cases}'],
+                environment,
+            )
             for python, kind in ((sys.executable, 'jax'), (args.torch, 'torch'))
         )
         print(
@@ -219,26 +185,26 @@ def main():
             ' shipped (median of paired ratios)'
         )
         for case, (_, _, chains, steps) in CASES.items():
-            variants = [(ours, name) for name in JAX_VARIANTS] + [
-                (theirs, name) for name in TORCH_VARIANTS
-            ]
-            for worker, name in variants:
-                worker.time(case, name)  # compiles
-            rounds = [
-                {name: worker.time(case, name) for worker, name in variants}
-                for _ in range(args.rounds)
-            ]
+            variants = {
+                name: partial(worker.time, case, name)
+                for worker, names in ((ours, JAX_VARIANTS), (theirs, TORCH_VARIANTS))
+                for name in names
+            }
+            rounds = turns.in_turn(variants, args.rounds)
             print(f'\n{case} ({chains} chains)')
-            for _, name in variants:
-                ms = statistics.median(r[name] for r in rounds) / steps * 1e3
-                ratio = statistics.median(r[name] / r['shipped'] for r in rounds)
+            for name in variants:
+                ms = statistics.median(each[name] for each in rounds) / steps * 1e3
+                ratio = turns.ratio(rounds, name, 'shipped')
                 print(f'  {name:<14}{ms:>9.2f} ms{ratio:>8.2f}', flush=True)
             print(
                 '  scan / unrolled on one device:'
-                f' {statistics.median(r["one device"] / r["unrolled"] for r in rounds):.2f}',
+                f' {turns.ratio(rounds, "one device", "unrolled"):.2f}',
                 flush=True,
             )
 
 
 if __name__ == '__main__':
-    main()
+    try:
+        main()
+    except RuntimeError as error:
+        sys.exit(f'a worker ended: {error}')

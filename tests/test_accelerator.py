@@ -4,11 +4,12 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 from commands import ROOT
 
-from benchmarks import accelerator
+from benchmarks import accelerator, turns
 
 
 @pytest.mark.slow
@@ -30,7 +31,6 @@ def test_what_is_done_is_written_and_an_early_end_loses_nothing(tmp_path, monkey
     assert broken['result'] is None and 'no_such' in broken['problem']
     lines = (tmp_path / 'table.md').read_text().splitlines()
     assert lines[2].startswith('| chain 4 bfloat16 5 |') and 'no_such' in lines[3]
-    assert (tmp_path / 'weights.npz').exists()
 
 
 @pytest.mark.parametrize('experiment', ['cifar10_jem', 'cifar10_dual_mcmc'])
@@ -49,17 +49,44 @@ def test_unrolling_and_flags_come_after_the_main_figures():
     assert {flags for _, _, flags in parts} == {'', '--xla_gpu_enable_command_buffer='}
 
 
-def test_the_torch_part_has_the_same_energies(tmp_path):
-    """Where PyTorch is installed; it checks its energies against ours by itself."""
-    pytest.importorskip('torch', reason='PyTorch is not installed')
-    accelerator.chain(tmp_path, True, 4, 'float32', 1)
-    run = subprocess.run(
-        [sys.executable, '-m', 'benchmarks.accelerator', f'--out={tmp_path}', '--worker=torch']
-        + ['--arguments={"small": true, "chains": 4}'],
-        cwd=ROOT,
-        env=os.environ,
-        capture_output=True,
-        text=True,
+def test_two_processes_are_timed_in_turn(tmp_path):
+    """Each call of one follows a call of the other; the seconds are those of the call; a process
+    that does not start is told by its last words."""
+    log = tmp_path / 'log'
+    program = (
+        'import sys, time\nfrom benchmarks import turns\n'
+        'def run(seconds):\n'
+        '    open(sys.argv[1], "a").write(sys.argv[2])\n'
+        '    time.sleep(seconds)\n'
+        'turns.serve(run, sys.argv[2])\n'
     )
-    assert run.returncode == 0, run.stderr
-    assert json.loads(run.stdout.splitlines()[-1])['eager'] > 0
+    workers = {
+        name: turns.Worker(
+            [sys.executable, '-c', program, str(log), name], {**os.environ, 'PYTHONPATH': str(ROOT)}
+        )
+        for name in 'AB'
+    }
+    assert workers['B'].version == 'B'
+    a, b = partial(workers['A'].time, 0.05), partial(workers['B'].time, 0.1)
+    rounds = turns.in_turn({'A': a, 'B': b}, 3)
+    for worker in workers.values():
+        worker.close()
+    assert log.read_text() == 'ABABABAB'  # the first AB compiles
+    assert len(rounds) == 3 and all(each['A'] >= 0.05 and each['B'] >= 0.1 for each in rounds)
+    assert turns.ratio([{'A': 1, 'B': 2}, {'A': 1, 'B': 3}, {'A': 2, 'B': 2}], 'B', 'A') == 2
+    with pytest.raises(RuntimeError, match="No module named 'nothing_like_it'"):
+        turns.Worker([sys.executable, '-c', 'import nothing_like_it'])
+
+
+@pytest.mark.slow
+def test_the_torch_part_has_the_same_energies(tmp_path):
+    """Where PyTorch is at hand (EBM_JAX_TORCH: a Python that has it); it checks its energies
+    against ours by itself."""
+    python = os.environ.get('EBM_JAX_TORCH', sys.executable)
+    there = subprocess.run([python, '-c', 'import torch'], capture_output=True).returncode == 0
+    if not there:
+        pytest.skip('PyTorch is not installed (EBM_JAX_TORCH names a Python that has it)')
+    found = accelerator.torch_chain(tmp_path, True, 4, python)
+    assert found['eager'] > 0 and found['ebm_jax, bfloat16'] > 0
+    ratios = [found[f'{name} / ours'] for name in ('eager', 'bfloat16', 'bfloat16, compiled')]
+    assert found['best ratio'] <= min(ratios)
