@@ -26,16 +26,16 @@ from experiments.common.experiment import Experiment
 from experiments.evaluations.robustness import robust_accuracy
 from experiments.studies import arms
 
-PLAIN_ARMS: dict[str, dict[str, Any]] = {
+PLAIN_ARMS: dict[str, dict[str, Any]] = {  # without refinement
     'plain classifier': {'loss.p_x_weight': 0.0, 'loss.alpha': 0.0},
-}
-JEM_ARMS: dict[str, dict[str, Any]] = {  # with and without refinement
-    'JEM': {'loss.balanced': False, 'loss.alpha': 0.0},
     'JEM, learning rate 5e-4': {
         'loss.balanced': False,
         'loss.alpha': 0.0,
         'optimizer.learning_rate': 5e-4,
     },
+}
+JEM_ARMS: dict[str, dict[str, Any]] = {  # with and without refinement
+    'JEM': {'loss.balanced': False, 'loss.alpha': 0.0},
     'ST-JEM': {},
 }
 DAT_ARMS: dict[str, dict[str, Any]] = {
