@@ -171,14 +171,17 @@ def main():
         return {'jax': jax_worker, 'torch': torch_worker}[args.worker](args.folder)
     with tempfile.TemporaryDirectory() as folder:
         environment = {**os.environ, 'PYTHONPATH': os.getcwd()}
-        ours, theirs = (
-            turns.Worker(
-                [python, __file__, f'--worker={kind}', f'--folder={folder}']
-                + [f'--cases={args.cases}'],
-                environment,
+        try:
+            ours, theirs = (
+                turns.Worker(
+                    [python, __file__, f'--worker={kind}', f'--folder={folder}']
+                    + [f'--cases={args.cases}'],
+                    environment,
+                )
+                for python, kind in ((sys.executable, 'jax'), (args.torch, 'torch'))
             )
-            for python, kind in ((sys.executable, 'jax'), (args.torch, 'torch'))
-        )
+        except RuntimeError as error:
+            sys.exit(f'a worker did not start: {error}')
         print(
             f'JAX {ours.version}, PyTorch {theirs.version}, {len(os.sched_getaffinity(0))} cores,'
             f' {args.rounds} rounds; ms per step of all chains, ratio = time / time of ebm_jax as'
@@ -204,7 +207,4 @@ def main():
 
 
 if __name__ == '__main__':
-    try:
-        main()
-    except RuntimeError as error:
-        sys.exit(f'a worker ended: {error}')
+    main()

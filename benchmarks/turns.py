@@ -1,6 +1,7 @@
 """Live processes that are timed in turn (A B A B ...), so that all see the machine in the same
 state."""
 
+import contextlib
 import json
 import statistics
 import subprocess
@@ -44,7 +45,8 @@ class Worker:
     def time(self, *arguments: Any) -> float:
         """Seconds. Raises: RuntimeError where the process has ended."""
         assert self._process.stdin is not None
-        print(json.dumps(arguments), file=self._process.stdin, flush=True)
+        with contextlib.suppress(BrokenPipeError):  # it has ended, which the answer will tell
+            print(json.dumps(arguments), file=self._process.stdin, flush=True)
         return self._answer()
 
     def close(self) -> None:

@@ -70,16 +70,19 @@ def fit_class_gaussians(
     """Probabilistic principal component analysis of each class, by maximum likelihood.
 
     F_c^T = U (L - noise_c^2 I)^(1/2) with the first `rank` eigenvalues L and eigenvectors U of the
-    covariance of class c, and noise_c^2 the mean of its other eigenvalues.
+    covariance of class c, and noise_c^2 the mean of its other eigenvalues. Rounded to 4 digits, and
+    the largest entry of each eigenvector is positive, so that other machines find the same.
 
     Args:
       x: images [N, H, W, channels], reduced to side x side before. y: labels [N] in [0, C).
       rank: R, at least 1, and less than the values of a reduced image.
-    Raises: ValueError for a class of fewer than two images, or a rank out of range.
+    Raises: ValueError for a class of fewer than two images, a rank out of range, or other shapes.
     Source: Tipping & Bishop 1999; as initial distribution: our reading of the informative
       initialisation of later work on JEM.
     """
     x, y = np.asarray(x, np.float32), np.asarray(y)
+    if x.ndim != 4 or y.shape != x.shape[:1]:
+        raise ValueError(f'x must be [N, H, W, channels] and y [N], got {x.shape} and {y.shape}')
     side = min(side, *x.shape[1:3])
     reduced = np.asarray(
         jax.image.resize(x, (len(x), side, side, x.shape[3]), 'linear'), np.float64
@@ -96,9 +99,14 @@ def fit_class_gaussians(
         variance = max(values[:-rank].mean(), 0.0)
         scales = np.sqrt(np.maximum(values[-rank:] - variance, 0.0))
         means.append(images.mean(0).reshape(reduced.shape[1:]))
-        factors.append((scales * vectors[:, -rank:]).T.reshape(rank, *reduced.shape[1:]))
+        rows = (scales * vectors[:, -rank:]).T
+        largest = np.take_along_axis(rows, np.abs(rows).argmax(1)[:, None], 1)
+        rows = np.where(largest < 0, -rows, rows)
+        factors.append(rows.reshape(rank, *reduced.shape[1:]))
         noise.append(np.sqrt(variance))
-    return ClassGaussians(*(np.asarray(found, np.float32) for found in (means, factors, noise)))
+    return ClassGaussians(
+        *(np.round(found, 4).astype(np.float32) for found in (means, factors, noise))
+    )
 
 
 def class_gaussian(
@@ -108,20 +116,27 @@ def class_gaussian(
     [low, high]; for UNCONDITIONAL the class is uniform.
 
     Args: gaussians: as `fit_class_gaussians` makes them, or their text.
+    Raises: ValueError where they do not fit each other, or have other channels than `shape`.
     Source: our reading of the informative initialisation of later work on JEM; named so wherever
       metrics depend on it.
     """
     if isinstance(gaussians, str):
         gaussians = ClassGaussians.from_text(gaussians)
+    grid, classes = gaussians.means.shape[1:], len(gaussians.means)
+    factors_fit = (gaussians.factors.shape[:1], gaussians.factors.shape[2:]) == ((classes,), grid)
+    if len(grid) != len(shape) or grid[-1] != shape[-1]:
+        raise ValueError(f'Gaussians of images {grid} do not fit examples {tuple(shape)}')
+    if not factors_fit or gaussians.noise.shape != (classes,):
+        raise ValueError('means, factors and noise of ClassGaussians have shapes that do not agree')
     means, factors, noise = (jnp.asarray(part, jnp.float32) for part in gaussians)
 
     def sample(key, label):
         label_key, factor_key, noise_key = jax.random.split(key, 3)
         random_label = jax.random.randint(label_key, (), 0, len(means))
         label = jnp.where(label == UNCONDITIONAL, random_label, label)
-        weights = jax.random.normal(factor_key, factors.shape[1:2])
+        weights = jax.random.normal(factor_key, factors.shape[1:2], jnp.float32)
         x = means[label] + jnp.tensordot(weights, factors[label], 1)
-        x += noise[label] * jax.random.normal(noise_key, x.shape)
+        x += noise[label] * jax.random.normal(noise_key, x.shape, jnp.float32)
         return jnp.clip(jax.image.resize(x, tuple(shape), 'linear'), low, high)
 
     return sample

@@ -108,10 +108,12 @@ class KlTerm:
 
     @property
     def per_shard(self) -> int:
+        """Chains of one shard."""
         return self.num_negatives // self.shards
 
     @property
     def has_entropy(self) -> bool:
+        """Whether the term counts the entropy of its samples."""
         return self.weight != 0 and self.entropy_weight != 0
 
     @property
@@ -127,8 +129,9 @@ class KlTerm:
         """Refuse a buffer that can never hold `population_after` samples. Raises: ValueError."""
         if self.has_entropy and self.population_after >= state.age.size:
             raise ValueError(
-                f'population_after={self.population_after} is never exceeded by a buffer of '
-                f'{state.age.size} entries: lower it, or enlarge the buffer'
+                f'population_after={self.population_after} past samples, after which the entropy '
+                f'of the KL term counts, are never exceeded by a buffer of {state.age.size} '
+                'entries: enlarge the buffer'
             )
 
     def move(self, keys: Key, x: PyTree) -> PyTree:

@@ -74,6 +74,8 @@ def test_two_processes_are_timed_in_turn(tmp_path):
     assert log.read_text() == 'ABABABAB'  # the first AB compiles
     assert len(rounds) == 3 and all(each['A'] >= 0.05 and each['B'] >= 0.1 for each in rounds)
     assert turns.ratio([{'A': 1, 'B': 2}, {'A': 1, 'B': 3}, {'A': 2, 'B': 2}], 'B', 'A') == 2
+    with pytest.raises(RuntimeError, match='ended without a word'):
+        workers['A'].time(0)
     with pytest.raises(RuntimeError, match="No module named 'nothing_like_it'"):
         turns.Worker([sys.executable, '-c', 'import nothing_like_it'])
 

@@ -17,6 +17,7 @@ from ebm_jax.spec import ModelSpec
 from ebm_jax.train import init_state, make_local_step, state_shapes
 from ebm_jax.types import Kernel, Network
 from experiments.common import building, runs, settings
+from experiments.evaluations import full
 from experiments.families import dual_mcmc, icd
 
 
@@ -191,6 +192,16 @@ def test_chains_and_fresh_samples_begin_at_the_fitted_gaussians(tmp_path):
     of_class = np.asarray(buffer.position)[np.asarray(buffer.label) == 3]
     np.testing.assert_allclose(of_class.mean(0), threes.mean(0), atol=0.35)
     assert np.abs(of_class.mean(0)).max() > 0.8  # uniform noise would have means near 0
+
+
+@pytest.mark.parametrize('name, noised', [('digits_density', True), ('digits_st_jem', False)])
+def test_runs_at_temperature_one_are_compared_on_images_with_noise(name, noised):
+    module = importlib.import_module(f'experiments.{name}')
+    experiment = runs.build(module, module.get_config())
+    suite = full.FullSuite(
+        radii={}, attacked=8, attack_steps=2, refine=0, times=8, chains=8, bridges=3
+    )
+    assert ('density with noise' in full.parts_of(experiment, suite)) is noised
 
 
 def test_classes_without_images_have_no_gaussian():

@@ -408,8 +408,7 @@ def test_kl_gradient_is_minus_eta_times_the_product_of_gradients(conditional):
 
 
 def test_the_kl_term_is_an_addend():
-    """Chains and the other loss terms are those without it, and the entropy counts when the buffer
-    holds enough past samples."""
+    """The other loss terms are those without it, and its energy is that where the chains ended."""
     plain, added = make_jem(), make_jem(kl_weight=1.0, kl_entropy_weight=0.0)
     params, _, samples, _ = prepared(plain)
     terms, _ = plain.loss(params, jax.random.key(0), BATCH, samples)
@@ -430,11 +429,52 @@ def test_the_kl_term_is_an_addend():
         ({'sampler': adapt.adaptive()}, 'adapt.fixed'),
         ({'extra_step_every': 5}, 'extra_step_every=0'),
         ({'kl_weight': -1.0}, 'kl_weight must be finite'),
+        ({'kl_entropy_weight': -1.0}, 'kl_entropy_weight must be finite'),
     ],
 )
 def test_a_kl_term_that_cannot_be_is_refused(options, said):
     with pytest.raises(ValueError, match=said):
         make_jem(**{'kl_weight': 1.0, **options})
+
+
+def test_the_entropy_of_the_kl_term_counts_when_the_buffer_holds_enough():
+    """From more than 1,000 past samples on: nearest neighbours among them, written out."""
+    buffer = replay.class_conditional(START, 640, CLASSES, unconditional=0.5, restart=0.0)
+    method = jem(
+        quadratic([0.8] * CLASSES),
+        adapt.fixed(KERNEL),
+        buffer,
+        num_negatives=256,
+        num_steps=1,
+        shards=4,
+        kl_weight=1.0,
+    )
+
+    @jax.jit
+    def rounds():
+        params, chains = method.init(jax.random.key(0), BATCH)
+        seen = []
+        for k in range(20):
+            samples, chains = method.sample(jax.random.key(k), params, chains, BATCH)
+            seen.append(method.loss(params, jax.random.key(0), BATCH, samples)[1])
+        return samples, seen
+
+    samples, seen = rounds()
+    counts = [float(metrics['kl_entropy_counts']) for metrics in seen]
+    # p(x) alone has 1,280 entries, of which each round fills up to 256 that were empty
+    assert counts[0] == 0 and counts[-1] == 1 and counts == sorted(counts)
+    gaps = np.asarray(samples.x).reshape(256, 1, -1) - np.asarray(samples.population).reshape(
+        1, 104, -1
+    )
+    nearest = np.sqrt(np.square(gaps).sum(2)).min(1)
+    np.testing.assert_allclose(seen[-1]['kl_entropy'], np.log(nearest).mean(), rtol=1e-3)
+    assert all(float(metrics['kl_entropy']) == 0 for metrics in seen[:4])
+
+
+@pytest.mark.parametrize('shards', [1, 16])
+def test_the_population_of_the_kl_term_divides_over_any_shards(shards):
+    method = make_jem(kl_weight=1.0, shards=shards, kl_entropy_weight=0.0)
+    assert method.gradients_per_step == 16 * 3
 
 
 def test_a_buffer_too_small_for_the_entropy_of_the_kl_term_is_refused():

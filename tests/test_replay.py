@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import chisquare
 
-from ebm_jax import initial, replay
+from ebm_jax import initial, replay, versions
 from ebm_jax.types import UNCONDITIONAL
 
 
@@ -181,12 +181,31 @@ def test_fresh_chains_have_no_memory():
     assert np.all(np.asarray(a.age) == 0) and not np.any(np.isin(a.position, b.position))
 
 
+RNG = np.random.default_rng(0)
+GAUSSIANS = initial.ClassGaussians(
+    RNG.uniform(-0.2, 0.2, (2, 2, 2, 1)),
+    RNG.normal(0, 0.1, (2, 3, 2, 2, 1)),
+    np.array([0.05, 0.02]),
+)
+
+
+@pytest.mark.parametrize(
+    'start',
+    [
+        initial.uniform((2, 2, 1)),
+        initial.normal((2, 2, 1)),
+        initial.bernoulli((2, 2, 1)),
+        initial.class_gaussian((2, 2, 1), GAUSSIANS),
+    ],
+)
+def test_initial_positions_are_float32_under_x64_too(start):
+    with versions.enable_x64(True):
+        assert start(jax.random.key(0), jnp.int32(1)).dtype == jnp.float32
+
+
 def test_gaussian_initial_sampler_has_the_moments_of_its_class():
-    rng = np.random.default_rng(0)
-    means = rng.uniform(-0.2, 0.2, (2, 2, 2, 1))
-    factors, noise = rng.normal(0, 0.1, (2, 3, 2, 2, 1)), np.array([0.05, 0.02])
-    gaussians = initial.ClassGaussians(means, factors, noise)
-    start = initial.class_gaussian((2, 2, 1), gaussians.to_text())
+    means, factors, _ = GAUSSIANS
+    start = initial.class_gaussian((2, 2, 1), GAUSSIANS.to_text())
     keys = jax.random.split(jax.random.key(0), 20_000)
     x = np.asarray(jax.vmap(lambda key: start(key, jnp.int32(1)))(keys)).reshape(-1, 4)
     np.testing.assert_allclose(x.mean(0), means[1].ravel(), atol=0.005)
@@ -212,9 +231,9 @@ def test_fitted_gaussians_are_those_of_scikit_learn():
         covariance = rows.T @ rows + found.noise[label] ** 2 * np.eye(16)
         # scikit-learn divides by n - 1
         np.testing.assert_allclose(
-            covariance, oracle.get_covariance() * (len(own) - 1) / len(own), atol=1e-5
+            covariance, oracle.get_covariance() * (len(own) - 1) / len(own), atol=5e-4
         )
-        np.testing.assert_allclose(found.means[label].ravel(), oracle.mean_, atol=1e-6)
+        np.testing.assert_allclose(found.means[label].ravel(), oracle.mean_, atol=6e-5)
     for same, part in zip(initial.ClassGaussians.from_text(found.to_text()), found, strict=True):
         np.testing.assert_array_equal(same, part)
     still = found._replace(factors=0 * found.factors, noise=0 * found.noise)
@@ -231,7 +250,13 @@ def test_fitted_gaussians_are_those_of_scikit_learn():
             'class 1 has 1',
         ),
         (lambda: initial.fit_class_gaussians(np.zeros((3, 2, 2, 1)), [0, 0, 0], 1, rank=4), 'rank'),
+        (lambda: initial.fit_class_gaussians(np.zeros((3, 4)), [0, 0, 0], 1), 'x must be'),
         (lambda: initial.class_gaussian((2, 2, 1), 'bm8='), 'not the text of ClassGaussians'),
+        (lambda: initial.class_gaussian((32, 32, 3), GAUSSIANS), r'\(2, 2, 1\) do not fit'),
+        (
+            lambda: initial.class_gaussian((2, 2, 1), GAUSSIANS._replace(noise=np.ones(3))),
+            'do not agree',
+        ),
     ],
 )
 def test_gaussians_that_cannot_be_fitted_or_read_are_refused(make, said):

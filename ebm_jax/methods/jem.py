@@ -25,7 +25,7 @@ from ebm_jax.kl import KlTerm, Samples
 from ebm_jax.mcmc import run_chains
 from ebm_jax.negatives import Negatives
 from ebm_jax.replay import ShardedBuffer, sharded
-from ebm_jax.shapes import check_kind, check_network
+from ebm_jax.shapes import check_kind, check_network, check_weights
 from ebm_jax.types import (
     UNCONDITIONAL,
     Array,
@@ -39,6 +39,8 @@ from ebm_jax.validity import exclude, masked_mean
 
 # a chain that grows is compiled anew when it has grown by as many steps
 EXTRA_STEPS = 5
+# past samples, or a few more, that the entropy of the KL term is estimated by
+POPULATION = 104
 
 
 @struct.dataclass
@@ -124,6 +126,7 @@ def jem(
             f'num_steps must be >= 1 and extra_step_every >= 0, got {num_steps} and '
             f'{extra_step_every}'
         )
+    check_weights(kl_weight=kl_weight, kl_entropy_weight=kl_entropy_weight)
     kl = None
     if kl_weight:
         if sampler.tunes or extra_step_every:
@@ -136,9 +139,9 @@ def jem(
             kernel=sampler.kernel(sampler.init()),
             num_steps=num_steps,
             weight=kl_weight,
-            kl_chains=num_negatives,
             num_negatives=num_negatives,
             entropy_weight=kl_entropy_weight,
+            population=-(-POPULATION // shards) * shards,
             shards=shards,
         )
     parts = _Jem(

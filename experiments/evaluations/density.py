@@ -36,6 +36,10 @@ def dequantised(examples: data.Examples, levels: int, seed: int = 0) -> np.ndarr
     return (2 * (k + u) / levels - 1).astype(np.float32)
 
 
+# densities of scikit-learn that an energy is compared with
+MIXTURES = ((10, 'diag'), (50, 'diag'), (10, 'full'), (30, 'tied'), (60, 'tied'))
+SMALL_DIMENSIONS = 1000
+BANDWIDTHS = (0.05, 0.1, 0.15, 0.2, 0.3, 0.35, 0.4, 0.5)
 WITH_TEST = ('mala', 'hmc', 'gibbs_with_gradients')  # kernels that accept or reject
 
 
@@ -227,7 +231,7 @@ def noised_log_likelihood(
 
 
 def temperature(sampling: Sampling) -> float:
-    """T of the run's chains, which follow exp(-E / T); 0 without noise."""
+    """T of the run's fresh chains, which follow exp(-E / T); 0 without noise."""
     if sampling.kernel.name == 'steepest_descent':
         return 0.0
     numbers = sampling.kernel.arguments
@@ -237,12 +241,17 @@ def temperature(sampling: Sampling) -> float:
     return 1.0 if given is None else given
 
 
+def at_temperature_one(sampling: Sampling) -> bool:
+    """Whether the run's fresh chains follow exp(-E) itself."""
+    return math.isclose(temperature(sampling), 1, rel_tol=1e-6)
+
+
 def temperature_of(sampling: Sampling) -> str:
     """What the chains of the run say about this density."""
     found = temperature(sampling)
     if found == 0:
         return 'its chains have no noise, so training never sampled this density.'
-    if math.isclose(found, 1, rel_tol=1e-6):
+    if at_temperature_one(sampling):
         return 'its chains run at temperature 1, that of this density.'
     return (
         f'its chains run at temperature {found:.2g}, so training never sampled this density: '
@@ -253,11 +262,14 @@ def temperature_of(sampling: Sampling) -> str:
 def densities_of_others(train: np.ndarray, test: np.ndarray) -> dict[str, float]:
     """{'Gaussian mixture', 'kernel density'}: mean log p(x) of test images in nats, on the same
     data; components, kind of covariance and bandwidth are those that are best on a fifth of the
-    training images, and are then fitted to all of these."""
+    training images, and are then fitted to all of these. Covariances that are not diagonal are
+    tried up to SMALL_DIMENSIONS: beyond, they take hours."""
     train, test = train.reshape(len(train), -1), test.reshape(len(test), -1)
     order, cut = np.random.default_rng(0).permutation(len(train)), len(train) * 4 // 5
     fitting, held = train[order[:cut]], train[order[cut:]]
-    kinds = [(10, 'diag'), (50, 'diag'), (10, 'full'), (30, 'tied'), (60, 'tied')]
+    kinds = [
+        (n, kind) for n, kind in MIXTURES if kind == 'diag' or train.shape[1] <= SMALL_DIMENSIONS
+    ]
     candidates: dict[str, list[Any]] = {
         'Gaussian mixture': [
             GaussianMixture(
@@ -265,9 +277,7 @@ def densities_of_others(train: np.ndarray, test: np.ndarray) -> dict[str, float]
             )
             for n, kind in kinds
         ],
-        'kernel density': [
-            KernelDensity(bandwidth=width) for width in (0.05, 0.1, 0.15, 0.2, 0.3, 0.35, 0.4, 0.5)
-        ],
+        'kernel density': [KernelDensity(bandwidth=width) for width in BANDWIDTHS],
     }
     return {
         name: best_on(models, fitting, held).fit(train).score_samples(test).mean().item()

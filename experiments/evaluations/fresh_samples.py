@@ -22,6 +22,12 @@ from experiments.common.section import Section, Shown, save_shown, share_interva
 
 SAMPLES = 'Samples'  # the heading in the report
 FRAMES = 24  # parts of the moving picture
+INITIAL_WORDS = {  # the initial distribution of a model, as a reader knows it
+    'uniform': 'uniform noise',
+    'normal': 'normal noise',
+    'bernoulli': 'random binary images',
+    'class_gaussian': 'a Gaussian of the class (informative initialisation)',
+}
 
 
 class FreshSamples(NamedTuple):
@@ -154,7 +160,7 @@ def _described(experiment):
     moved = ''
     if sampling.transition:
         moved = f', augmentation every {sampling.every} steps except in the last {sampling.plain}'
-    begin = 'generator' if experiment.stages else 'initial distribution'
+    begin = 'the generator' if experiment.stages else INITIAL_WORDS[sampling.initial.name]
     features = experiment.model.spec.units == FEATURES
     axes = '; windows of features, time to the right, frequency upwards' if features else ''
     numbers = ', '.join(
@@ -164,7 +170,7 @@ def _described(experiment):
     )
     steps = experiment.model.num_steps()
     kernel = sampling.kernel.name.replace('_', ' ')
-    said = f'{steps} {kernel} steps of size {sampling.step_size:g} from the {begin}'
+    said = f'{steps} {kernel} steps of size {sampling.step_size:g} from {begin}'
     return ', '.join(filter(None, (said, numbers))) + moved + axes
 
 

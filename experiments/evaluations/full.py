@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import math
 import pathlib
 import sys
 import time
@@ -63,7 +62,7 @@ def parts_of(
     if model.has_energy and of_images:
         settings = {'chains': c.chains, 'bridges': c.bridges}
         found['density'] = density.log_likelihood, settings
-        if experiment.input_noise and math.isclose(density.temperature(model.spec.sampling), 1):
+        if experiment.input_noise and density.at_temperature_one(model.spec.sampling):
             found['density with noise'] = density.noised_log_likelihood, settings
     return found
 
@@ -93,10 +92,12 @@ def measure(
 
 def digest_of(experiment: Experiment, state: TrainState, settings: Mapping[str, Any]) -> str:
     """SHA-256 of the evaluation parameters, the model, the chains of training, some of the data,
-    the settings and the version."""
+    the noise, the settings, the densities that it is compared with, and the version."""
     chains = experiment.chains
     numbers = {} if chains is None else {'K': chains.num_steps, **chains.numbers(state)}
-    said = [ebm_jax.__version__, settings, experiment.model.spec.to_json(), numbers]
+    rivals = density.MIXTURES, density.BANDWIDTHS
+    spec, noise = experiment.model.spec.to_json(), experiment.input_noise
+    said = [ebm_jax.__version__, settings, spec, numbers, rivals, noise]
     digest = hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode())
     examples = [data.subsample(part, 200) for part in (experiment.train, experiment.test)]
     for leaf in jax.tree.leaves((state.eval_params, [(part.x, part.y) for part in examples])):

@@ -11,6 +11,7 @@ import numpy as np
 from ebm_jax import adapt, data, model, objectives, replay
 from ebm_jax.errors import InputError
 from ebm_jax.evaluate import calibration, post_hoc, predict
+from ebm_jax.images import as_float
 from ebm_jax.initial import fit_class_gaussians
 from ebm_jax.methods.jem import jem
 from ebm_jax.model import INITIAL
@@ -66,18 +67,23 @@ class JemBuffer(Buffer):
 
     initial: str = setting(
         'uniform',
-        'initial distribution: uniform noise, or a Gaussian of each class, fitted to the training '
-        'images at 8x8 pixels',
+        'initial distribution: uniform noise, or a Gaussian of each class, fitted to 1,000 of its '
+        'training images at 8x8 pixels',
         choices=('uniform', 'class_gaussian'),
     )
 
-    def part(self, train: data.Examples) -> Part:
-        """The initial distribution of chains for images."""
+    def part(self, train: data.Examples, labelled: np.ndarray | None = None) -> Part:
+        """The initial distribution of chains for images.
+
+        Args: labelled: the training examples [n] whose labels may be seen; None for all.
+        """
         if self.initial == 'uniform':
             return Part('uniform')
-        some = data.subsample(train, 10_000)
+        seen = np.arange(len(train.y)) if labelled is None else labelled
+        of_classes = [seen[train.y[seen] == label][:1000] for label in range(train.num_classes)]
+        some = train.rows(np.sort(np.concatenate(of_classes)))
         try:
-            fitted = fit_class_gaussians(some.x / np.float32(127.5) - 1, some.y, train.num_classes)
+            fitted = fit_class_gaussians(as_float(some.x), some.y, train.num_classes)
         except ValueError as error:
             raise InputError(
                 f'--config.buffer.initial=class_gaussian: {error}; use uniform'
@@ -165,7 +171,7 @@ def image_jem(
         config,
         datasets,
         network or config.network.build(train.num_classes, train.x.shape[1:]),
-        initial=config.buffer.part(train if labelled is None else train.rows(labelled)),
+        initial=config.buffer.part(train, labelled),
         prepare=prepare_images(c.noise, c.crop, c.flip),
         prepare_test=prepare_images(c.noise),
         kernel=kernel,
