@@ -1,9 +1,17 @@
-"""ST-JEM on CIFAR-10 with a network of 245 thousand parameters, for two CPU cores in forty minutes.
+"""ST-JEM on CIFAR-10 with a network of 266 thousand parameters, for a CPU.
 
     python -m experiments.cifar10_small_st_jem --workdir=runs/cifar10_small \\
         --config.data.source=npz:data/cifar10.npz
     python -m experiments.evaluate --workdir=runs/cifar10_small \\
         --ood=cifar100=npz:data/cifar100_test.npz --ood=textures=npz:data/dtd32.npz
+
+Cross-entropy on 128 images with crops and flips, p(x) and p(x|y) on 32 images without them and 32
+chains of K = 5 steps, which begin at a Gaussian of each class.
+
+Time: 46 minutes on one CPU core whose neighbour was busy, 10 of evaluation. Expected: accuracy 68 %,
+ECE 16 % (not confident enough), two thirds of fresh samples recognised by a support vector machine
+whose own accuracy is 49 %, Frechet distance 4.9 (test images 2.0, noise 53), AUROC of log p(x) .99
+against uniform noise, .71 against textures, .59 against CIFAR-100.
 """
 
 from experiments.common import launch
