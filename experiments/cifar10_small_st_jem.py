@@ -8,10 +8,10 @@
 Cross-entropy on 128 images with crops and flips, p(x) and p(x|y) on 32 images without them and 32
 chains of K = 5 steps, which begin at a Gaussian of each class.
 
-Time: 46 minutes on one CPU core whose neighbour was busy, 10 of evaluation. Expected: accuracy 68 %,
-ECE 16 % (not confident enough), two thirds of fresh samples recognised by a support vector machine
-whose own accuracy is 49 %, Frechet distance 4.9 (test images 2.0, noise 53), AUROC of log p(x) .99
-against uniform noise, .71 against textures, .59 against CIFAR-100.
+Time: 46 minutes on one CPU core whose neighbour was busy, 10 of evaluation. Expected: accuracy
+68 %, ECE 16 % (not confident enough), two thirds of fresh samples recognised by a support vector
+machine whose own accuracy is 49 %, Frechet distance 4.9 (test images 2.0, noise 53), AUROC of log
+p(x) .99 against uniform noise, .71 against textures, .59 against CIFAR-100.
 """
 
 from experiments.common import launch
