@@ -4,8 +4,8 @@
         --config.data.source=npz:data/cifar10.npz
     python -m experiments.evaluate --workdir=runs/cifar10_small_jem
 
-Time: as cifar10_small_st_jem. Expected: not measured yet; on MNIST JEM diverges at ST-JEM's learning
-rate in two of five runs (docs/results/evaluation.md).
+Time: as cifar10_small_st_jem. Expected: not measured yet; on MNIST JEM diverges at ST-JEM's
+learning rate in two of five runs (docs/results/evaluation.md).
 """
 
 from experiments import cifar10_small_st_jem
