@@ -38,7 +38,7 @@ def dequantised(examples: data.Examples, levels: int, seed: int = 0) -> np.ndarr
 
 # densities of scikit-learn that an energy is compared with
 MIXTURES = ((10, 'diag'), (50, 'diag'), (10, 'full'), (30, 'tied'), (60, 'tied'))
-SMALL_DIMENSIONS = 1000
+SMALL_DIMENSIONS = 500
 BANDWIDTHS = (0.05, 0.1, 0.15, 0.2, 0.3, 0.35, 0.4, 0.5)
 WITH_TEST = ('mala', 'hmc', 'gibbs_with_gradients')  # kernels that accept or reject
 
