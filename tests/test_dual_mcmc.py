@@ -422,7 +422,7 @@ def test_settings_use_the_networks_they_name():
             dm.PAPER._replace(contrast=-1.0),
             (ENERGY, GENERATOR, INFERENCE),
             {},
-            'weight contrast must',
+            'contrast must be finite',
         ),
         (dm.NO_TERMS, (None, None, None), {}, 'nothing to learn'),
         (
