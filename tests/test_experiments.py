@@ -428,8 +428,8 @@ def test_compare_names_what_differs(trained, trained_icd, tmp_path, monkeypatch,
         'experiments.digits_icd',
     ]
     assert (
-        cells[0]['loss.kl_weight'] == ''
-        and cells[1]['loss.kl_weight'] == '1'
+        cells[0]['loss.kl_steps'] == ''
+        and cells[1]['loss.kl_steps'] == '1'
         and 'seed' not in table[0].split(' | ')
     )
     page = (tmp_path / 'both.html').read_text()
