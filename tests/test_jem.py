@@ -437,6 +437,7 @@ def test_a_kl_term_that_cannot_be_is_refused(options, said):
         make_jem(**{'kl_weight': 1.0, **options})
 
 
+@pytest.mark.slow
 def test_the_entropy_of_the_kl_term_counts_when_the_buffer_holds_enough():
     """From more than 1,000 past samples on: nearest neighbours among them, written out."""
     buffer = replay.class_conditional(START, 640, CLASSES, unconditional=0.5, restart=0.0)
