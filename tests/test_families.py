@@ -174,7 +174,6 @@ def test_the_refusal_of_a_number_of_devices_says_which_number_to_give():
         fit.check(recipe, jax.devices()[:8])
 
 
-@pytest.mark.slow
 def test_chains_and_fresh_samples_begin_at_the_fitted_gaussians(tmp_path):
     """By the spec alone, as config.json keeps it: the mean of many starts is that of the class's
     training images, and the buffer of the run is filled with such starts."""

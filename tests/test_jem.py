@@ -437,7 +437,6 @@ def test_a_kl_term_that_cannot_be_is_refused(options, said):
         make_jem(**{'kl_weight': 1.0, **options})
 
 
-@pytest.mark.slow
 def test_the_entropy_of_the_kl_term_counts_when_the_buffer_holds_enough():
     """From more than 1,000 past samples on: nearest neighbours among them, written out."""
     buffer = replay.class_conditional(START, 640, CLASSES, unconditional=0.5, restart=0.0)
@@ -452,15 +451,15 @@ def test_the_entropy_of_the_kl_term_counts_when_the_buffer_holds_enough():
     )
 
     @jax.jit
-    def rounds():
-        params, chains = method.init(jax.random.key(0), BATCH)
-        seen = []
-        for k in range(20):
-            samples, chains = method.sample(jax.random.key(k), params, chains, BATCH)
-            seen.append(method.loss(params, jax.random.key(0), BATCH, samples)[1])
-        return samples, seen
+    def one_round(key, params, chains):
+        samples, chains = method.sample(key, params, chains, BATCH)
+        return samples, chains, method.loss(params, key, BATCH, samples)[1]
 
-    samples, seen = rounds()
+    params, chains = jax.jit(method.init)(jax.random.key(0), BATCH)
+    seen = []
+    for k in range(20):
+        samples, chains, metrics = one_round(jax.random.key(k), params, chains)
+        seen.append(metrics)
     counts = [float(metrics['kl_entropy_counts']) for metrics in seen]
     # p(x) alone has 1,280 entries, of which each round fills up to 256 that were empty
     assert counts[0] == 0 and counts[-1] == 1 and counts == sorted(counts)
