@@ -185,8 +185,8 @@ def test_the_density_of_images_with_noise_is_that_of_their_gaussian():
         input_noise=noise,
     )
     state = SimpleNamespace(eval_params={})
-    found = density.noised_log_likelihood(
-        pathlib.Path(), experiment, state, chains=64, bridges=100
+    found = density.log_likelihood(
+        pathlib.Path(), experiment, state, chains=64, bridges=100, noised=True
     ).metrics
     log_z = 4 * 0.5 * np.log(2 * np.pi * total**2) - 3.0
     np.testing.assert_allclose(found['noised_log_z'], log_z, atol=0.05)

@@ -36,11 +36,22 @@ def dequantised(examples: data.Examples, levels: int, seed: int = 0) -> np.ndarr
     return (2 * (k + u) / levels - 1).astype(np.float32)
 
 
-# densities of scikit-learn that an energy is compared with
-MIXTURES = ((10, 'diag'), (50, 'diag'), (10, 'full'), (30, 'tied'), (60, 'tied'))
-SMALL_DIMENSIONS = 500
-BANDWIDTHS = (0.05, 0.1, 0.15, 0.2, 0.3, 0.35, 0.4, 0.5)
 WITH_TEST = ('mala', 'hmc', 'gibbs_with_gradients')  # kernels that accept or reject
+
+
+class Rivals(NamedTuple):
+    """Densities of scikit-learn that an energy is compared with."""
+
+    mixtures: tuple[tuple[int, str], ...]  # components, kind of covariance
+    small_dimensions: int  # up to which kinds but 'diag' are tried: beyond, they take hours
+    bandwidths: tuple[float, ...]
+
+
+RIVALS = Rivals(
+    ((10, 'diag'), (50, 'diag'), (10, 'full'), (30, 'tied'), (60, 'tied')),
+    500,
+    (0.05, 0.1, 0.15, 0.2, 0.3, 0.35, 0.4, 0.5),
+)
 
 
 class Space(NamedTuple):
@@ -109,20 +120,27 @@ def noised_space_of(experiment: Experiment) -> Space:
     )
 
 
-class Measured(NamedTuple):
-    """log Z between its two estimates, and log p(x) [N] of the test images of a space."""
+def log_likelihood(
+    workdir: pathlib.Path,
+    experiment: Experiment,
+    state: TrainState,
+    *,
+    chains: int = 128,
+    bridges: int = 1000,
+    noised: bool = False,
+    rivals: Rivals = RIVALS,
+) -> Section:
+    """log Z of exp(-E(x)), and log p(x) of test images, beside densities of scikit-learn.
 
-    lower: partition.Estimate
-    upper: partition.Estimate
-    log_px: np.ndarray
-    lines: list[str]
-
-
-def measured(
-    space: Space, experiment: Experiment, state: TrainState, chains: int, bridges: int
-) -> Measured:
-    """By annealed importance sampling and its reverse."""
-    params = state.eval_params
+    Args:
+      chains, bridges: of annealed importance sampling.
+      noised: all images have the noise of training, and metrics are named noised_NAME; else bits
+        per dimension are there, too.
+      rivals: the densities that are tried.
+    """
+    del workdir
+    params, size = state.eval_params, int(np.prod(experiment.model.spec.shape))
+    space = noised_space_of(experiment) if noised else space_of(experiment)
     options: dict[str, Any] = {'bridges': bridges, 'kernel': space.kernel}
     lower = partition.annealed_importance_sampling(
         jax.random.key(0), space.energy, params, space.base, chains=chains, **options
@@ -143,7 +161,21 @@ def measured(
         [space.test],
         description='test energies',
     )
+    log_px = -energies - lower.log_z
+    others: dict[str, float] = {}
+    if noised or space.levels:
+        others = densities_of_others(space.train, space.test, rivals)
+    name = 'noised_' if noised else ''
+    metrics: dict[str, Any] = {
+        f'{name}log_z': lower.log_z,
+        f'{name}log_z_upper': upper.log_z,
+        f'{name}log_z_effective_sample_size': lower.effective_sample_size,
+        f'{name}log_likelihood': float(np.mean(log_px)),
+        f'{name}log_likelihood_of_others': others,
+    }
+    intervals = {f'{name}log_z': lower.interval}
     (low, high), sampling = lower.interval, experiment.model.spec.sampling
+    said = ''.join(f', {other} {value:.2f}' for other, value in others.items())
     lines = [
         f'Density exp(-E(x)) / Z on {space.name}; {temperature_of(sampling)}',
         f'log Z           {lower.log_z:10.2f}   [{low:.2f}, {high:.2f}], annealed importance '
@@ -152,82 +184,21 @@ def measured(
         f'log Z, reverse  {upper.log_z:10.2f}   from where these chains ended (above log Z in '
         'expectation if they are samples of exp(-E)); a gap means too few bridges, or chains that '
         'stick',
-    ]
-    return Measured(lower, upper, -energies - lower.log_z, lines)
-
-
-def likelihood_line(log_px: np.ndarray, rivals: dict[str, float]) -> str:
-    """The line of the report on log p(x)."""
-    others = ''.join(f', {name} {value:.2f}' for name, value in rivals.items())
-    return (
         f'log p(x)        {float(np.mean(log_px)):10.2f}   nats, mean of {len(log_px):,} test '
-        f'images, too high where log Z is too low{others}'
-    )
-
-
-def log_likelihood(
-    workdir: pathlib.Path,
-    experiment: Experiment,
-    state: TrainState,
-    *,
-    chains: int = 128,
-    bridges: int = 1000,
-) -> Section:
-    """log Z of exp(-E(x)), and log p(x) of test images, beside densities of scikit-learn.
-
-    Args: chains, bridges: of annealed importance sampling.
-    """
-    del workdir
-    space = space_of(experiment)
-    lower, upper, log_px, lines = measured(space, experiment, state, chains, bridges)
-    size = int(np.prod(experiment.model.spec.shape))
-    bits: np.ndarray = -log_px / (size * np.log(2))
-    rivals: dict[str, float] = {}
-    if space.levels:
-        bits = partition.bits_per_dimension(log_px, size, space.levels)
-        rivals = densities_of_others(space.train, space.test)
-    # over test images and over the chains that estimate log Z
-    wide = (lower.interval[1] - lower.interval[0]) / 2 / (size * np.log(2))
-    error = float(np.hypot(1.96 * np.std(bits) / len(bits) ** 0.5, wide))
-    mean_bits = float(np.mean(bits))
-    metrics: dict[str, Any] = {
-        'log_z': lower.log_z,
-        'log_z_upper': upper.log_z,
-        'log_z_effective_sample_size': lower.effective_sample_size,
-        'log_likelihood': float(np.mean(log_px)),
-        'bits_per_dim': mean_bits,
-        'log_likelihood_of_others': rivals,
-    }
-    lines += [
-        likelihood_line(log_px, rivals),
-        f'bits per dim    {mean_bits:10.3f}   +- {error:.3f} over images and chains',
+        f'images, too high where log Z is too low{said}',
     ]
-    interval = (mean_bits - error, mean_bits + error)
-    return Section(metrics, lines, intervals={'log_z': lower.interval, 'bits_per_dim': interval})
-
-
-def noised_log_likelihood(
-    workdir: pathlib.Path,
-    experiment: Experiment,
-    state: TrainState,
-    *,
-    chains: int = 128,
-    bridges: int = 1000,
-) -> Section:
-    """The same of images with the noise of training, of all densities alike."""
-    del workdir
-    space = noised_space_of(experiment)
-    lower, upper, log_px, lines = measured(space, experiment, state, chains, bridges)
-    rivals = densities_of_others(space.train, space.test)
-    metrics = {
-        'noised_log_z': lower.log_z,
-        'noised_log_z_upper': upper.log_z,
-        'noised_log_z_effective_sample_size': lower.effective_sample_size,
-        'noised_log_likelihood': float(np.mean(log_px)),
-        'noised_log_likelihood_of_others': rivals,
-    }
-    lines.append(likelihood_line(log_px, rivals))
-    return Section(metrics, lines, intervals={'noised_log_z': lower.interval})
+    if not noised:
+        bits: np.ndarray = -log_px / (size * np.log(2))
+        if space.levels:
+            bits = partition.bits_per_dimension(log_px, size, space.levels)
+        # over test images and over the chains that estimate log Z
+        wide = (high - low) / 2 / (size * np.log(2))
+        error = float(np.hypot(1.96 * np.std(bits) / len(bits) ** 0.5, wide))
+        mean_bits = float(np.mean(bits))
+        metrics['bits_per_dim'] = mean_bits
+        intervals['bits_per_dim'] = (mean_bits - error, mean_bits + error)
+        lines.append(f'bits per dim    {mean_bits:10.3f}   +- {error:.3f} over images and chains')
+    return Section(metrics, lines, intervals=intervals)
 
 
 def temperature(sampling: Sampling) -> float:
@@ -259,16 +230,19 @@ def temperature_of(sampling: Sampling) -> str:
     )
 
 
-def densities_of_others(train: np.ndarray, test: np.ndarray) -> dict[str, float]:
+def densities_of_others(
+    train: np.ndarray, test: np.ndarray, rivals: Rivals = RIVALS
+) -> dict[str, float]:
     """{'Gaussian mixture', 'kernel density'}: mean log p(x) of test images in nats, on the same
     data; components, kind of covariance and bandwidth are those that are best on a fifth of the
-    training images, and are then fitted to all of these. Covariances that are not diagonal are
-    tried up to SMALL_DIMENSIONS: beyond, they take hours."""
+    training images, and are then fitted to all of these."""
     train, test = train.reshape(len(train), -1), test.reshape(len(test), -1)
     order, cut = np.random.default_rng(0).permutation(len(train)), len(train) * 4 // 5
     fitting, held = train[order[:cut]], train[order[cut:]]
     kinds = [
-        (n, kind) for n, kind in MIXTURES if kind == 'diag' or train.shape[1] <= SMALL_DIMENSIONS
+        (n, kind)
+        for n, kind in rivals.mixtures
+        if kind == 'diag' or train.shape[1] <= rivals.small_dimensions
     ]
     candidates: dict[str, list[Any]] = {
         'Gaussian mixture': [
@@ -277,7 +251,7 @@ def densities_of_others(train: np.ndarray, test: np.ndarray) -> dict[str, float]
             )
             for n, kind in kinds
         ],
-        'kernel density': [KernelDensity(bandwidth=width) for width in BANDWIDTHS],
+        'kernel density': [KernelDensity(bandwidth=width) for width in rivals.bandwidths],
     }
     return {
         name: best_on(models, fitting, held).fit(train).score_samples(test).mean().item()

@@ -60,10 +60,10 @@ def parts_of(
     if experiment.chains is not None:
         found['long chains'] = density.long_chains, {'times': c.times}
     if model.has_energy and of_images:
-        settings = {'chains': c.chains, 'bridges': c.bridges}
+        settings = {'chains': c.chains, 'bridges': c.bridges, 'rivals': density.RIVALS}
         found['density'] = density.log_likelihood, settings
         if experiment.input_noise and density.at_temperature_one(model.spec.sampling):
-            found['density with noise'] = density.noised_log_likelihood, settings
+            found['density with noise'] = density.log_likelihood, {**settings, 'noised': True}
     return found
 
 
@@ -92,12 +92,11 @@ def measure(
 
 def digest_of(experiment: Experiment, state: TrainState, settings: Mapping[str, Any]) -> str:
     """SHA-256 of the evaluation parameters, the model, the chains of training, some of the data,
-    the noise, the settings, the densities that it is compared with, and the version."""
+    the noise, the settings and the version."""
     chains = experiment.chains
     numbers = {} if chains is None else {'K': chains.num_steps, **chains.numbers(state)}
-    rivals = density.MIXTURES, density.BANDWIDTHS
     spec, noise = experiment.model.spec.to_json(), experiment.input_noise
-    said = [ebm_jax.__version__, settings, spec, numbers, rivals, noise]
+    said = [ebm_jax.__version__, settings, spec, numbers, noise]
     digest = hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode())
     examples = [data.subsample(part, 200) for part in (experiment.train, experiment.test)]
     for leaf in jax.tree.leaves((state.eval_params, [(part.x, part.y) for part in examples])):
