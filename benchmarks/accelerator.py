@@ -28,6 +28,8 @@ import sys
 import time
 from typing import Any
 
+from benchmarks import turns
+
 STEPS = 10  # of a chain that is timed
 ROUNDS = 5  # of ours and PyTorch's in turn
 SHORTEST = 5  # seconds that a part is worth starting for
@@ -90,12 +92,10 @@ def timed(run: Any, repeats: int = 5) -> dict[str, float]:
     """
     import jax
 
-    seconds = []
-    for _ in range(1 + repeats):
-        begin = time.perf_counter()
-        jax.block_until_ready(run())
-        seconds.append(time.perf_counter() - begin)
-    return {'seconds': statistics.median(seconds[1:]), 'first': seconds[0]}
+    first, *later = (
+        turns.seconds(lambda: jax.block_until_ready(run())) for _ in range(1 + repeats)
+    )
+    return {'seconds': statistics.median(later), 'first': first}
 
 
 def rate() -> dict[str, Any]:
@@ -118,7 +118,7 @@ def rate() -> dict[str, Any]:
 
 
 def built_chain(small: bool, chains: int, dtype: str, unroll: int) -> dict[str, Any]:
-    """{'run': () -> positions, 'flops': of a run, 'arrays': weights, positions and energies}."""
+    """{'run': () -> positions, 'flops': of a run, 'arrays': () -> weights, positions, energies}."""
     import jax
     import jax.numpy as jnp
     import numpy as np
@@ -149,12 +149,16 @@ def built_chain(small: bool, chains: int, dtype: str, unroll: int) -> dict[str, 
 
     run = jax.jit(jax.vmap(one, (None, 0, 0)))
     keys = jax.random.split(jax.random.key(2), chains)
-    energies = jax.jit(jax.vmap(energy, (None, 0)))(params, x)
-    arrays = {name: np.asarray(leaf) for name, leaf in flatten_dict(params, sep='/').items()}
+
+    def arrays():
+        energies = jax.jit(jax.vmap(energy, (None, 0)))(params, x)
+        weights = flatten_dict(params, sep='/')
+        return jax.tree.map(np.asarray, {'energy': energies, 'x': x, **weights})
+
     return {
         'run': lambda: run(params, keys, x),
         'flops': cost.count_flops(jax.vmap(one, (None, 0, 0)), params, keys, x),
-        'arrays': {'energy': np.asarray(energies), 'x': np.asarray(x), **arrays},
+        'arrays': arrays,
     }
 
 
@@ -175,29 +179,24 @@ def torch_chain(out: pathlib.Path, small: bool, chains: int, python: str) -> dic
     import jax
     import numpy as np
 
-    from benchmarks import turns
-
     built = built_chain(small, chains, 'bfloat16', 1)
-    np.savez(out / 'weights.npz', **built['arrays'])
+    np.savez(out / 'weights.npz', **built['arrays']())
     command = [python, '-m', 'benchmarks.accelerator', f'--out={out}', '--worker=torch_worker']
     theirs = turns.Worker([*command, f'--arguments={json.dumps({"small": small})}'])
 
     def ours():
-        begin = time.perf_counter()
-        jax.block_until_ready(built['run']())
-        return time.perf_counter() - begin
+        return turns.seconds(lambda: jax.block_until_ready(built['run']()))
 
     try:
-        version, *names = theirs.version.split(';')
-        variants = {name: functools.partial(theirs.time, name) for name in names}
+        variants = {name: functools.partial(theirs.time, name) for name in theirs.variants}
         rounds = turns.in_turn({'ebm_jax, bfloat16': ours, **variants}, ROUNDS)
     finally:
         theirs.close()
     medians = {
         name: statistics.median(each[name] for each in rounds) / STEPS * 1e3 for name in rounds[0]
     }
-    ratios = {f'{name} / ours': turns.ratio(rounds, name, 'ebm_jax, bfloat16') for name in names}
-    return {'torch': version, **medians, **ratios, 'best ratio': min(ratios.values())}
+    ratios = {f'{name} / ours': turns.ratio(rounds, name, 'ebm_jax, bfloat16') for name in variants}
+    return {'torch': theirs.version, **medians, **ratios, 'best ratio': min(ratios.values())}
 
 
 def torch_worker(out: pathlib.Path, small: bool) -> None:
@@ -205,7 +204,6 @@ def torch_worker(out: pathlib.Path, small: bool) -> None:
     import numpy as np
     import torch
 
-    from benchmarks import turns
     from benchmarks.torch_net import Net
     from benchmarks.torch_net import chain as run_chain
 
@@ -244,7 +242,7 @@ def torch_worker(out: pathlib.Path, small: bool) -> None:
         if device == 'cuda':
             torch.cuda.synchronize()
 
-    turns.serve(run, ';'.join([torch.__version__, *variants]))
+    turns.serve(run, torch.__version__, list(variants))
 
 
 def built(experiment: str, small: bool) -> Any:

@@ -12,24 +12,30 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 
-def serve(run: Callable[..., Any], version: str) -> None:
+def seconds(run: Callable[..., Any], *arguments: Any) -> float:
+    """How long run(*arguments) takes, which must wait for its results."""
+    begin = time.perf_counter()
+    run(*arguments)
+    return time.perf_counter() - begin
+
+
+def serve(run: Callable[..., Any], version: str, variants: Sequence[str] = ()) -> None:
     """Answer each line of arguments on standard input with the seconds that run(*arguments) took;
-    the worker's half of `Worker`."""
-    print(json.dumps({'ready': version}), flush=True)
+    the worker's half of `Worker`, which is told the version and the variants."""
+    print(json.dumps([version, list(variants)]), flush=True)
     for line in sys.stdin:
-        arguments = json.loads(line)
-        start = time.perf_counter()
-        run(*arguments)
-        print(json.dumps(time.perf_counter() - start), flush=True)
+        print(json.dumps(seconds(run, *json.loads(line))), flush=True)
 
 
 class Worker:
     """A process that ends in `serve`.
 
-    Attributes: version: what it said when it was ready.
+    Attributes: version, variants: what it said when it was ready.
     """
 
-    def __init__(self, command: Sequence[str], environment: Mapping[str, str] | None = None):
+    def __init__(
+        self, command: Sequence[str], environment: Mapping[str, str] | None = None
+    ) -> None:
         """Raises: RuntimeError, with the last line of its errors, where it does not start."""
         self._errors = tempfile.TemporaryFile('w+')  # noqa: SIM115, open as long as the process
         self._process = subprocess.Popen(
@@ -40,7 +46,7 @@ class Worker:
             stderr=self._errors,
             env=environment,
         )
-        self.version = self._answer()['ready']
+        self.version, self.variants = self._answer()
 
     def time(self, *arguments: Any) -> float:
         """Seconds. Raises: RuntimeError where the process has ended."""
