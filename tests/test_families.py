@@ -17,7 +17,7 @@ from ebm_jax.spec import ModelSpec
 from ebm_jax.train import init_state, make_local_step, state_shapes
 from ebm_jax.types import Kernel, Network
 from experiments.common import building, runs, settings
-from experiments.evaluations import full
+from experiments.evaluations import fresh_samples, full
 from experiments.families import dual_mcmc, icd
 
 
@@ -174,7 +174,7 @@ def test_the_refusal_of_a_number_of_devices_says_which_number_to_give():
         fit.check(recipe, jax.devices()[:8])
 
 
-def test_chains_and_fresh_samples_begin_at_the_fitted_gaussians(tmp_path):
+def test_chains_and_fresh_samples_begin_at_the_fitted_gaussians():
     """By the spec alone, as config.json keeps it: the mean of many starts is that of the class's
     training images, and the buffer of the run is filled with such starts."""
     module = importlib.import_module('experiments.digits_st_jem')
@@ -192,6 +192,10 @@ def test_chains_and_fresh_samples_begin_at_the_fitted_gaussians(tmp_path):
     of_class = np.asarray(buffer.position)[np.asarray(buffer.label) == 3]
     np.testing.assert_allclose(of_class.mean(0), threes.mean(0), atol=0.35)
     assert np.abs(of_class.mean(0)).max() > 0.8  # uniform noise would have means near 0
+
+
+def test_the_report_has_words_for_every_initial_distribution():
+    assert set(fresh_samples.INITIAL_WORDS) == set(model.INITIAL)
 
 
 @pytest.mark.parametrize('name, noised', [('digits_density', True), ('digits_st_jem', False)])

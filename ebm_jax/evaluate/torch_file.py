@@ -74,7 +74,7 @@ ALLOWED = {
 class _Unpickler(pickle.Unpickler):
     """Knows ALLOWED, and storages by their key, which it keeps."""
 
-    def __init__(self, file: BinaryIO):
+    def __init__(self, file: BinaryIO) -> None:
         super().__init__(file)
         self.storages: dict[str, _Storage] = {}
 

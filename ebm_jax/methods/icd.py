@@ -139,7 +139,7 @@ def icd(
     )
 
 
-def _energies(network, conditional, params, x, label):
+def _energies(network, conditional, params, x, label) -> Array:
     """E of each scale: one example -> [S]."""
     return jnp.atleast_1d(network.apply(params, x, *([label] if conditional else [])))
 
