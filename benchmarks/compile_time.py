@@ -48,11 +48,13 @@ def measure(experiment: str) -> dict[str, Any]:
 
     from benchmarks import made
     from ebm_jax import cost
+    from ebm_jax.compiling import compile_quickly_on_cpu
     from ebm_jax.sharding import shard_batch, shard_state
     from ebm_jax.train import init_state, make_train_step, trace_step
     from experiments.common import runs
     from experiments.common.cores import use_all_cores
 
+    compile_quickly_on_cpu()  # as an experiment does
     module, config = made.configured(experiment, [])
     settings = laptop_settings(module.__doc__ or '')
     module, config = made.configured(experiment, settings)

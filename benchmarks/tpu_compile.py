@@ -34,6 +34,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec  # noqa: E
 
 from benchmarks import made  # noqa: E402
 from ebm_jax import cost  # noqa: E402
+from ebm_jax.compiling import TPU_EFFORT  # noqa: E402
 from ebm_jax.devices import AXIS  # noqa: E402
 from ebm_jax.errors import InputError  # noqa: E402
 from ebm_jax.train import (  # noqa: E402
@@ -44,7 +45,6 @@ from ebm_jax.train import (  # noqa: E402
     state_shapes,
     trace_step,
 )
-from experiments.common.compiled import EFFORT  # noqa: E402
 
 HOST_BOUNDS = {'1x1': [1, 1, 1], '2x2': [2, 2, 1], '2x4': [2, 4, 1]}
 COPIES = 0.1  # largest share of a chain's bytes that may be copies and transposes
@@ -288,7 +288,7 @@ def main() -> None:
     parser.add_argument('--experiment', required=True, help='as cifar10_jem')
     parser.add_argument('--topology', default='v5e:1x1', help='v5e or v6e : 1x1, 2x2 or 2x4')
     parser.add_argument(
-        '--effort', type=float, default=EFFORT, help='of the compiler for speed, in [-1, 1]'
+        '--effort', type=float, default=TPU_EFFORT, help='of the compiler for speed, in [-1, 1]'
     )
     parser.add_argument('--out', help='a .jsonl file that gets a line more')
     args, settings = parser.parse_known_args()

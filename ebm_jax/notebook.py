@@ -40,10 +40,13 @@ def set_up(clone: str | pathlib.Path, extra: str = '') -> bool:
     import jax
     from matplotlib import pyplot
 
+    from ebm_jax.compiling import compile_quickly_on_cpu
+
     if tuple(map(int, jax.__version__.split('.')[:3])) < (0, 7, 2):
         raise RuntimeError(
             f'JAX {jax.__version__} is too old: choose a newer runtime, or pip install "jax>=0.7.2"'
         )
+    compile_quickly_on_cpu()
     if 'JAX_NUM_CPU_DEVICES' not in os.environ:
         try:
             jax.config.update('jax_num_cpu_devices', 2 if (os.cpu_count() or 1) > 1 else 1)

@@ -106,3 +106,32 @@ def test_a_later_start_compiles_nothing_and_images_on_disk_train_the_same_model(
     assert before.keys() == after.keys() and len(before) > 10
     for name, leaf in before.items():
         np.testing.assert_array_equal(leaf, after[name], err_msg=name)
+
+
+def test_a_cpus_compiler_takes_less_time_and_the_users_flags_and_other_platforms_are_left(tmp_path):
+    """Found out before JAX starts: by what is asked for, and by what is installed."""
+    code = """if True:
+        import os, jax
+        from ebm_jax.compiling import compile_quickly_on_cpu
+        for platforms, flags in (('cpu', ''), ('cpu', '--xla_backend_optimization_level=3'),
+                                 ('cuda,cpu', ''), (None, '')):
+            jax.config.update('jax_platforms', platforms)
+            os.environ['XLA_FLAGS'] = flags
+            compile_quickly_on_cpu()
+            print(os.environ['XLA_FLAGS'])
+    """
+    (tmp_path / 'jax_plugins').mkdir()  # as a GPU's package has it
+    run = start([], code, PYTHONPATH=os.pathsep.join([str(tmp_path), str(ROOT)]))
+    level = '--xla_backend_optimization_level'
+    assert run.stdout.split('\n')[:4] == [f'{level}=2', f'{level}=3', '', '']
+
+
+@pytest.mark.slow
+def test_an_experiment_sets_the_compilers_level_before_jax_starts(tmp_path):
+    start(
+        ['experiments.digits_st_jem', f'--workdir={tmp_path}/run', *SMALL],
+        XLA_FLAGS=f'--xla_dump_to={tmp_path}/dump',
+        JAX_ENABLE_COMPILATION_CACHE='false',
+    )
+    options = [path.read_text() for path in (tmp_path / 'dump').glob('*make*.debug_options')]
+    assert options and all('xla_backend_optimization_level: 2' in said for said in options)

@@ -20,9 +20,9 @@ import jax
 from absl import flags
 
 from ebm_jax import memory
+from ebm_jax.compiling import compile_quickly_on_cpu, keep_programs
 from ebm_jax.errors import Diverged, InputError, NotSaved, Stopped
 from experiments.common import processes, settings
-from experiments.common.compiled import keep_programs
 from experiments.common.cores import use_all_cores
 from experiments.common.runs import fit_experiment
 
@@ -42,6 +42,7 @@ def main(
       description: what --help prints before the flags.
     """
     keep_programs()
+    compile_quickly_on_cpu()
     warnings.showwarning = _warn
     for name in ('absl', 'asyncio'):  # orbax logs the traceback of what it also raises
         logging.getLogger(name).setLevel(logging.CRITICAL)

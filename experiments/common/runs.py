@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from ebm_jax.checkpoint import Checkpoints
+from ebm_jax.compiling import compile_quickly_on_tpu
 from ebm_jax.errors import InputError
 from ebm_jax.evaluate import predict
 from ebm_jax.fit import fit
@@ -18,7 +19,6 @@ from ebm_jax.train import TrainState, state_shapes
 from ebm_jax.trained import TrainedModel, is_export, load, read_config
 from experiments.common import report, settings, sources
 from experiments.common.building import prepare_images, recovery_actions
-from experiments.common.compiled import compile_quickly
 from experiments.common.cores import use_all_cores
 from experiments.common.experiment import Experiment
 from experiments.common.sources import Datasets
@@ -72,7 +72,7 @@ def fit_experiment(
     Args: show: called with the step when its pictures are written (`notebook.watch`).
     """
     workdir = pathlib.Path(workdir)
-    compile_quickly()
+    compile_quickly_on_tpu()
     check_same_run(workdir, module, config)
     experiment = build(module, config)
 
