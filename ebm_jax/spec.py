@@ -61,8 +61,8 @@ class LatentSpec:
       latent_dim: D. sigma: of p(x|z) = N(g(z), sigma^2 I).
       from_generator: samples begin at g(z), else at the initial distribution.
       from_inference: z-chains begin at the mean of q(z|x), else at p(z).
-      kernel, step_size, num_steps: of the chain in z at test time. inpaint_steps: its number of
-        steps for in-painting.
+      kernel, step_size, num_steps: of the chain in z at test time. inpaint_steps, inpaint_starts:
+        its number of steps for in-painting, and how many are run for each image.
     """
 
     latent_dim: int
@@ -73,6 +73,7 @@ class LatentSpec:
     step_size: float = 0.005
     num_steps: int = 10
     inpaint_steps: int = 200
+    inpaint_starts: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)

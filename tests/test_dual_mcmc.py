@@ -588,6 +588,31 @@ def test_a_mask_hides_pixels_from_the_chain_in_z():
         )
 
 
+def test_of_several_chains_in_z_the_lowest_is_taken():
+    """x = z^2 + z / 2 has two solutions; q proposes the one that is less likely under p(z)."""
+
+    def generate(params, z):
+        return z**2 + z / 2
+
+    x, sigma = jnp.array([2.0]), 0.3
+    model = latent.LatentModel(
+        generator=Network(lambda key, z: {}, generate),
+        inference=Network(lambda key, x: {}, lambda params, x: (jnp.array([-1.0]), jnp.zeros(1))),
+        energy_fn=None,
+        z_kernel=mcmc.langevin(0.01, noise_scale=0.0),
+        sigma=sigma,
+        latent_dim=1,
+    )
+    grid = np.linspace(-3, 3, 60_001)
+    energy = grid**2 / 2 + (2 - generate(None, grid)) ** 2 / (2 * sigma**2)
+    left = grid[np.argmin(np.where(grid < 0, energy, np.inf))]
+    params = {'generator': {}, 'inference': {}}
+    for starts, expected in ((1, left), (8, grid[np.argmin(energy)])):
+        z = latent.infer(model, params, jax.random.key(0), x, steps=200, starts=starts)
+        np.testing.assert_allclose(z, [expected], atol=1e-3)
+    assert left < 0 < expected
+
+
 @pytest.mark.parametrize('model', [MODEL, WITH_Q], ids=['from the prior', 'from q'])
 @pytest.mark.parametrize('x_steps', [0, 200])
 def test_inpainting_leaves_what_is_known_and_moves_what_is_hidden(x_steps, model):

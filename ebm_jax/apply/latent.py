@@ -43,6 +43,7 @@ def infer(
     *label: ArrayLike,
     steps: int,
     known: ArrayLike = True,
+    starts: int = 1,
 ) -> Array:
     """z given x: the mean of q(z|x) (or a draw of p(z)), then `steps` of the chain on p(z|x).
 
@@ -51,6 +52,8 @@ def infer(
     Args:
       known: bool, broadcast to x. The likelihood leaves unknown entries out, but q sees them: put
         some filling there.
+      starts: number of chains; those after the first begin at draws of p(z), and the one that ends
+        at the lowest U is taken (our reading: U has several minima where much of x is unknown).
     Returns: z [D].
     """
     initial_key, chain_key = jax.random.split(key)
@@ -63,7 +66,14 @@ def infer(
     def target(z):
         return obj.latent_energy(z, x, decode(model, params, z, *label), model.sigma, mask)
 
-    return run_chain(chain_key, model.z_kernel, target, z, steps)[0]
+    def run(key, z):
+        return run_chain(key, model.z_kernel, target, z, steps)[0]
+
+    if starts == 1:
+        return run(chain_key, z)
+    others = jax.random.normal(jax.random.fold_in(initial_key, 1), (starts - 1, *z.shape))
+    ends = jax.vmap(run)(jax.random.split(chain_key, starts), jnp.concatenate([z[None], others]))
+    return ends[jnp.argmin(jax.vmap(target)(ends))]
 
 
 def reconstruct(
@@ -140,6 +150,7 @@ def inpaint(
     x_kernel: Kernel,
     x_steps: int,
     fill: ArrayLike = 0.0,
+    starts: int = 1,
 ) -> Array:
     """Fill in the unknown entries: g(z) with z inferred from the known ones (`infer`), then a chain
     of the energy on the unknown ones (`refine`).
@@ -147,6 +158,7 @@ def inpaint(
     Args:
       known: bool, of x's shape. x_steps: 0 leaves the energy out.
       fill: what q sees in place of unknown entries, broadcast to x.
+      starts: number of chains in z, of which the best is taken (`infer`).
     Returns: an array like x. Its known entries are the same to the last bit; it does not depend on
       what x holds elsewhere.
     Raises: ValueError for x_steps > 0 without an energy.
@@ -156,16 +168,8 @@ def inpaint(
         raise ValueError('this model has no energy: use x_steps=0')
     z_key, x_key = jax.random.split(key)
     x = jnp.where(known, x, fill)
-    filled = jnp.where(
-        known,
-        x,
-        decode(
-            model,
-            params,
-            infer(model, params, z_key, x, *label, steps=z_steps, known=known),
-            *label,
-        ),
-    )
+    z = infer(model, params, z_key, x, *label, steps=z_steps, known=known, starts=starts)
+    filled = jnp.where(known, x, decode(model, params, z, *label))
     energy_fn = model.energy_fn
     if not x_steps or energy_fn is None:
         return filled

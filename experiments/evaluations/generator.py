@@ -73,6 +73,7 @@ def filled(
         x_kernel=experiment.model.kernel(),
         x_steps=x_steps,
         fill=mean_image(experiment.train),
+        starts=experiment.model.spec.latent.inpaint_starts,
     )
     inputs = [x, known, *conditions]
     return batching.for_each(one, params, key, inputs, description='in-painting')
@@ -137,6 +138,8 @@ def inpainting(workdir: pathlib.Path, experiment: Experiment, state: TrainState)
     model = experiment.model
     known = np.broadcast_to(known_without('right', x.shape[1:]), x.shape)
     z_steps, x_steps = model.spec.latent.inpaint_steps, model.num_steps()
+    starts = model.spec.latent.inpaint_starts
+    chains = f', the best of {starts} chains,' if starts > 1 else ''
     fills = {
         'model': filled(
             experiment,
@@ -168,8 +171,8 @@ def inpainting(workdir: pathlib.Path, experiment: Experiment, state: TrainState)
     )
     lines = [
         f'in-painting: right half of {len(x)} test images hidden{_given_class(experiment)}, '
-        f'{z_steps} steps in z and then {x_steps} in x; mean squared error of hidden pixels on '
-        '[-1, 1]; class recovered, by the support vector machine; samples/inpainted.png (seen, '
+        f'{z_steps} steps in z{chains} and then {x_steps} in x; mean squared error of hidden '
+        'pixels on [-1, 1]; class recovered, by the support vector machine; samples/inpainted.png (seen, '
         'filled in, image)'
     ]
     for name in (*error, 'whole image'):

@@ -79,7 +79,11 @@ class StepsChain(Chain):
 class LatentChain(StepsChain):
     """The chain in z at test time, without noise by default (our reading: the likeliest z)."""
 
+    momentum: float = setting(0.0, 'of the moving average of gradients', low=0, below=1)
     inpaint_steps: int = setting(200, 'steps to fill in', low=0)
+    inpaint_starts: int = setting(
+        1, 'chains to fill in, from q and from p(z); the one of the lowest energy is taken', low=1
+    )
 
 
 @dataclass
@@ -309,6 +313,7 @@ def model_spec(
     num_classes: int,
 ) -> ModelSpec:
     """What the trained model is, as plain data."""
+    momentum = {'momentum': config.test_z.momentum} if config.test_z.momentum else {}
     return latent_spec(
         networks,
         shape,
@@ -318,10 +323,11 @@ def model_spec(
             sigma=settings.sigma,
             from_generator=settings.from_generator,
             from_inference=settings.from_inference,
-            kernel=kernel_part(config.test_z, 'test_z'),
+            kernel=kernel_part(config.test_z, 'test_z', **momentum),
             step_size=config.test_z.step_size,
             num_steps=config.test_z.num_steps,
             inpaint_steps=config.test_z.inpaint_steps,
+            inpaint_starts=config.test_z.inpaint_starts,
         ),
         Sampling(
             kernel=kernel_part(config.fresh, 'fresh'),
