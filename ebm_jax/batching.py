@@ -9,11 +9,11 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from tqdm.auto import tqdm
 
 from ebm_jax.shapes import check_leading
 from ebm_jax.types import Key, Params, PyTree
+from ebm_jax.versions import batch_sharding
 
 
 def for_each(
@@ -60,9 +60,11 @@ def in_batches(
     Raises: ValueError for no examples, or inputs of different lengths.
     """
     local = jax.local_devices()
-    mesh = Mesh(local, ('batch',), axis_types=(AxisType.Auto,))
-    split = NamedSharding(mesh, PartitionSpec('batch'))
-    params = jax.device_put(params, NamedSharding(mesh, PartitionSpec()))
+
+    def place(x, split):
+        return jax.device_put(x, batch_sharding(local, np.ndim(x), split))
+
+    params = jax.tree.map(partial(place, split=False), params)
     total, parts = len(inputs[0]), []
     if total < 1:
         raise ValueError(f'{description}: there must be at least 1 example')
@@ -73,6 +75,6 @@ def in_batches(
     # in the place of a bar of training, which stands still meanwhile
     for begin in tqdm(begins, desc=description, unit='batch', delay=2, leave=False, position=0):
         rows = np.minimum(np.arange(begin, begin + batch_size), total - 1)
-        found = jax.device_get(fn(params, begin, *(jax.device_put(x[rows], split) for x in inputs)))
+        found = jax.device_get(fn(params, begin, *(place(x[rows], split=True) for x in inputs)))
         parts.append(jax.tree.map(lambda leaf, n=min(batch_size, total - begin): leaf[:n], found))
     return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)

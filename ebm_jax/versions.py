@@ -2,7 +2,8 @@
 
 Up to 0.7 `pmap` is a transformation of its own, since 0.8 it is `jit` of a `shard_map`. The older
 one places arrays by `PmapSharding`; given arrays placed over a mesh, it compiles a second time for
-what it returns itself.
+what it returns itself. There, too, the gradient of a mapped convolution refuses arrays that are placed over
+a named mesh.
 """
 
 from collections.abc import Sequence
@@ -32,6 +33,20 @@ def pmap_sharding(
         return NamedSharding(mesh, PartitionSpec(axis) if split else PartitionSpec())
     older: Any = jax.sharding
     return older.PmapSharding.default(tuple(shape), 0 if split else None, devices)
+
+
+def batch_sharding(devices: Sequence[jax.Device], ndim: int, split: bool) -> Sharding:
+    """How a compiled function gets an array of `ndim` axes over devices.
+
+    Args: split: along its leading axis, or all of it on each.
+    """
+    mesh = Mesh(devices, ('batch',), axis_types=(AxisType.Auto,))
+    named = NamedSharding(mesh, PartitionSpec('batch') if split else PartitionSpec())
+    if tuple(map(int, jax.__version__.split('.')[:2])) >= (0, 8):
+        return named
+    from jax._src.sharding_impls import GSPMDSharding  # the one that names no mesh
+
+    return GSPMDSharding(tuple(devices), named._to_xla_hlo_sharding(ndim))
 
 
 def mapped_axes() -> tuple[str, ...]:

@@ -27,7 +27,7 @@ def get_config() -> DualSettings:
     config = for_small_images(DualSettings(steps=2000, latent_dim=16))
     config.x_chain.step_size, config.x_chain.num_steps = 1.0, 20
     config.fresh.step_size, config.fresh.num_steps = 1.0, 20
-    config.test_z.step_size = 0.01
+    config.test_z.step_size, config.test_z.momentum = 0.03, 0.7
     config.network = DualNetworks(
         energy_widths=(32, 64),
         energy_down=(True, True),

@@ -37,7 +37,7 @@ LIBRARY = {
     'memory': {'cost', 'errors'},
     'prefetch': set(),
     'initial': {'types'},
-    'batching': {'types', 'shapes'},
+    'batching': {'types', 'shapes', 'versions'},
     'validity': {'types', 'devices'},
     'audio': BASE,
     'augment': BASE,
