@@ -2,7 +2,7 @@
 
 Up to 0.7 `pmap` is a transformation of its own, since 0.8 it is `jit` of a `shard_map`. The older
 one places arrays by `PmapSharding`; given arrays placed over a mesh, it compiles a second time for
-what it returns itself. There, too, the gradient of a mapped convolution refuses arrays that are placed over
+what it returns itself. There, too, the gradient of a mapped convolution refuses arrays placed over
 a named mesh.
 """
 

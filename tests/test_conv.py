@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from ebm_jax import mcmc
+from ebm_jax import batching, mcmc
 from ebm_jax.conv import DIMENSIONS, conv
 from ebm_jax.networks import ConvNet, WideResNet, per_example
 from ebm_jax.objectives import marginal_energy
@@ -173,3 +173,19 @@ def test_the_gradient_follows_the_platform_that_is_compiled_for():
     transposed = '[0, 1, o, i]'  # of kernels
     assert transposed in traced.lower(lowering_platforms=('tpu',)).as_text()
     assert transposed not in traced.lower(lowering_platforms=('cpu',)).as_text()
+
+
+def test_gradients_of_examples_in_batches_over_devices_are_those_of_each():
+    """As in sampling, by `batching.for_each`: the gradient of a mapped network, its images split
+    over all devices."""
+    network = per_example(ConvNet(10, widths=(4, 8), strides=(1, 2)))
+    x = np.asarray(jax.random.normal(jax.random.key(1), (19, 8, 8, 3)))
+    params = network.init(jax.random.key(0), x[0])
+
+    def gradient(params, key, x):
+        return jax.grad(lambda x: marginal_energy(network.apply(params, x)))(x)
+
+    found = batching.for_each(gradient, params, jax.random.key(2), [x], description='gradients')
+    expected = [gradient(params, None, jnp.asarray(one)) for one in x]
+    assert jax.local_device_count() == 8
+    np.testing.assert_allclose(found, np.stack(expected), rtol=1e-4, atol=1e-6)

@@ -65,6 +65,24 @@ def test_the_first_cell_sets_up(name, tmp_path):
     assert 'Installing' not in done.stdout
 
 
+def test_the_clone_is_found_again_beside_the_installed_library(tmp_path):
+    """As after a restart of Colab's runtime: the first start has cloned and installed."""
+    (tmp_path / 'site').mkdir()
+    (tmp_path / 'site' / 'ebm_jax').symlink_to(ROOT / 'ebm_jax')
+    (tmp_path / 'ebm_jax_clone').symlink_to(ROOT)
+    first = cells(ROOT / 'notebooks' / 'st_jem_digits.ipynb', 'code')[0]
+    (tmp_path / 'cell.py').write_text(f'{first}\nimport experiments\nprint(experiments.__file__)')
+    done = subprocess.run(
+        [sys.executable, tmp_path / 'cell.py'],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env={'PATH': '', 'JAX_PLATFORMS': 'cpu', 'PYTHONPATH': str(tmp_path / 'site')},
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == f'{tmp_path}/ebm_jax_clone/experiments/__init__.py'
+
+
 def test_one_address_and_one_version():
     citation = (ROOT / 'CITATION.cff').read_text()
     assert (

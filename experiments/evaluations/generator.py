@@ -172,8 +172,8 @@ def inpainting(workdir: pathlib.Path, experiment: Experiment, state: TrainState)
     lines = [
         f'in-painting: right half of {len(x)} test images hidden{_given_class(experiment)}, '
         f'{z_steps} steps in z{chains} and then {x_steps} in x; mean squared error of hidden '
-        'pixels on [-1, 1]; class recovered, by the support vector machine; samples/inpainted.png (seen, '
-        'filled in, image)'
+        'pixels on [-1, 1]; class recovered, by the support vector machine; samples/inpainted.png '
+        '(seen, filled in, image)'
     ]
     for name in (*error, 'whole image'):
         error_cell = f' error {error[name]:.4f}' if name in error else ' ' * 13
