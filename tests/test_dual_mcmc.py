@@ -611,6 +611,11 @@ def test_of_several_chains_in_z_the_lowest_is_taken():
         z = latent.infer(model, params, jax.random.key(0), x, steps=200, starts=starts)
         np.testing.assert_allclose(z, [expected], atol=1e-3)
     assert left < 0 < expected
+    # a chain that diverges is not taken
+    wild = model._replace(
+        generator=Network(lambda key, z: {}, lambda params, z: jnp.where(z < 0, jnp.nan, z))
+    )
+    assert latent.infer(wild, params, jax.random.key(0), x, steps=20, starts=8) > 0
 
 
 @pytest.mark.parametrize('model', [MODEL, WITH_Q], ids=['from the prior', 'from q'])

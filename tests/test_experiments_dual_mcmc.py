@@ -18,6 +18,7 @@ from ebm_jax.errors import InputError
 from ebm_jax.evaluate import extractor
 from ebm_jax.methods import dual_mcmc
 from ebm_jax.train import state_shapes
+from experiments import digits_dual_mcmc
 from experiments.common import runs
 from experiments.families.dual_mcmc import PRESETS, method_settings
 from experiments.studies import dual_mcmc_tables
@@ -462,3 +463,13 @@ def test_a_gap_beyond_its_limit_counts_as_divergence():
     config.loss.gap_limit = 7.0
     # what fit does with it: test_fit.py
     assert runs.build(importlib.import_module(NAME), config).recipe.limits == {'s_gap': 7.0}
+
+
+def test_the_chain_in_z_has_momentum_and_only_langevins_has():
+    config = digits_dual_mcmc.get_config()
+    experiment = digits_dual_mcmc.build(config)
+    assert experiment.model.spec.latent.kernel.arguments == {'noise_scale': 0.0, 'momentum': 0.7}
+    config.test_z.kernel, config.test_z.noise = 'mala', 1.0
+    config.test_z.noise_is_temperature = True
+    with pytest.raises(InputError, match='test_z.momentum is of the kernel langevin, not mala'):
+        digits_dual_mcmc.build(config)

@@ -73,7 +73,8 @@ def infer(
         return run(chain_key, z)
     others = jax.random.normal(jax.random.fold_in(initial_key, 1), (starts - 1, *z.shape))
     ends = jax.vmap(run)(jax.random.split(chain_key, starts), jnp.concatenate([z[None], others]))
-    return ends[jnp.argmin(jax.vmap(target)(ends))]
+    energies = jax.vmap(target)(ends)
+    return ends[jnp.argmin(jnp.where(jnp.isnan(energies), jnp.inf, energies))]
 
 
 def reconstruct(

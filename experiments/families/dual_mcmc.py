@@ -12,6 +12,7 @@ import numpy as np
 from ebm_jax import model
 from ebm_jax.apply import latent
 from ebm_jax.data import Examples
+from ebm_jax.errors import InputError
 from ebm_jax.evaluate import predict
 from ebm_jax.images import Grid, as_float, stacked
 from ebm_jax.initial import uniform
@@ -314,6 +315,10 @@ def model_spec(
 ) -> ModelSpec:
     """What the trained model is, as plain data."""
     momentum = {'momentum': config.test_z.momentum} if config.test_z.momentum else {}
+    if momentum and config.test_z.kernel != 'langevin':
+        raise InputError(
+            f'--config.test_z.momentum is of the kernel langevin, not {config.test_z.kernel}: use 0'
+        )
     return latent_spec(
         networks,
         shape,
