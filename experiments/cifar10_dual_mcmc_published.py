@@ -15,7 +15,7 @@ On a laptop, add:
     --config.batch_size=16 --config.loss.num_negatives=16 --config.steps=100 \\
         --config.network.energy_widths='(16,16,16,16)' \\
         --config.network.generator_widths='(32,16,16,16)' \\
-        --config.network.inference_widths='(16,16,32,32)'
+        --config.network.inference_widths='(16,16,32,32)' --config.network.bfloat16=false
 """
 
 from experiments import cifar10_dual_mcmc

@@ -19,7 +19,7 @@ On a laptop, add:
 
     --config.network.width=8 --config.network.scales=1 --config.sampler.num_steps=10 \\
         --config.batch_size=32 --config.loss.num_negatives=32 --config.loss.kl_chains=32 \\
-        --config.steps=300
+        --config.steps=300 --config.network.bfloat16=false
 """
 
 from experiments.common import launch

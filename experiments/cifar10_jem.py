@@ -11,7 +11,7 @@ epochs; cifar10_st_jem is the stable variant.
 On a laptop, add:
 
     --config.network.depth=10 --config.network.width=1 --config.steps=300 \\
-        --config.optimizer.warmup=50
+        --config.optimizer.warmup=50 --config.network.bfloat16=false
 """
 
 from experiments.common import launch

@@ -18,7 +18,7 @@ for exactly this configuration.
 On a laptop, add:
 
     --config.network.depth=10 --config.network.width=1 --config.steps=300 \\
-        --config.optimizer.warmup=50
+        --config.optimizer.warmup=50 --config.network.bfloat16=false
 """
 
 from experiments import cifar10_jem

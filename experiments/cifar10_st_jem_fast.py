@@ -15,7 +15,7 @@ published anchors are JEM with 92.9 % in 101 hours on a V100 and SADA-JEM with 9
 On a laptop, add:
 
     --config.network.depth=10 --config.network.width=1 --config.steps=300 \\
-        --config.optimizer.warmup=50
+        --config.optimizer.warmup=50 --config.network.bfloat16=false
 """
 
 from experiments import cifar10_jem
