@@ -61,10 +61,13 @@ def in_batches(
     """
     local = jax.local_devices()
 
-    def place(x, split):
-        return jax.device_put(x, batch_sharding(local, np.ndim(x), split))
+    def place(tree, split):
+        def sharding(leaf):
+            return batch_sharding(local, np.ndim(leaf), split)
 
-    params = jax.tree.map(partial(place, split=False), params)
+        return jax.device_put(tree, jax.tree.map(sharding, tree))
+
+    params = place(params, split=False)
     total, parts = len(inputs[0]), []
     if total < 1:
         raise ValueError(f'{description}: there must be at least 1 example')
@@ -75,6 +78,6 @@ def in_batches(
     # in the place of a bar of training, which stands still meanwhile
     for begin in tqdm(begins, desc=description, unit='batch', delay=2, leave=False, position=0):
         rows = np.minimum(np.arange(begin, begin + batch_size), total - 1)
-        found = jax.device_get(fn(params, begin, *(place(x[rows], split=True) for x in inputs)))
+        found = jax.device_get(fn(params, begin, *place([x[rows] for x in inputs], split=True)))
         parts.append(jax.tree.map(lambda leaf, n=min(batch_size, total - begin): leaf[:n], found))
     return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)

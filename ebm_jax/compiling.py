@@ -7,8 +7,8 @@ from importlib import metadata
 
 import jax
 
-# Of LLVM on the CPU, 3 by default: its last level takes a fifth to a half of the time before the
-# first step (most of it for random numbers), and no step is faster (docs/results/speed.md).
+# Of LLVM on the CPU, 3 by default: its last level takes an eighth to two fifths of the time before
+# the first step (most of it for random numbers), and makes no step faster (docs/results/speed.md).
 CPU_LEVEL = 2
 CPU_FLAG = '--xla_backend_optimization_level'
 # Of the TPU compiler, in [-1, 1], 0 by default: at -1 the train steps of CIFAR-10 compile in one to

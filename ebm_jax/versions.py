@@ -29,8 +29,7 @@ def pmap_sharding(
       each.
     """
     if PMAP_IS_SHARD_MAP:
-        mesh = Mesh(devices, (axis,), axis_types=(AxisType.Auto,))
-        return NamedSharding(mesh, PartitionSpec(axis) if split else PartitionSpec())
+        return _over_mesh(devices, axis, split)
     older: Any = jax.sharding
     return older.PmapSharding.default(tuple(shape), 0 if split else None, devices)
 
@@ -40,13 +39,17 @@ def batch_sharding(devices: Sequence[jax.Device], ndim: int, split: bool) -> Sha
 
     Args: split: along its leading axis, or all of it on each.
     """
-    mesh = Mesh(devices, ('batch',), axis_types=(AxisType.Auto,))
-    named = NamedSharding(mesh, PartitionSpec('batch') if split else PartitionSpec())
+    named = _over_mesh(devices, 'batch', split)
     if tuple(map(int, jax.__version__.split('.')[:2])) >= (0, 8):
         return named
     from jax._src.sharding_impls import GSPMDSharding  # the one that names no mesh
 
     return GSPMDSharding(tuple(devices), named._to_xla_hlo_sharding(ndim))
+
+
+def _over_mesh(devices: Sequence[jax.Device], axis: str, split: bool) -> NamedSharding:
+    mesh = Mesh(devices, (axis,), axis_types=(AxisType.Auto,))
+    return NamedSharding(mesh, PartitionSpec(axis) if split else PartitionSpec())
 
 
 def mapped_axes() -> tuple[str, ...]:

@@ -71,10 +71,9 @@ def infer(
 
     if starts == 1:
         return run(chain_key, z)
-    others = jax.random.normal(jax.random.fold_in(initial_key, 1), (starts - 1, *z.shape))
+    others = jax.random.normal(jax.random.fold_in(initial_key, 1), (starts - 1, *z.shape), z.dtype)
     ends = jax.vmap(run)(jax.random.split(chain_key, starts), jnp.concatenate([z[None], others]))
-    energies = jax.vmap(target)(ends)
-    return ends[jnp.argmin(jnp.where(jnp.isnan(energies), jnp.inf, energies))]
+    return ends[jnp.nanargmin(jax.vmap(target)(ends))]
 
 
 def reconstruct(
