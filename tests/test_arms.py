@@ -13,7 +13,7 @@ from ebm_jax.evaluate import extractor
 from experiments import digits_energy_matching, digits_st_jem
 from experiments.common import settings
 from experiments.common.sources import Datasets
-from experiments.studies import arms, equal_time, information
+from experiments.studies import arms, equal_time
 
 MADE = Examples('made', np.arange(100, dtype=np.uint8).reshape(100, 1, 1, 1), np.arange(100) % 10)
 
@@ -87,7 +87,7 @@ def test_a_warm_up_keeps_its_share_of_a_run_of_another_length():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('study', ['equal_time', 'information', 'semi_supervised'])
+@pytest.mark.parametrize('study', ['equal_time', 'vary', 'semi_supervised'])
 def test_studies_train_measure_and_continue(study, tmp_path, monkeypatch, capsys):
     """On few steps; the second time nothing is trained."""
     arguments = [f'experiments.studies.{study}', f'--workdir={tmp_path}']
@@ -96,9 +96,8 @@ def test_studies_train_measure_and_continue(study, tmp_path, monkeypatch, capsys
         monkeypatch.setattr(extractor, 'STEPS', 10)
         monkeypatch.setattr(equal_time, 'seconds_per_step', lambda experiment, steps: 0.1)
         arguments += ['--experiments=digits_dat', '--minutes=0.034']
-    elif study == 'information':
-        monkeypatch.setattr(information, 'ALPHAS', (1.0,))
-        arguments += ['--steps=2', '--seeds=1']
+    elif study == 'vary':
+        arguments += ['--vary=loss.alpha=.5 loss.beta=.2', '--vary=', '--steps=2']
     else:
         arguments += ['--steps=2', '--seeds=1', '--per_class=8', '--arms=the classifier alone']
     first = in_process(monkeypatch, capsys, *arguments)
@@ -114,8 +113,20 @@ def test_studies_train_measure_and_continue(study, tmp_path, monkeypatch, capsys
         assert_one_sentence(monkeypatch, capsys, says, f'experiments.studies.{study}', *wrong)
     else:
         assert 0 < float(found['accuracy, %']) <= 100
-    if study == 'information':
+    if study == 'vary':
         assert float(found['diversity']) > 0
+        kept = json.loads((tmp_path / 'arms.json').read_text())['runs']
+        assert kept['loss.alpha=.5 loss.beta=.2/0']['changes'] == {
+            'loss.alpha': 0.5,
+            'loss.beta': 0.2,
+        }
+        assert kept['as shipped/0']['changes'] == {}
+        for says, wrong in {
+            'did you mean --config.loss.alpha': ['--vary=loss.alhpa=0'],
+            'digits_icd is not one of cifar100_jem': ['--vary=', '--experiment=digits_icd'],
+        }.items():
+            wrong += [f'--workdir={tmp_path}/other']
+            assert_one_sentence(monkeypatch, capsys, says, f'experiments.studies.{study}', *wrong)
     if study == 'semi_supervised':
         assert 'p(x) over all' not in first
         spread = next(line for line in first.splitlines() if 'LabelSpreading' in line)

@@ -333,7 +333,11 @@ def test_a_table_trains_its_rows_and_continues(tmp_path, monkeypatch, capsys):
     )
     assert_one_sentence(monkeypatch, capsys, 'other flags', *arguments, '--seed=1')
     assert_one_sentence(
-        monkeypatch, capsys, 'not a dual-MCMC experiment', *arguments, '--experiment=digits_icd'
+        monkeypatch,
+        capsys,
+        'digits_icd is not one of celeba64_dual_mcmc',
+        *arguments,
+        '--experiment=digits_icd',
     )
 
 

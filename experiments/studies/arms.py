@@ -5,9 +5,10 @@ table. Nothing is chosen on test data: arms see a validation part cut from train
 """
 
 import dataclasses
+import importlib
 import json
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -23,6 +24,7 @@ from ebm_jax.evaluate import calibration
 from ebm_jax.record import write_json
 from ebm_jax.sharding import shard_batch, shard_state
 from ebm_jax.train import TrainState, init_state, make_train_step
+from experiments.commands import list as list_command
 from experiments.common import runs, settings, sources
 from experiments.common.experiment import Experiment
 from experiments.common.sources import Datasets
@@ -30,6 +32,24 @@ from experiments.common.sources import Datasets
 Changes = Mapping[str, Any]  # {'group.setting': value} on top of the base
 Measure = Callable[[Experiment, TrainState], dict[str, float]]
 FILE = 'arms.json'
+
+
+def modules(flag: str, names: Sequence[str], kind: type = object) -> dict[str, ModuleType]:
+    """{name: module} of experiments that a flag names.
+
+    Args: kind: of their settings. Raises: InputError for a name that no such experiment has.
+    """
+    every = {
+        name: importlib.import_module(f'experiments.{name}')
+        for name in list_command.first_lines(list_command.EXPERIMENTS)
+    }
+    fitting = {
+        name: module for name, module in every.items() if isinstance(module.get_config(), kind)
+    }
+    for name in names:
+        if name not in fitting:
+            raise InputError(f'--{flag}={name} is not one of {", ".join(fitting)}')
+    return {name: fitting[name] for name in names}
 
 
 def define_part(values: Any, part: str) -> None:

@@ -12,7 +12,6 @@ and refined samples, and reconstruction errors, are those of evaluate. Seconds p
 of alternating steps of all rows. Writes TABLE.txt and TABLE.json; rerunning the command continues.
 """
 
-import importlib
 import json
 import pathlib
 from types import ModuleType
@@ -33,6 +32,7 @@ from experiments.common.experiment import Experiment
 from experiments.common.timing import seconds_per_step
 from experiments.evaluations.generator import held_out_inputs, reconstructed
 from experiments.families.dual_mcmc import PRESETS, DualSettings
+from experiments.studies import arms
 
 TABLES: dict[str, dict[str, dict[str, Any]]] = {
     'order': {'joint': {'teaching.sequential': False}, 'sequential': {'teaching.sequential': True}},
@@ -98,7 +98,7 @@ def define(values: Any) -> None:
 def run(values: Any) -> None:
     """Train what is missing, write and print."""
     workdir = pathlib.Path(values.workdir)
-    module = module_of(values.experiment)
+    module = arms.modules('experiment', [values.experiment], DualSettings)[values.experiment]
     rows = {
         name: config_of(module, values, changes) for name, changes in TABLES[values.table].items()
     }
@@ -117,19 +117,6 @@ def run(values: Any) -> None:
     lines = table(found, values)
     (workdir / f'{values.table}.txt').write_text('\n'.join(lines) + '\n')
     print('\n'.join(lines))
-
-
-def module_of(name: str) -> ModuleType:
-    """The experiment of that name. Raises: InputError where it is no dual-MCMC experiment."""
-    try:
-        module = importlib.import_module(f'experiments.{name}')
-        if isinstance(module.get_config(), DualSettings):
-            return module
-    except (ModuleNotFoundError, AttributeError):
-        pass
-    raise InputError(
-        f'--experiment={name} is not a dual-MCMC experiment: give, for instance, digits_dual_mcmc'
-    )
 
 
 def config_of(module: ModuleType, values: Any, changes: dict[str, Any]) -> DualSettings:

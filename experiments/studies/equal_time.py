@@ -11,7 +11,6 @@ the data, with a 95 % interval for the choice of samples; seeds have intervals o
 arms.json of each experiment and table.md; rerunning continues.
 """
 
-import importlib
 import pathlib
 import statistics
 from functools import partial
@@ -21,12 +20,10 @@ import jax
 import numpy as np
 from absl import flags
 
-from ebm_jax.errors import InputError
 from ebm_jax.evaluate import distance, extractor
 from ebm_jax.evaluate.extractor import Extractor
 from ebm_jax.images import as_uint8
 from ebm_jax.train import TrainState
-from experiments.commands import list as list_command
 from experiments.common import launch, runs, settings, sources, timing
 from experiments.common.cores import use_all_cores
 from experiments.common.experiment import Experiment
@@ -87,11 +84,7 @@ def run(values: Any) -> None:
     """Train what is missing, write and print."""
     workdir, whole = pathlib.Path(values.workdir), sources.datasets_of(values.data)
     workdir.mkdir(parents=True, exist_ok=True)
-    known = list_command.first_lines(pathlib.Path(__file__).parent.parent)
-    for name in values.experiments:
-        if name not in known:
-            raise InputError(f'--experiments={name} is not one of {", ".join(known)}')
-    modules = {name: importlib.import_module(f'experiments.{name}') for name in values.experiments}
+    modules = arms.modules('experiments', values.experiments)
     bases = {name: module.get_config() for name, module in modules.items()}
     for base in bases.values():
         settings.update(base, {'data.source': values.data})

@@ -1,0 +1,113 @@
+"""What settings do to a hybrid classifier: accuracy, calibration, certainty, samples.
+
+    python -m experiments.studies.vary --workdir=runs/alpha --steps=1200 --seeds=5 \\
+        --vary=loss.alpha=0 --vary=loss.alpha=0.5 --vary=loss.alpha=1
+    python -m experiments.studies.vary --workdir=runs/weight --experiment=cifar10_small_st_jem \\
+        --vary=loss.p_x_weight=1 --vary='loss.p_x_weight=0.1 loss.beta=0.2'
+
+A row for each --vary, whose settings are separated by spaces, on top of the experiment's own, with
+every seed. Measured on a part cut from training (--part=validation), on which a setting may be
+chosen, or on the test images. Samples are fresh conditional ones, recognised by a support vector
+machine fitted to the training images. Writes arms.json and table.md; rerunning continues.
+"""
+
+import pathlib
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+from absl import flags
+from sklearn.pipeline import Pipeline
+
+from ebm_jax.evaluate import predict, samples
+from ebm_jax.images import as_uint8
+from ebm_jax.train import TrainState
+from experiments.common import launch, settings
+from experiments.common.cores import use_all_cores
+from experiments.common.experiment import Experiment
+from experiments.families.jem import JemSettings
+from experiments.studies import arms
+
+
+def define(values: Any) -> None:
+    """The flags."""
+    flags.DEFINE_string('workdir', None, 'Folder of the study.', flag_values=values)
+    flags.DEFINE_string('experiment', 'digits_st_jem', 'Whose settings.', flag_values=values)
+    flags.DEFINE_string(
+        'data', '', "The data set; default: the experiment's own.", flag_values=values
+    )
+    flags.DEFINE_multi_string(
+        'vary', None, 'The settings of a row, as loss.alpha=0 loss.beta=.2.', flag_values=values
+    )
+    flags.DEFINE_integer('seeds', 1, 'Runs of each row.', 1, flag_values=values)
+    flags.DEFINE_integer(
+        'steps', 0, "Training steps of a run; 0: the experiment's own.", 0, flag_values=values
+    )
+    arms.define_part(values, 'validation')
+    for name in ('workdir', 'vary'):
+        flags.mark_flag_as_required(name, values)
+
+
+def rows(base: Any, varied: Sequence[str]) -> Mapping[str, arms.Changes]:
+    """{what was asked for: its settings}. Raises: InputError for a setting that is not one."""
+    found = {}
+    for text in varied:
+        arguments = [f'--config.{given}' for given in text.split()]
+        parsed = settings.flatten(launch.parsed_settings(settings.copy(base), arguments))
+        names = [given.partition('=')[0] for given in text.split()]
+        found[text.strip() or 'as shipped'] = {name: parsed[name] for name in names}
+    return found
+
+
+def measure(experiment: Experiment, state: TrainState, judge: Pipeline) -> dict[str, float]:
+    """Of the classifier and of 20 fresh samples of each class."""
+    found = predict.predict_dataset(experiment.predict, state.eval_params, experiment.test)
+    wanted = np.repeat(np.arange(experiment.train.num_classes), 20)
+    drawn = experiment.model.sample(jax.random.key(1), state.eval_params, wanted)
+    images = as_uint8(np.asarray(drawn))
+    return arms.classification(found, experiment.test.y) | {
+        'confidence': float(found['max_py'].mean()),
+        'recognised': samples.recognition_accuracy(judge, images, wanted),
+        'diversity': samples.diversity(images, wanted, experiment.train)[0],
+    }
+
+
+def run(values: Any) -> None:
+    """Train what is missing, write and print."""
+    module = arms.modules('experiment', [values.experiment], JemSettings)[values.experiment]
+    base = module.get_config()
+    if values.data:
+        base.data.source = values.data
+    if values.steps:
+        base.steps = values.steps
+        base.optimizer.warmup = min(base.optimizer.warmup, values.steps // 4)
+    varied = rows(base, values.vary)
+    values.data = base.data.source
+    workdir, (whole, datasets) = pathlib.Path(values.workdir), arms.parts(values)
+    use_all_cores(base)
+    found = arms.results(
+        workdir,
+        module,
+        base,
+        varied,
+        values.seeds,
+        datasets,
+        partial(measure, judge=samples.fit_reference_classifier(whole.train)),
+        {'part': values.part, 'train': values.train},
+    )
+    columns = {
+        'accuracy': 'accuracy, %',
+        'confidence': 'mean max p(y given x), %',
+        'ece': 'ECE, %',
+        'recognised': 'samples recognised, %',
+        'diversity': 'diversity',
+        'survived': 'survived',
+    }
+    lines = arms.table(found, columns, percent='accuracy confidence ece recognised')
+    arms.show(workdir, lines)
+
+
+if __name__ == '__main__':
+    launch.main(run, define, __doc__)
