@@ -625,6 +625,16 @@ def mistakes(workdir, tmp_path):
             [new, '--config.sampler.adaptive=true'],
             'noise_is_temperature',
         ),
+        'momentum of another kernel': (
+            train,
+            [
+                new,
+                '--config.sampler.kernel=mala',
+                '--config.sampler.noise_is_temperature=true',
+                '--config.sampler.momentum=0.5',
+            ],
+            'sampler.momentum is of the kernel langevin, not mala',
+        ),
         'zero steps': (train, [new, '--config.steps=0'], 'at least 1'),
         'buffer too small': (train, [new, '--config.buffer.capacity=80'], 'enlarge the buffer'),
         'other settings': (

@@ -95,16 +95,22 @@ def noise_scale(chain: Chain) -> float:
     return chain.noise
 
 
-def kernel_part(chain: Chain, name: str, **options: Any) -> Part:
+def kernel_part(chain: Chain, name: str, *, momentum: float = 0.0, **options: Any) -> Part:
     """The kernel of a group of settings as plain data, without its step size.
 
     Args:
       chain: the group.
       name: name of the group, for error messages.
-      options: further arguments of Langevin kernels, see `mcmc.langevin`.
+      momentum, options: further arguments of Langevin kernels, see `mcmc.langevin`.
 
     Raises: InputError where settings are not compatible.
     """
+    if momentum:
+        if chain.kernel != 'langevin':
+            raise InputError(
+                f'--config.{name}.momentum is of the kernel langevin, not {chain.kernel}: use 0'
+            )
+        options['momentum'] = momentum
     if chain.kernel == 'langevin':
         scale = 'temperature' if chain.noise_is_temperature else 'noise_scale'
         part = Part('langevin', {scale: chain.noise, **options})

@@ -12,7 +12,6 @@ import numpy as np
 from ebm_jax import model
 from ebm_jax.apply import latent
 from ebm_jax.data import Examples
-from ebm_jax.errors import InputError
 from ebm_jax.evaluate import predict
 from ebm_jax.images import Grid, as_float, stacked
 from ebm_jax.initial import uniform
@@ -314,11 +313,6 @@ def model_spec(
     num_classes: int,
 ) -> ModelSpec:
     """What the trained model is, as plain data."""
-    momentum = {'momentum': config.test_z.momentum} if config.test_z.momentum else {}
-    if momentum and config.test_z.kernel != 'langevin':
-        raise InputError(
-            f'--config.test_z.momentum is of the kernel langevin, not {config.test_z.kernel}: use 0'
-        )
     return latent_spec(
         networks,
         shape,
@@ -328,7 +322,7 @@ def model_spec(
             sigma=settings.sigma,
             from_generator=settings.from_generator,
             from_inference=settings.from_inference,
-            kernel=kernel_part(config.test_z, 'test_z', **momentum),
+            kernel=kernel_part(config.test_z, 'test_z', momentum=config.test_z.momentum),
             step_size=config.test_z.step_size,
             num_steps=config.test_z.num_steps,
             inpaint_steps=config.test_z.inpaint_steps,

@@ -345,8 +345,8 @@ def sampler_of(c: JemChain, kernel: Kernel | None = None) -> adapt.Sampler:
     if kernel is not None:
         return adapt.fixed(kernel)
     if not c.adaptive:
-        options = {'momentum': c.momentum} if c.kernel == 'langevin' else {}
-        return adapt.fixed(make_kernel(c, kernel_part(c, 'sampler', **options), 'sampler'))
+        part = kernel_part(c, 'sampler', momentum=c.momentum)
+        return adapt.fixed(make_kernel(c, part, 'sampler'))
     if c.kernel != 'langevin' or not c.noise_is_temperature or c.noise <= 0:
         raise InputError(
             'the adaptive sampler needs --config.sampler.kernel=langevin, '
