@@ -23,6 +23,7 @@ build = speech_jem
 def get_config() -> SpeechSettings:
     config = SpeechSettings(steps=900)
     config.data.source, config.data.noise = 'frames:data/phoneme_esl.npz', 0.06
+    config.data.periodograms = True
     config.ood = ('inverted', 'noise', 'mixed')
     config.sampler.num_steps = 5
     config.loss.alpha = 1.0

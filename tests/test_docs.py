@@ -201,7 +201,7 @@ def test_the_programs_of_the_how_to_pages_run(name, tmp_path, monkeypatch):
     if name == 'resume':
         assert int(names['state'].step) == 40
     if name == 'data':
-        train, test, classes = recordings.frames('data/phoneme_esl.npz')
+        train, test, classes, _ = recordings.frames('data/phoneme_esl.npz')
         assert classes == ('aa', 'sh') and train.x.shape[2] == 256
         np.testing.assert_array_equal(train.y, [1, 0])
         assert np.load('data/phoneme_esl.npz')['x'][2, 1] == 2.5 and len(test.x) == 1

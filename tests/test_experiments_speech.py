@@ -14,6 +14,8 @@ from commands import assert_one_sentence, in_process, succeed
 from spoken import digits_folder
 
 pytest.importorskip('librosa', reason='the extra `speech` is not installed')
+import soundfile  # noqa: E402
+
 import ebm_jax  # noqa: E402
 from ebm_jax import audio, images, mcmc  # noqa: E402
 from ebm_jax.apply import sequences as apply_sequences  # noqa: E402
@@ -23,7 +25,7 @@ from ebm_jax.data.windows import Frontend  # noqa: E402
 from ebm_jax.errors import InputError  # noqa: E402
 from ebm_jax.evaluate import extractor  # noqa: E402
 from ebm_jax.model import Classifier  # noqa: E402
-from ebm_jax.train import state_shapes  # noqa: E402
+from ebm_jax.train import init_state, state_shapes  # noqa: E402
 from experiments import phonemes_jem, phonemes_st_jem  # noqa: E402
 from experiments.common import runs, settings  # noqa: E402
 from experiments.common.groups import Denoise  # noqa: E402
@@ -287,6 +289,38 @@ def test_without_its_packages_speech_says_what_to_install(tmp_path, monkeypatch,
         'experiments.vowels_st_jem',
         f'--workdir={tmp_path}/run',
     )
+
+
+def hiss_and_hum(seed, n=120):
+    """(log-periodograms [n, 256] of noise above 4 kHz and below 1 kHz in turn, labels)."""
+    rng, frequency = np.random.default_rng(seed), np.arange(1, 257) / 256 * 8000
+    y = np.arange(n) % 2
+    level = np.where(y[:, None] == 0, frequency > 4000, frequency < 1000) * 8.0
+    return (level + np.log(rng.exponential(size=(n, 256)))).astype(np.float32), y
+
+
+def test_frames_are_heard_as_what_they_are(tmp_path):
+    """Noise in two bands: its sound, analysed again, is recognised; what an untrained network
+    generates is the same for both labels, and right for at most one."""
+    x, y = hiss_and_hum(0)
+    part = np.repeat(['train', 'test'], [80, 40])
+    np.savez(tmp_path / 'f.npz', x=x, y=y, part=part, label_names=['s/', 'm'])
+    config = phonemes_st_jem.get_config()
+    config.data.source = f'frames:{tmp_path}/f.npz'
+    config.fresh.num_steps = 1
+    experiment = runs.build(phonemes_st_jem, config)
+    (heard,) = experiment.evaluations
+    state = init_state(jax.random.key(0), experiment.recipe)
+    section = heard(tmp_path, experiment, state)
+    assert section.metrics['heard_accuracy_real'] > 0.95
+    assert section.metrics['heard_accuracy_generated'] < 0.8
+    for shown in section.shown:
+        sound, rate = soundfile.read(tmp_path / shown.file)
+        assert rate == 16000 and len(sound) == 4 * (4800 + 1600) and 's/, m' in shown.caption
+    hiss, hum = (np.abs(np.fft.rfft(sound[i : i + 4800])) for i in (0, 2 * 6400))
+    assert hiss.argmax() * 16000 / 4800 > 3500 and hum.argmax() * 16000 / 4800 < 1200
+    config.data.periodograms = False
+    assert runs.build(phonemes_st_jem, config).evaluations == ()
 
 
 def test_jem_and_st_jem_on_phonemes_differ_in_their_loss_alone():

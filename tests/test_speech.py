@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import signal
 
 from ebm_jax import mcmc, versions
 from ebm_jax.apply import sequences as apply_speech
@@ -72,6 +73,55 @@ def test_sound_comes_back_from_its_features():
     loudest = features[5:45] > features.max() - 25
     difference = (audio.log_mel(again, A16)[5:45] - features[5:45])[loudest]
     assert np.abs(np.median(difference)) < 1 and np.sqrt(np.mean(difference**2)) < 5
+
+
+def resonances(*hertz, rate=16000, width=200):
+    """(coefficients of 1 / A, log power at (1, ..., 256) rate / 512) of an all-pole filter."""
+    a = np.ones(1)
+    for frequency in hertz:
+        radius, angle = np.exp(-np.pi * width / rate), 2 * np.pi * frequency / rate
+        a = np.convolve(a, [1, -2 * radius * np.cos(angle), radius**2])
+    _, response = signal.freqz(1, a, worN=np.pi * np.arange(1, 257) / 256)
+    return a, 2 * np.log(np.abs(response))
+
+
+def test_a_periodogram_is_that_of_scipy():
+    sound = np.random.default_rng(0).normal(size=512)
+    _, power = signal.periodogram(sound, detrend=False, scaling='spectrum')
+    ratio = audio.log_periodogram(sound)[:-1] - np.log(power[1:-1])
+    np.testing.assert_allclose(ratio, np.log(512**2 / 2), atol=1e-9)  # 2 / N^2 there
+    assert np.isfinite(audio.log_periodogram(np.zeros(512))).all()
+
+
+def test_a_spectrum_becomes_a_sound_with_its_resonances():
+    """An all-pole spectrum is kept as it is: hiss at 3 and 5 kHz, by Welch's estimate."""
+    _, log_power = resonances(3000, 5000)
+    sound = audio.source_filter(log_power, 16000, seconds=20, order=4, seed=1)
+    assert len(sound) == 320000 and abs(np.sqrt(np.mean(sound**2)) - 0.1) < 1e-3
+    _, found = signal.welch(sound, 16000, nperseg=512)
+    difference = np.log(found[1:]) - log_power
+    difference -= difference.mean()
+    assert np.abs(10 / np.log(10) * difference)[2:-2].max() < 1  # dB
+    again = audio.source_filter(log_power + 3, 16000, seconds=20, order=4, seed=1)
+    np.testing.assert_allclose(again, sound, atol=1e-5)  # a level carries no information
+
+
+def test_low_spectra_are_voiced_at_the_pitch_that_was_asked_for():
+    _, log_power = resonances(500, 1500)
+    for pitch in (100, 160):
+        sound = audio.source_filter(log_power, 16000, seconds=0.5, pitch=pitch)
+        middle = sound[3000:5000] - sound[3000:5000].mean()
+        lags = np.correlate(middle, middle, 'full')[len(middle) - 1 :]
+        period = 60 + np.argmax(lags[60:300])
+        assert abs(16000 / period / pitch - 1) < 0.03
+        assert lags[period] > 0.7 * lags[0]
+        assert np.abs(sound[[0, -1]]).max() == 0
+
+
+def test_what_is_no_spectrum_has_no_sound():
+    for wrong in (np.zeros((2, 256)), np.zeros(18), np.full(256, np.nan)):
+        with pytest.raises(ValueError, match='log-periodogram'):
+            audio.source_filter(wrong, 16000)
 
 
 def test_normalised_features_have_a_spread_of_one_quarter_and_come_back():
@@ -381,7 +431,7 @@ def test_frames_are_normalised_over_the_training_part(tmp_path):
         np.array(['train'] * 30 + ['test'] * 10),
     )
     np.savez(tmp_path / 'f.npz', x=x, y=np.arange(40) % 3, part=part, label_names=['aa', 'iy', 's'])
-    train, test, names = recordings.frames(tmp_path / 'f.npz')
+    train, test, names, scale = recordings.frames(tmp_path / 'f.npz')
     assert (
         train.x.shape == (30, 1, 16, 1)
         and test.x.shape == (10, 1, 16, 1)
@@ -389,6 +439,9 @@ def test_frames_are_normalised_over_the_training_part(tmp_path):
     )
     by_hand = (x[30:] - x[:30].mean(0)) / (4 * x[:30].std(0))
     np.testing.assert_allclose(test.x[:, 0, :, 0], np.clip(by_hand, -1, 1), atol=2e-3)
+    inside = np.abs(by_hand) < 0.99
+    back = scale.to_decibels(test.x[:, 0, :, 0])
+    np.testing.assert_allclose(back[inside], x[30:][inside], atol=1e-2)
     for change, says in (
         ({'y': np.full(40, 3)}, 'from 0 to 2'),
         ({'x': np.full((40, 16), np.nan)}, 'finite floats'),

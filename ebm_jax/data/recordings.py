@@ -287,12 +287,19 @@ def tfds(
         ) from error
 
 
-def frames(path: str | pathlib.Path) -> tuple[Examples, Examples, tuple[str, ...]]:
-    """(train, test, names of the labels) of a .npz of single frames: x float [N, F], y int [N],
-    part ('train' or 'test') [N], label_names.
+class Frames(NamedTuple):
+    """Single frames of speech; examples are [N, 1, F, 1]."""
 
-    Each of the F numbers is normalised over the training frames, see `audio.Scale`. Examples are
-    [N, 1, F, 1].
+    train: Examples
+    test: Examples
+    names: tuple[str, ...]  # of the labels
+    scale: audio.Scale  # of the F numbers, over the training frames
+
+
+def frames(path: str | pathlib.Path) -> Frames:
+    """Those of a .npz: x float [N, F], y int [N], part ('train' or 'test') [N], label_names.
+
+    Each of the F numbers is normalised over the training frames, see `audio.Scale`.
     """
     pack = _arrays(path, ('x', 'y', 'part', 'label_names'))
     x, y, part = pack['x'], pack['y'], pack['part']
@@ -325,4 +332,4 @@ def frames(path: str | pathlib.Path) -> tuple[Examples, Examples, tuple[str, ...
             pathlib.Path(path).stem, units[part == name], y[part == name].astype(np.int32)
         )
 
-    return select('train'), select('test'), tuple(map(str, pack['label_names']))
+    return Frames(select('train'), select('test'), tuple(map(str, pack['label_names'])), scale)

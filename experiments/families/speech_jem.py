@@ -15,11 +15,11 @@ from ebm_jax.data.windows import Frontend, cover, frame_phones
 from ebm_jax.errors import InputError
 from ebm_jax.spec import FEATURES, Part
 from ebm_jax.types import Kernel, Network
-from experiments.common.experiment import Experiment, SpeechRun
+from experiments.common.experiment import Evaluation, Experiment, SpeechRun
 from experiments.common.groups import Buffer, Denoise
 from experiments.common.settings import group, setting
 from experiments.common.sources import Datasets, tfds_parts
-from experiments.evaluations import speech_quality
+from experiments.evaluations import speech_quality, spoken_frames
 from experiments.families.jem import JemSettings, jem_experiment
 from experiments.families.networks import Conv1DNetwork
 
@@ -42,6 +42,9 @@ class SpeechData:
     frequency_mask: int = setting(0, 'widest mask in bins; 0: none', low=0)
     leave_out: tuple[str, ...] = setting((), 'names of classes that training never sees')
     speakers: tuple[str, ...] = setting((), 'speakers that training never hears')
+    periodograms: bool = setting(
+        False, 'frames are natural log-periodograms up to half of features.rate: they have a sound'
+    )
 
 
 @dataclass
@@ -88,15 +91,21 @@ def speech_jem(
     """
     datasets = datasets or load_speech(config)
     run, c = datasets.extra, config.data
+    evaluations: tuple[Evaluation, ...] = ()
+    changes: dict[str, Any] = {'units': FEATURES}
+    if isinstance(run, SpeechRun):
+        changes |= {'speech': run.frontend.to_json(), 'class_names': run.frontend.names}
+        evaluations = speech_quality.EVALUATIONS
+    elif run is not None:
+        changes |= {'class_names': run.names}
+        if c.periodograms:
+            evaluations = (partial(spoken_frames.heard, run.scale, config.features.rate),)
     masks = [
         augment.mask(axis, width)
         for axis, width in enumerate((c.time_mask, c.frequency_mask))
         if width
     ]
     noise = augment.gaussian_noise(c.noise)
-    changes: dict[str, Any] = {'units': FEATURES}
-    if run is not None:
-        changes |= {'speech': run.frontend.to_json(), 'class_names': run.frontend.names}
     return jem_experiment(
         config,
         datasets,
@@ -106,8 +115,8 @@ def speech_jem(
         prepare_test=augment.chain(noise),
         kernel=kernel,
         spec_changes=changes,
-        speech=run,
-        evaluations=() if run is None else speech_quality.EVALUATIONS,
+        speech=run if isinstance(run, SpeechRun) else None,
+        evaluations=evaluations,
     )
 
 
@@ -116,8 +125,8 @@ def load_speech(config: SpeechSettings) -> Datasets:
     speech_quality.check(config.denoise)
     kind, _, where = config.data.source.partition(':')
     if kind == 'frames' and where:
-        train, test, _ = recordings.frames(where)
-        return Datasets(train=train, test=test)
+        frames = recordings.frames(where)
+        return Datasets(train=frames.train, test=frames.test, extra=frames)
     train, test, run = prepared(config)
     return Datasets(train=train, test=test, extra_ood=extra_ood(run, config.data), extra=run)
 

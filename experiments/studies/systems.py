@@ -58,12 +58,13 @@ def task_of(source: str) -> Task:
     if kind != 'frames' or not file:
         raise InputError(f'--config.data must be digits or frames:FILE.npz, got {source}')
     config = phonemes_st_jem.get_config()
-    train, test, names = recordings.frames(file)
+    frames = recordings.frames(file)
+    shape = frames.train.x.shape[1:]
     return Task(
-        train,
-        test,
-        config.network.build(len(names), train.x.shape[1:]),
-        initial.normal(train.x.shape[1:], 1 / audio.SPAN),
+        frames.train,
+        frames.test,
+        config.network.build(len(frames.names), shape),
+        initial.normal(shape, 1 / audio.SPAN),
         augment.gaussian_noise(config.data.noise),
     )
 
