@@ -78,8 +78,7 @@ def run(values: Any) -> None:
     speech, model, params = experiment.speech, experiment.model, state.eval_params
     if speech is None:
         raise InputError(
-            f'{values.workdir} was not trained on recordings: give a run on speech (frames alone '
-            'have no sound)'
+            f'{values.workdir} was not trained on recordings: give a run on recordings'
         )
     recordings = chosen(speech, values.recordings or speech.denoise.recordings)
     given = cases_of(experiment, recordings, levels)
