@@ -13,15 +13,17 @@ import numpy as np
 import pytest
 from commands import assert_one_sentence, in_process, succeed
 
+from ebm_jax.errors import InputError
 from ebm_jax.evaluate import extractor
 from ebm_jax.networks import ConvNet, per_example
 from ebm_jax.sharding import shard_batch, shard_state
-from ebm_jax.train import init_state, make_train_step
+from ebm_jax.train import init_state, make_train_step, state_shapes, trace_step
+from ebm_jax.types import UNCONDITIONAL
 from experiments import digits_jem
 from experiments.common import runs, settings, sources
 from experiments.common.building import recovery_actions
 from experiments.families.jem import JemChain, training_chains
-from experiments.studies import stability, systems
+from experiments.studies import stability, stability_figures, systems
 
 SMALL = [
     '--config.batch_size=16',
@@ -279,10 +281,67 @@ def test_runs_side_by_side_are_the_runs_one_by_one():
         chex.assert_trees_all_close(own, jax.device_get(state.params), rtol=1e-2, atol=2e-3)
 
 
+def test_survival_is_kaplan_and_meiers_estimate():
+    """Six runs of 20 steps, of which four diverge: each time the share falls by the number that
+    diverge over that of the runs that are left; Greenwood's variance, by hand."""
+    rows = [{'diverged_at': step} for step in (3, 5, 5, None, None, 9)]
+    at, (share, low, high) = stability_figures.survival(rows, 20)
+    np.testing.assert_array_equal(at[:4], [0, 3, 5, 9])
+    np.testing.assert_allclose(share[:4], [1, 5 / 6, 5 / 6 * 3 / 5, 5 / 6 * 3 / 5 * 2 / 3])
+    variance = 1 / (6 * 5) + 2 / (5 * 3)
+    spread = 1.959964 * variance**0.5 / np.log(0.5)
+    np.testing.assert_allclose([low[2], high[2]], 0.5 ** np.exp([-spread, spread]), rtol=1e-5)
+    assert at[-1] == 20 and share[-1] == share[3]
+    _, (never, *between) = stability_figures.survival([{'diverged_at': None}] * 5, 20)
+    assert (never == 1).all() and np.isnan(between).all()
+
+
+@pytest.mark.parametrize(
+    'network, size',
+    [
+        ('convolutions', 320 + 18496 + 73856 + 5130),
+        ('mlp', 64 * 256 + 256 + 256 * 256 + 256 + 256 * 10 + 10),
+        ('wide_resnet', 160 + 14432 + 57536 + 229760 + 1290),  # stages of one block
+    ],
+)
+def test_networks_and_mutual_information_of_the_study(network, size):
+    """The parameters as counted by hand; with alpha half of the chains follow a class."""
+    task = systems.task_of('digits', network)._replace(alpha=1.0)
+    recipe = systems.recipe(task, systems.Setting('st_jem', 1, 1e-3, 1.0))
+    state = state_shapes(recipe)
+    assert sum(leaf.size for leaf in jax.tree.leaves(state.params)) == size
+    trace_step(recipe, 1, shapes=state)
+    params, chains = recipe.method.init(jax.random.key(0), recipe.batch_at(0))
+    labels = recipe.method.sample(jax.random.key(1), params, chains, recipe.batch_at(0))[0].label
+    assert np.sum(np.asarray(labels) == UNCONDITIONAL) == systems.NUM_NEGATIVES / 2
+
+
+@pytest.mark.parametrize('name', sorted(systems.OPTIMIZERS))
+def test_optimisers_of_the_study(name):
+    """At its first step SGD moves by rate x gradient and Adam by the rate; at the second SGD's
+    momentum adds .9 of the first."""
+    task = systems.task_of('digits')._replace(optimizer=systems.OPTIMIZERS[name])
+    optimizer = systems.recipe(task, systems.Setting('jem', 1, 1e-3, 1.0)).optimizer
+    grads = {'w': jnp.array([3.0, -0.5])}
+    first, state = optimizer.update(grads, optimizer.init(grads), grads)
+    second, _ = optimizer.update(grads, state, grads)
+    by_rule = grads['w'] if name == 'sgd' else jnp.sign(grads['w'])
+    np.testing.assert_allclose(first['w'], -1e-3 * by_rule, rtol=1e-4)
+    times = 1.9 if name == 'sgd' else 1.0
+    np.testing.assert_allclose(second['w'], times * first['w'], rtol=1e-4)
+
+
+def test_frames_have_their_own_network():
+    with pytest.raises(InputError, match='frames have the convolutions'):
+        systems.task_of('frames:FILE.npz', 'mlp')
+    with pytest.raises(InputError, match='npz:FILE'):
+        systems.task_of('nonsense')
+
+
 @pytest.mark.slow
 def test_the_study_counts_what_diverged_and_continues(tmp_path, monkeypatch, capsys):
     small = systems.task_of('digits')._replace(network=SMALL_NETWORK)
-    monkeypatch.setattr(stability, 'task_of', lambda source: small)
+    monkeypatch.setattr(stability, 'task_of', lambda source, network: small)
     arguments = [
         'experiments.studies.stability',
         f'--workdir={tmp_path}',
@@ -309,11 +368,12 @@ def test_the_study_counts_what_diverged_and_continues(tmp_path, monkeypatch, cap
         1 <= found['jem K=1 lr=1e+09 step=1 seed=0']['diverged_at'] <= 5
         and found['jem K=1 lr=0.01 step=1 seed=1']['accuracy'] > 0.2
     )
-    assert (tmp_path / 'stability.png').stat().st_size > 500 and in_process(
-        monkeypatch, capsys, *arguments
-    ) == first
+    for name in ('stability.png', 'survival.png'):
+        assert (tmp_path / name).stat().st_size > 500
+    assert in_process(monkeypatch, capsys, *arguments) == first
     assert_one_sentence(monkeypatch, capsys, 'another grid', *arguments, '--config.steps=30')
     assert_one_sentence(
         monkeypatch, capsys, 'one of jem', *arguments[:2], '--config.systems=("nonsense",)'
     )
+    assert_one_sentence(monkeypatch, capsys, 'alpha is of jem', *arguments[:2], '--config.alpha=1.')
     assert stability.share(3, 5) == '3 of 5 [0.23, 0.88]'  # Wilson's interval, by hand

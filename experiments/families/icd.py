@@ -48,7 +48,7 @@ from experiments.evaluations.kl_term import kl_cost, kl_gradient_ratio
 from experiments.families.networks import EnergyNetwork
 
 BOUNDS = (-1.0, 1.0)
-LANGEVIN = {'bounds': BOUNDS, 'noise_first': True}  # of every Langevin chain
+LANGEVIN: dict[str, Any] = {'bounds': BOUNDS, 'noise_first': True}  # of every Langevin chain
 BUFFERS = {
     'first_in_first_out': replay.first_in_first_out,
     'reservoir': replay.reservoir,

@@ -4,6 +4,8 @@ and step sizes, on the built-in digits.
     python -m experiments.studies.stability --workdir=runs/stability [--config.seeds=5]
     python -m experiments.studies.stability --workdir=runs/of_phonemes \\
         --config.data=frames:data/phoneme_esl.npz --config.systems='("jem","st_jem")'
+    python -m experiments.studies.stability --workdir=runs/wide --config.network=wide_resnet \\
+        --config.systems='("jem","st_jem")' --config.num_steps='(20,)' --config.optimizer=sgd
 
 All runs of one system and one K are one program: mapped by `vmap`, on the CPU one after the other
 (`lax.map`), which is twice as fast there, since convolutions are slow where each run has kernels of
@@ -11,10 +13,12 @@ its own. A run counts as diverged at the first step that is not healthy: a metri
 parameter that is not finite, or the system's own limit (JEM [code]: a loss beyond 1e8; contrastive
 divergence, ICD [code]: |mean E+| beyond 10; dual-MCMC, ours: a gap beyond 100). Of the diverged
 runs, up to `guarded` of each setting are then trained again, one by one, with the guard on.
-Intervals are Wilson's, 95 %. Writes stability.txt, stability.json and heat maps; rerunning the
-command continues.
+Intervals are Wilson's, 95 %; the share of runs that have not diverged after so many steps is Kaplan
+and Meier's estimate. Writes stability.txt, stability.json, heat maps (stability.png) and
+survival.png; rerunning the command continues.
 
-JEM and DAT: three layers of 32, 64, 128 channels, batch 64, 64 negatives, Adam, buffer 2,000, noise
+JEM and DAT: three layers of 32, 64, 128 channels (or WRN-10-2, or two hidden layers of 256 units;
+none has normalisation), batch 64, 64 negatives, Adam, buffer 2,000, noise
 .01, no clamp; on frames of speech the network of `phonemes_st_jem`, chains from its normal
 distribution. DAT: steps of .2 down the energy, its classifier attacked by PGD (5 steps, L2 radius
 .5).
@@ -23,15 +27,13 @@ distribution. DAT: steps of .2 down the energy, its classifier attacked by PGD (
 import json
 import pathlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from matplotlib.figure import Figure
-from scipy.stats import binomtest
+from scipy import stats
 from tqdm.auto import tqdm
 
 from ebm_jax import data
@@ -46,50 +48,21 @@ from ebm_jax.train import init_state, make_local_step
 from ebm_jax.types import Params
 from experiments.common import launch, settings
 from experiments.common.cores import use_all_cores
-from experiments.common.settings import setting
+from experiments.studies.stability_figures import Row, heat_maps, survival_curves
 from experiments.studies.systems import (
     BATCH,
-    NUM_NEGATIVES,
-    SHARDS,
-    SYSTEMS,
+    OF_SPEECH,
+    OPTIMIZERS,
+    Grid,
     Setting,
     Task,
+    name_of,
     recipe,
     task_of,
 )
 
 CHUNK = 20  # steps of all runs in one call
-OF_SPEECH = ('jem', 'st_jem')  # what is set up for frames of speech
-CLASSIFIERS = ('jem', 'st_jem', 'dat')
-Row = dict[str, Any]  # what is kept of a run
-
-
-@dataclass
-class Grid:
-    """The runs of the study."""
-
-    data: str = setting('digits', 'digits, or frames:FILE.npz')
-    systems: tuple[str, ...] = setting(tuple(SYSTEMS), 'systems', choices=tuple(SYSTEMS))
-    seeds: int = setting(5, 'runs of each setting', low=1)
-    steps: int = setting(600, 'training steps of a run', low=1)
-    num_steps: tuple[int, ...] = setting((1, 2, 5), 'steps K of the chains', low=1)
-    learning_rates: tuple[float, ...] = setting((1e-3, 5e-3, 1e-2), 'learning rates', above=0)
-    step_sizes: tuple[float, ...] = setting((1.0,), "factors on the system's own", above=0)
-    guarded: int = setting(2, 'diverged runs of a setting to train again with the guard', low=0)
-
-    def divisors(self) -> tuple[int, ...]:
-        return BATCH, SHARDS, NUM_NEGATIVES
-
-    def of_system(self, system: str) -> list[Setting]:
-        return [
-            Setting(system, num_steps, rate, size)
-            for num_steps in self.num_steps
-            for rate in self.learning_rates
-            for size in self.step_sizes
-        ]
-
-    def all_settings(self) -> list[Setting]:
-        return [one for system in self.systems for one in self.of_system(system)]
+WITH_CLASSIFIER = ('jem', 'st_jem', 'dat')
 
 
 def train_side_by_side(
@@ -177,18 +150,10 @@ def runs_of(system: str, num_steps: int, c: Grid, task: Task) -> dict[str, Row]:
         else:
             trace = metrics['s_gap'][:, i][::10]
             row['gap'] = float(np.median(np.abs(trace[-len(trace) // 5 :])))
-        if system in CLASSIFIERS:
+        if system in WITH_CLASSIFIER:
             row['accuracy'] = accuracy(jax.tree.map(lambda leaf, i=i: leaf[i], params), task)
         found[name_of(Setting(system, num_steps, rate, size), seed)] = row
     return found
-
-
-def name_of(one: Setting, seed: int) -> str:
-    """The name of a run."""
-    return (
-        f'{one.system} K={one.num_steps} lr={one.learning_rate:g} step={one.step_size:g} '
-        f'seed={seed}'
-    )
 
 
 def guarded_run(workdir: pathlib.Path, one: Setting, seed: int, c: Grid, task: Task) -> Row:
@@ -218,14 +183,14 @@ def guarded_run(workdir: pathlib.Path, one: Setting, seed: int, c: Grid, task: T
     log = workdir / 'recoveries' / 'log.json'
     recoveries = len(json.loads(log.read_text())) if log.exists() else 0
     row: Row = {'finished': state is not None, 'recoveries': recoveries, 'accuracy': None}
-    if state is not None and one.system in CLASSIFIERS:
+    if state is not None and one.system in WITH_CLASSIFIER:
         row['accuracy'] = accuracy(state.params, task)
     return row
 
 
 def share(k: int, n: int) -> str:
     """'3 of 5 [.23, .88]'"""
-    interval = binomtest(k, n).proportion_ci(method='wilson')
+    interval = stats.binomtest(k, n).proportion_ci(method='wilson')
     return f'{k} of {n} [{interval.low:.2f}, {interval.high:.2f}]'
 
 
@@ -262,41 +227,6 @@ def median(rows: Sequence[Row], key: str, form: str) -> str:
     return f'{np.median(values):{form}}' if values else '-'
 
 
-@figures.styled
-def heat_maps(found: dict[str, Any], c: Grid) -> Figure:
-    """Share of runs that diverged, learning rate across and K down, one map for each system."""
-
-    def diverged(system, num_steps, rate):
-        names = [
-            name_of(Setting(system, num_steps, rate, size), seed)
-            for size in c.step_sizes
-            for seed in range(c.seeds)
-        ]
-        return np.mean([found['runs'][name]['diverged_at'] is not None for name in names])
-
-    figure = Figure(figsize=(3.2 * len(c.systems), 3))
-    axes = figure.subplots(1, len(c.systems), squeeze=False)[0]
-    for axis, system in zip(axes, c.systems):
-        shares = np.array(
-            [[diverged(system, k, rate) for rate in c.learning_rates] for k in c.num_steps]
-        )
-        axis.imshow(shares, vmin=0, vmax=1, cmap='Reds')
-        axis.grid(False)
-        for (row, column), value in np.ndenumerate(shares):
-            color = 'white' if value > 0.6 else 'black'
-            axis.text(column, row, f'{value:.0%}', ha='center', va='center', color=color)
-        axis.set(
-            title=f'{system}: runs that diverged',
-            xlabel='learning rate',
-            ylabel='K',
-            xticks=range(len(c.learning_rates)),
-            yticks=range(len(c.num_steps)),
-        )
-        axis.set_xticklabels([f'{rate:g}' for rate in c.learning_rates])
-        axis.set_yticklabels(c.num_steps)
-    return figure
-
-
 def check(c: Grid) -> None:
     """Refuse what cannot be run. Raises: InputError."""
     settings.check(c)
@@ -305,9 +235,15 @@ def check(c: Grid) -> None:
             raise InputError(f'--config.{name} must hold at least one value')
     if c.data != 'digits' and not set(c.systems) <= set(OF_SPEECH):
         raise InputError(
-            f'--config.systems={",".join(c.systems)}: on frames of speech only '
+            f'--config.systems={",".join(c.systems)}: on data other than digits only '
             f'{" and ".join(OF_SPEECH)} are set up'
         )
+    for name in ('network', 'optimizer', 'alpha'):
+        if getattr(c, name) != getattr(Grid(), name) and not set(c.systems) <= set(OF_SPEECH):
+            raise InputError(
+                f'--config.{name} is of {" and ".join(OF_SPEECH)} alone: give '
+                '--config.systems=\'("jem","st_jem")\''
+            )
 
 
 def define(values: Any) -> None:
@@ -322,7 +258,8 @@ def opened(file: pathlib.Path, c: Grid) -> dict[str, Any]:
         return {'config': grid, 'runs': {}, 'guarded': {}}
     found = json.loads(file.read_text())
     free = ('systems', 'guarded')
-    if any(found['config'].get(name) != grid[name] for name in grid if name not in free):
+    there = settings.to_dict(Grid()) | found['config']  # settings that were added since
+    if any(there[name] != grid[name] for name in grid if name not in free):
         raise InputError(
             f'{file.parent} holds a study of another grid ({found["config"]}): use that, or '
             'another --workdir'
@@ -336,7 +273,8 @@ def run(values: Any) -> None:
     check(c)
     use_all_cores(c)
     file = workdir / 'stability.json'
-    found, task = opened(file, c), task_of(c.data)
+    found = opened(file, c)
+    task = task_of(c.data, c.network)._replace(optimizer=OPTIMIZERS[c.optimizer], alpha=c.alpha)
     workdir.mkdir(parents=True, exist_ok=True)
     for one in c.all_settings():
         if name_of(one, 0) not in found['runs']:
@@ -356,6 +294,7 @@ def run(values: Any) -> None:
                 write_json(file, found)
     lines = table(found, c)
     figures.save(heat_maps(found, c), workdir / 'stability.png', dpi=90)
+    figures.save(survival_curves(found, c), workdir / 'survival.png', dpi=90)
     (workdir / 'stability.txt').write_text('\n'.join(lines) + '\n')
     runs, guarded = found['runs'].values(), found['guarded'].values()
     update_summary(

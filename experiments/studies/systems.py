@@ -2,9 +2,12 @@
 functions of what is varied."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
+import flax.linen as nn
+import jax
 import optax
 
 from ebm_jax import adapt, audio, augment, data, initial, kernels, mcmc, objectives, replay
@@ -15,14 +18,32 @@ from ebm_jax.methods import dual_mcmc
 from ebm_jax.methods.dat import dat
 from ebm_jax.methods.icd import icd
 from ebm_jax.methods.jem import jem
-from ebm_jax.networks import ConvNet, Generator, InferenceNet, per_example
+from ebm_jax.networks import ConvNet, Generator, InferenceNet, WideResNet, per_example
 from ebm_jax.train import Recipe, per_network
 from ebm_jax.types import InitialSampler, Network, Transition, WeightRule
 from experiments import phonemes_st_jem
+from experiments.common import sources
+from experiments.common.settings import setting
 
 BATCH, NUM_NEGATIVES, SHARDS = 64, 64, 8
 ENERGY = per_example(ConvNet(1, (16, 32), (1, 2)))
 ATTACK = attacks.pgd(attacks.L2, steps=5)  # of DAT's classifier
+
+
+def _mlp(num_classes: int) -> nn.Module:
+    """Two hidden layers of 256 units."""
+    hidden = [layer for _ in range(2) for layer in (nn.Dense(256), nn.swish)]
+    return nn.Sequential([lambda x: x.reshape(len(x), -1), *hidden, nn.Dense(num_classes)])
+
+
+# of JEM and ST-JEM on images, none with normalisation: {name: number of classes -> module}
+CLASSIFIERS: dict[str, Callable[[int], nn.Module]] = {
+    'convolutions': ConvNet,
+    'wide_resnet': partial(WideResNet, depth=10, width=2),
+    'mlp': _mlp,
+}
+Optimizer = Callable[[jax.typing.ArrayLike], optax.GradientTransformation]  # of a learning rate
+OPTIMIZERS: dict[str, Optimizer] = {'adam': optax.adam, 'sgd': partial(optax.sgd, momentum=0.9)}
 
 
 class Setting(NamedTuple):
@@ -34,6 +55,14 @@ class Setting(NamedTuple):
     step_size: float  # in units of the system's own
 
 
+def name_of(one: Setting, seed: int) -> str:
+    """The name of a run."""
+    return (
+        f'{one.system} K={one.num_steps} lr={one.learning_rate:g} step={one.step_size:g} '
+        f'seed={seed}'
+    )
+
+
 class Task(NamedTuple):
     """A data set, and what the systems need to learn it."""
 
@@ -42,21 +71,31 @@ class Task(NamedTuple):
     network: Network  # of JEM and ST-JEM
     initial_sampler: InitialSampler
     prepare: Transition
+    optimizer: Optimizer = optax.adam  # of JEM and ST-JEM
+    alpha: float = 0.0  # weight of mutual information, of JEM and ST-JEM
 
 
-def task_of(source: str) -> Task:
-    """The built-in digits, or frames of speech. Raises: InputError for another source."""
-    if source == 'digits':
+def task_of(source: str, network: str = 'convolutions') -> Task:
+    """Images (the built-in digits, or any that `sources.datasets_of` names), or frames of speech.
+
+    Args: network: one of CLASSIFIERS; frames have that of `phonemes_st_jem`.
+    Raises: InputError for another source.
+    """
+    kind, _, file = source.partition(':')
+    if kind != 'frames':
+        images = sources.datasets_of(source)
         return Task(
-            data.digits('train'),
-            data.digits('test'),
-            per_example(ConvNet(10)),
-            initial.uniform((8, 8, 1)),
+            images.train,
+            images.test,
+            per_example(CLASSIFIERS[network](images.train.num_classes)),
+            initial.uniform(images.train.x.shape[1:]),
             augment.chain(augment.scale_pixels, augment.gaussian_noise(0.03)),
         )
-    kind, _, file = source.partition(':')
-    if kind != 'frames' or not file:
-        raise InputError(f'--config.data must be digits or frames:FILE.npz, got {source}')
+    if network != 'convolutions':
+        raise InputError(
+            f'--config.network={network} is for images: frames have the convolutions of '
+            'phonemes_st_jem'
+        )
     config = phonemes_st_jem.get_config()
     frames = recordings.frames(file)
     shape = frames.train.x.shape[1:]
@@ -77,16 +116,22 @@ def recipe(task: Task, setting: Setting, seed: int = 0) -> Recipe:
 
 
 def _jem(weights: WeightRule, task: Task, setting: Setting) -> Callable[..., Recipe]:
+    buffer, conditional = replay.persistent(task.initial_sampler, 250), 0.0
+    if task.alpha:  # log p(x|y) needs chains of its own, as in `JemLoss`
+        classes, conditional = task.train.num_classes, 0.5
+        buffer = replay.class_conditional(task.initial_sampler, 250, classes, unconditional=0.5)
     method = jem(
         task.network,
         adapt.fixed(mcmc.langevin(setting.step_size, noise_scale=0.01)),
-        replay.persistent(task.initial_sampler, 250),
+        buffer,
         num_negatives=NUM_NEGATIVES,
         num_steps=setting.num_steps,
         weights=weights,
+        alpha=task.alpha,
+        conditional=conditional,
         shards=SHARDS,
     )
-    return partial(Recipe, method=method, optimizer=optax.adam(setting.learning_rate))
+    return partial(Recipe, method=method, optimizer=task.optimizer(setting.learning_rate))
 
 
 def _dat(task: Task, setting: Setting) -> Callable[..., Recipe]:
@@ -156,3 +201,37 @@ SYSTEMS: dict[str, Callable[[Task, Setting], Callable[..., Recipe]]] = {
     'icd': partial(_icd, 1.0),
     'dual_mcmc': _dual_mcmc,
 }
+OF_SPEECH = ('jem', 'st_jem')  # what is set up for other data, networks and optimisers
+
+
+@dataclass
+class Grid:
+    """The runs of the study."""
+
+    data: str = setting('digits', 'digits, npz:FILE or another set of images, or frames:FILE.npz')
+    systems: tuple[str, ...] = setting(tuple(SYSTEMS), 'systems', choices=tuple(SYSTEMS))
+    seeds: int = setting(5, 'runs of each setting', low=1)
+    steps: int = setting(600, 'training steps of a run', low=1)
+    num_steps: tuple[int, ...] = setting((1, 2, 5), 'steps K of the chains', low=1)
+    learning_rates: tuple[float, ...] = setting((1e-3, 5e-3, 1e-2), 'learning rates', above=0)
+    step_sizes: tuple[float, ...] = setting((1.0,), "factors on the system's own", above=0)
+    network: str = setting(
+        'convolutions', 'of JEM and ST-JEM on images', choices=tuple(CLASSIFIERS)
+    )
+    optimizer: str = setting('adam', 'of JEM and ST-JEM', choices=tuple(OPTIMIZERS))
+    alpha: float = setting(0.0, 'weight of mutual information in JEM and ST-JEM', low=0, high=1)
+    guarded: int = setting(2, 'diverged runs of a setting to train again with the guard', low=0)
+
+    def divisors(self) -> tuple[int, ...]:
+        return BATCH, SHARDS, NUM_NEGATIVES
+
+    def of_system(self, system: str) -> list[Setting]:
+        return [
+            Setting(system, num_steps, rate, size)
+            for num_steps in self.num_steps
+            for rate in self.learning_rates
+            for size in self.step_sizes
+        ]
+
+    def all_settings(self) -> list[Setting]:
+        return [one for system in self.systems for one in self.of_system(system)]
