@@ -14,11 +14,12 @@ from benchmarks import made
 from ebm_jax import cost, fit, mcmc, model
 from ebm_jax.errors import InputError
 from ebm_jax.spec import ModelSpec
-from ebm_jax.train import init_state, make_local_step, state_shapes
+from ebm_jax.train import init_state, make_local_step, state_shapes, trace_step
 from ebm_jax.types import Kernel, Network
 from experiments.common import building, runs, settings
 from experiments.evaluations import fresh_samples, full
 from experiments.families import dual_mcmc, icd
+from experiments.families.dual_mcmc import DualSettings
 
 
 def plain(outputs):
@@ -135,20 +136,49 @@ def test_experiments_for_accelerators_split_over_1_2_4_and_8_devices(name):
         assert all(number % n == 0 for number in config.divisors()), (name, n, config.divisors())
 
 
+def chains_flops(config, experiment, params):
+    """2 F for each gradient of a chain in x or z, F of the network that it descends; for JEM and
+    ICD also 3 F for each example of the loss."""
+    x = jax.ShapeDtypeStruct(experiment.model.spec.shape, jnp.float32)
+    if isinstance(config, DualSettings):
+        networks = experiment.model.networks
+        z = jax.ShapeDtypeStruct((config.latent_dim,), jnp.float32)
+        in_x = cost.count_flops(networks['energy'].apply, params['energy'], x)
+        in_z = cost.count_flops(networks['generator'].apply, params['generator'], z)
+        num_x = config.loss.num_negatives * config.x_chain.num_steps
+        return 2 * (in_x * num_x + in_z * config.batch_size * config.z_chain.num_steps)
+    label = jax.ShapeDtypeStruct((), jnp.int32)
+    of_one = cost.count_flops(experiment.model.energy_fn, params, x, label)
+    examples = config.batch_size + config.loss.num_negatives
+    return of_one * (2 * config.loss.num_negatives * config.sampler.num_steps + 3 * examples)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize('name', PAPERS_SETS)
-def test_the_papers_sets_have_launchers_that_build_at_full_size(name):
-    """The shapes of the whole state, and of images as the data source will give them."""
+def test_the_papers_sets_have_launchers_that_are_traced_at_full_size(name):
+    """Shapes of the whole state; its memory: weights, Adam's two moments, their average where there
+    is one, and the buffer; operations of a step, of which the chains take most."""
     module = importlib.import_module(f'experiments.{name}')
     assert f'python -m experiments.{name} --workdir=' in module.__doc__
     assert 'Data:' in module.__doc__ and 'not run' in module.__doc__
-    shapes = state_shapes(
-        runs.build(module, module.get_config(), made.datasets(name, size=512)).recipe
-    )
-    parameters = cost.num_parameters(shapes.params) / 1e6
-    assert 6 < parameters < 120, parameters
+    config = module.get_config()
+    experiment = runs.build(module, config, made.datasets(name, size=512))
+    recipe = experiment.recipe
+    shapes = state_shapes(recipe)
+    num = cost.num_parameters(shapes.params)
+    assert 6e6 < num < 120e6
     if 'jem' in name:
-        assert round(parameters, 2) == 36.47  # WRN-28-10 with a head of 100 classes
+        assert num == 36_471_338  # WRN-28-10 with a head of 100 classes
+    networks = 4 * num * (3 + (recipe.ema > 0))
+    assert abs(cost.num_bytes(shapes.replace(chains=())) - networks) < 1000
+    positions = 0
+    if not isinstance(config, DualSettings):
+        positions = 4 * config.buffer.capacity * np.prod(experiment.model.spec.shape)
+    np.testing.assert_allclose(cost.num_bytes(shapes.chains), positions, rtol=1e-3)
+    traced = trace_step(recipe, 1, shapes=shapes)
+    ratio = cost.flops_of(traced.program) / chains_flops(config, experiment, shapes.params)
+    assert 0.95 < ratio < 1.4
+    assert cost.largest_array(traced.program) < 2**31
 
 
 @pytest.mark.slow
