@@ -24,6 +24,8 @@ from ebm_jax.errors import InputError
 SPAN = 4.0
 # dynamic range of a spectrogram, in decibels below the loudest value of a recording (our reading)
 RANGE = 80.0
+# coefficients of linear prediction: a pole pair for each kHz at 16 kHz, and one more
+ORDER = 18
 
 
 def package(name: str) -> ModuleType:
@@ -224,7 +226,7 @@ def source_filter(
     *,
     seconds: float = 0.4,
     pitch: float = 120.0,
-    order: int = 18,
+    order: int = ORDER,
     seed: int = 0,
 ) -> np.ndarray:
     """The sound of one spectrum, held: [F] -> [seconds * rate], by linear prediction.

@@ -6,7 +6,8 @@ of 32 ms, from TIMIT).
     python -m experiments.evaluate --workdir=runs/phonemes
 
 The file is made in docs/howto/data.md; any .npz with x [N, F], y, part and label_names works as
-well. Convolutions along frequency (58 thousand parameters).
+well, with --config.data.periodograms=false where x are no log-periodograms. Convolutions along
+frequency (58 thousand parameters).
 
 Time: one minute on one CPU core, as much again for the evaluation. Expected: frame accuracy 92.3 %
 (a support vector machine: 92.6 %), 97 % of fresh frames recognised, AUROC of log p(x) 1.00 against

@@ -124,6 +124,11 @@ def test_studies_train_measure_and_continue(study, tmp_path, monkeypatch, capsys
         for says, wrong in {
             'did you mean --config.loss.alpha': ['--vary=loss.alhpa=0'],
             'digits_icd is not one of cifar100_jem': ['--vary=', '--experiment=digits_icd'],
+            'vowels_st_jem is not one of': ['--vary=', '--experiment=vowels_st_jem'],
+            'seed is given by --seeds': ['--vary=seed=3'],
+            'data.source is given by --data': ['--vary=data.source=npz:x.npz'],
+            'loss.alpha is given twice': ['--vary=loss.alpha=0 loss.alpha=1'],
+            'choose 32 or 40': ['--vary=', '--vary=batch_size=36', '--steps=2000'],
         }.items():
             wrong += [f'--workdir={tmp_path}/other']
             assert_one_sentence(monkeypatch, capsys, says, f'experiments.studies.{study}', *wrong)

@@ -15,6 +15,7 @@ from commands import assert_one_sentence, in_process, succeed
 
 from ebm_jax.errors import InputError
 from ebm_jax.evaluate import extractor
+from ebm_jax.images import as_float
 from ebm_jax.networks import ConvNet, per_example
 from ebm_jax.sharding import shard_batch, shard_state
 from ebm_jax.train import init_state, make_train_step, state_shapes, trace_step
@@ -292,8 +293,9 @@ def test_survival_is_kaplan_and_meiers_estimate():
     spread = 1.959964 * variance**0.5 / np.log(0.5)
     np.testing.assert_allclose([low[2], high[2]], 0.5 ** np.exp([-spread, spread]), rtol=1e-5)
     assert at[-1] == 20 and share[-1] == share[3]
-    _, (never, *between) = stability_figures.survival([{'diverged_at': None}] * 5, 20)
-    assert (never == 1).all() and np.isnan(between).all()
+    for step, left in ((None, 1), (4, 0)):
+        _, (share, *between) = stability_figures.survival([{'diverged_at': step}] * 5, 20)
+        assert share[0] == 1 and (share[1:] == left).all() and np.isnan(between).all()
 
 
 @pytest.mark.parametrize(
@@ -312,8 +314,15 @@ def test_networks_and_mutual_information_of_the_study(network, size):
     assert sum(leaf.size for leaf in jax.tree.leaves(state.params)) == size
     trace_step(recipe, 1, shapes=state)
     params, chains = recipe.method.init(jax.random.key(0), recipe.batch_at(0))
-    labels = recipe.method.sample(jax.random.key(1), params, chains, recipe.batch_at(0))[0].label
-    assert np.sum(np.asarray(labels) == UNCONDITIONAL) == systems.NUM_NEGATIVES / 2
+    batch = {**recipe.batch_at(0), 'x': as_float(recipe.batch_at(0)['x'])}
+    samples, _ = recipe.method.sample(jax.random.key(1), params, chains, batch)
+    assert np.sum(np.asarray(samples.label) == UNCONDITIONAL) == systems.NUM_NEGATIVES / 2
+    without = systems.recipe(task._replace(alpha=0.0), systems.Setting('st_jem', 1, 1e-3, 1.0))
+    (terms, _), (plain, _) = (
+        one.method.loss(params, jax.random.key(2), batch, samples) for one in (recipe, without)
+    )
+    chex.assert_trees_all_close(terms['classifier'], plain['classifier'])
+    assert abs(terms['positives'] - plain['positives']) > 1  # log p(x|y), not log p(x)
 
 
 @pytest.mark.parametrize('name', sorted(systems.OPTIMIZERS))
@@ -334,14 +343,25 @@ def test_optimisers_of_the_study(name):
 def test_frames_have_their_own_network():
     with pytest.raises(InputError, match='frames have the convolutions'):
         systems.task_of('frames:FILE.npz', 'mlp')
-    with pytest.raises(InputError, match='npz:FILE'):
+    with pytest.raises(InputError, match='npz:FILE.*frames:FILE'):
         systems.task_of('nonsense')
 
 
 @pytest.mark.slow
 def test_the_study_counts_what_diverged_and_continues(tmp_path, monkeypatch, capsys):
     small = systems.task_of('digits')._replace(network=SMALL_NETWORK)
-    monkeypatch.setattr(stability, 'task_of', lambda source, network: small)
+    asked, tasks, runs_of = [], [], stability.runs_of
+
+    def task_of(*given):
+        asked.append(given)
+        return small
+
+    def seen(system, num_steps, c, task):
+        tasks.append(task)
+        return runs_of(system, num_steps, c, task)
+
+    monkeypatch.setattr(stability, 'task_of', task_of)
+    monkeypatch.setattr(stability, 'runs_of', seen)
     arguments = [
         'experiments.studies.stability',
         f'--workdir={tmp_path}',
@@ -371,7 +391,21 @@ def test_the_study_counts_what_diverged_and_continues(tmp_path, monkeypatch, cap
     for name in ('stability.png', 'survival.png'):
         assert (tmp_path / name).stat().st_size > 500
     assert in_process(monkeypatch, capsys, *arguments) == first
+    assert asked[-1] == ('digits', 'convolutions') and len(tasks) == 1
+    older = json.loads((tmp_path / 'stability.json').read_text())
+    for name in ('network', 'optimizer', 'alpha'):  # as it was before there were these settings
+        del older['config'][name]
+    (tmp_path / 'stability.json').write_text(json.dumps(older))
+    assert in_process(monkeypatch, capsys, *arguments) == first and len(tasks) == 1
     assert_one_sentence(monkeypatch, capsys, 'another grid', *arguments, '--config.steps=30')
+    other = [
+        f'--workdir={tmp_path}/other',
+        *['--config.network=mlp', '--config.optimizer=sgd', '--config.alpha=.5'],
+        *['--config.seeds=1', '--config.steps=1', '--config.learning_rates=(1e-3,)'],
+    ]
+    in_process(monkeypatch, capsys, *arguments, *other)
+    assert asked[-1] == ('digits', 'mlp')
+    assert tasks[-1].alpha == 0.5 and tasks[-1].optimizer is systems.OPTIMIZERS['sgd']
     assert_one_sentence(
         monkeypatch, capsys, 'one of jem', *arguments[:2], '--config.systems=("nonsense",)'
     )

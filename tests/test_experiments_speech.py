@@ -291,36 +291,78 @@ def test_without_its_packages_speech_says_what_to_install(tmp_path, monkeypatch,
     )
 
 
-def hiss_and_hum(seed, n=120):
-    """(log-periodograms [n, 256] of noise above 4 kHz and below 1 kHz in turn, labels)."""
-    rng, frequency = np.random.default_rng(seed), np.arange(1, 257) / 256 * 8000
+def made_frames(file, levels, n=120):
+    """Log-periodograms [n, 256] of noise with `levels(frequency, label)`, two labels in turn."""
+    rng, frequency = np.random.default_rng(0), np.arange(1, 257) / 256 * 8000
     y = np.arange(n) % 2
-    level = np.where(y[:, None] == 0, frequency > 4000, frequency < 1000) * 8.0
-    return (level + np.log(rng.exponential(size=(n, 256)))).astype(np.float32), y
-
-
-def test_frames_are_heard_as_what_they_are(tmp_path):
-    """Noise in two bands: its sound, analysed again, is recognised; what an untrained network
-    generates is the same for both labels, and right for at most one."""
-    x, y = hiss_and_hum(0)
+    x = np.stack([levels(frequency, label) for label in y])
+    x = (x + np.log(rng.exponential(size=(n, 256)))).astype(np.float32)
     part = np.repeat(['train', 'test'], [80, 40])
-    np.savez(tmp_path / 'f.npz', x=x, y=y, part=part, label_names=['s/', 'm'])
+    np.savez(file, x=x, y=y, part=part, label_names=['s/', 'm'])
     config = phonemes_st_jem.get_config()
-    config.data.source = f'frames:{tmp_path}/f.npz'
-    config.fresh.num_steps = 1
+    config.data.source = f'frames:{file}'
+    return config
+
+
+def hiss_or_hum(frequency, label):
+    return 8.0 * (frequency < 1000 if label else frequency > 4000)
+
+
+def heard_with(config, drawn, folder):
+    """The section of an untrained run whose samples are `drawn(examples, wanted labels)`."""
     experiment = runs.build(phonemes_st_jem, config)
-    (heard,) = experiment.evaluations
     state = init_state(jax.random.key(0), experiment.recipe)
-    section = heard(tmp_path, experiment, state)
-    assert section.metrics['heard_accuracy_real'] > 0.95
-    assert section.metrics['heard_accuracy_generated'] < 0.8
+
+    def sample(key, params, wanted, **more):
+        return drawn(experiment.train, wanted)
+
+    model = SimpleNamespace(spec=experiment.model.spec, sample=sample)
+    given = SimpleNamespace(train=experiment.train, test=experiment.test, model=model)
+    (heard,) = experiment.evaluations
+    return heard(folder, given, state)
+
+
+def test_frames_are_heard_as_what_they_are(tmp_path, monkeypatch):
+    """Noise in two bands: its sound, analysed again, is recognised, frames of the other label are
+    not, and frames that differ in level alone cannot be told apart by their sound."""
+
+    def of_class(train, wanted):
+        return np.stack([train.x[train.y == label][i % 40] for i, label in enumerate(wanted)])
+
+    config = made_frames(tmp_path / 'f.npz', hiss_or_hum)
+    section = heard_with(config, of_class, tmp_path)
+    assert section.metrics['heard_accuracy_real'] > 0.9
+    assert section.metrics['heard_accuracy_generated'] > 0.9
     for shown in section.shown:
         sound, rate = soundfile.read(tmp_path / shown.file)
         assert rate == 16000 and len(sound) == 4 * (4800 + 1600) and 's/, m' in shown.caption
     hiss, hum = (np.abs(np.fft.rfft(sound[i : i + 4800])) for i in (0, 2 * 6400))
     assert hiss.argmax() * 16000 / 4800 > 3500 and hum.argmax() * 16000 / 4800 < 1200
+    other = heard_with(config, lambda train, wanted: of_class(train, 1 - wanted), tmp_path)
+    assert other.metrics['heard_accuracy_generated'] < 0.15
+    loud = made_frames(tmp_path / 'loud.npz', lambda frequency, label: 6.0 * label + 0 * frequency)
+    assert 0.2 < heard_with(loud, of_class, tmp_path).metrics['heard_accuracy_real'] < 0.8
+
+    def missing(*given):
+        raise InputError('soundfile is missing')
+
+    monkeypatch.setattr(audio, 'write', missing)
+    without = heard_with(config, of_class, tmp_path)
+    assert without.metrics == section.metrics and without.shown == []
+    assert 'heard_real.wav was not written: soundfile is missing' in without.lines[-1]
+
+
+def test_sound_is_made_of_periodograms_alone(tmp_path):
+    config = made_frames(tmp_path / 'f.npz', hiss_or_hum)
     config.data.periodograms = False
     assert runs.build(phonemes_st_jem, config).evaluations == ()
+    few = {name: value for name, value in np.load(tmp_path / 'f.npz').items()}
+    np.savez(tmp_path / 'few.npz', **few | {'x': few['x'][:, :18]})
+    config.data.source = f'frames:{tmp_path}/few.npz'
+    runs.build(phonemes_st_jem, config)
+    config.data.periodograms = True
+    with pytest.raises(InputError, match='frames of 18 numbers .*periodograms=false'):
+        runs.build(phonemes_st_jem, config)
 
 
 def test_jem_and_st_jem_on_phonemes_differ_in_their_loss_alone():

@@ -43,7 +43,9 @@ class SpeechData:
     leave_out: tuple[str, ...] = setting((), 'names of classes that training never sees')
     speakers: tuple[str, ...] = setting((), 'speakers that training never hears')
     periodograms: bool = setting(
-        False, 'frames are natural log-periodograms up to half of features.rate: they have a sound'
+        False,
+        'frames are natural log-periodograms up to half of features.rate: evaluate makes sound',
+        resume=True,
     )
 
 
@@ -99,6 +101,12 @@ def speech_jem(
     elif run is not None:
         changes |= {'class_names': run.names}
         if c.periodograms:
+            size = datasets.train.x.shape[2]
+            if size <= audio.ORDER:
+                raise InputError(
+                    f'{c.source}: frames of {size} numbers are no periodograms of speech: give '
+                    '--config.data.periodograms=false'
+                )
             evaluations = (partial(spoken_frames.heard, run.scale, config.features.rate),)
     masks = [
         augment.mask(axis, width)

@@ -21,6 +21,7 @@ from tqdm.auto import tqdm
 from ebm_jax import data
 from ebm_jax.errors import InputError
 from ebm_jax.evaluate import calibration
+from ebm_jax.fit import check
 from ebm_jax.record import write_json
 from ebm_jax.sharding import shard_batch, shard_state
 from ebm_jax.train import TrainState, init_state, make_train_step
@@ -34,22 +35,24 @@ Measure = Callable[[Experiment, TrainState], dict[str, float]]
 FILE = 'arms.json'
 
 
-def modules(flag: str, names: Sequence[str], kind: type = object) -> dict[str, ModuleType]:
+def modules(
+    flag: str, names: Sequence[str], fits: Callable[[Any], bool] = lambda config: True
+) -> dict[str, ModuleType]:
     """{name: module} of experiments that a flag names.
 
-    Args: kind: of their settings. Raises: InputError for a name that no such experiment has.
+    Args: fits: whether the study can run an experiment of these settings.
+    Raises: InputError for a name that no such experiment has.
     """
-    every = {
-        name: importlib.import_module(f'experiments.{name}')
-        for name in list_command.first_lines(list_command.EXPERIMENTS)
-    }
-    fitting = {
-        name: module for name, module in every.items() if isinstance(module.get_config(), kind)
-    }
+    known = list_command.first_lines(list_command.EXPERIMENTS)
+
+    def module(name):
+        return importlib.import_module(f'experiments.{name}')
+
     for name in names:
-        if name not in fitting:
+        if name not in known or not fits(module(name).get_config()):
+            fitting = [other for other in known if fits(module(other).get_config())]
             raise InputError(f'--{flag}={name} is not one of {", ".join(fitting)}')
-    return {name: fitting[name] for name in names}
+    return {name: module(name) for name in names}
 
 
 def define_part(values: Any, part: str) -> None:
@@ -141,7 +144,8 @@ def results(
       base: configuration of the experiment that the arms change.
       seeds: runs of each arm. datasets: seed -> what it is trained and measured on.
       protocol: whatever else the results depend on, as plain data.
-    Raises: InputError where the folder holds a study with another base or protocol.
+    Raises: InputError where the folder holds a study with another base or protocol, or where an arm
+      does not fit the devices or the memory that there are.
     """
     file = workdir / FILE
     given = {
@@ -155,20 +159,34 @@ def results(
     if any(done.get(name) != value for name, value in given.items()):
         raise InputError(f'{workdir} holds a study with other settings: use another --workdir')
     workdir.mkdir(parents=True, exist_ok=True)
-    for seed in range(seeds):
-        for arm, changes in arms.items():
-            key = f'{arm}/{seed}'
-            if key in done['runs'] and done['runs'][key]['changes'] == plain(changes):
-                continue
-            config = settings.copy(base)
-            settings.update(config, dict(changes) | {'seed': seed})
-            experiment = runs.build(module, config, datasets(seed))
-            state, steps = train(experiment, seed, config.steps, key)
-            found = {'survived': steps / config.steps}
-            if steps == config.steps:
-                found |= measure(experiment, state)
-            done['runs'][key] = {'changes': plain(changes), 'metrics': found}
-            write_json(file, done)
+
+    def configured(changes, seed):
+        config = settings.copy(base)
+        settings.update(config, dict(changes) | {'seed': seed})
+        return config
+
+    missing = [
+        (seed, arm)
+        for seed in range(seeds)
+        for arm, changes in arms.items()
+        if done['runs'].get(f'{arm}/{seed}', {}).get('changes') != plain(changes)
+    ]
+    if missing:  # what does not fit is refused before anything is trained
+        first = datasets(0)
+        for arm in dict.fromkeys(arm for _, arm in missing):
+            recipe = runs.build(module, configured(arms[arm], 0), first).recipe
+            assert recipe is not None
+            check(recipe, jax.local_devices())
+    for seed, arm in missing:
+        changes, key = arms[arm], f'{arm}/{seed}'
+        config = configured(changes, seed)
+        experiment = runs.build(module, config, datasets(seed))
+        state, steps = train(experiment, seed, config.steps, key)
+        found = {'survived': steps / config.steps}
+        if steps == config.steps:
+            found |= measure(experiment, state)
+        done['runs'][key] = {'changes': plain(changes), 'metrics': found}
+        write_json(file, done)
     return {
         arm: [done['runs'][f'{arm}/{seed}']['metrics'] for seed in range(seeds)] for arm in arms
     }

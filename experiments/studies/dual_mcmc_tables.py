@@ -98,7 +98,8 @@ def define(values: Any) -> None:
 def run(values: Any) -> None:
     """Train what is missing, write and print."""
     workdir = pathlib.Path(values.workdir)
-    module = arms.modules('experiment', [values.experiment], DualSettings)[values.experiment]
+    name = values.experiment
+    module = arms.modules('experiment', [name], is_dual)[name]
     rows = {
         name: config_of(module, values, changes) for name, changes in TABLES[values.table].items()
     }
@@ -117,6 +118,11 @@ def run(values: Any) -> None:
     lines = table(found, values)
     (workdir / f'{values.table}.txt').write_text('\n'.join(lines) + '\n')
     print('\n'.join(lines))
+
+
+def is_dual(config: Any) -> bool:
+    """Whether a run is one of dual-MCMC teaching."""
+    return isinstance(config, DualSettings)
 
 
 def config_of(module: ModuleType, values: Any, changes: dict[str, Any]) -> DualSettings:

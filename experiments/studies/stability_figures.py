@@ -50,9 +50,12 @@ def heat_maps(found: dict[str, Any], c: Grid) -> Figure:
 
 
 def survival(rows: Sequence[Row], steps: int) -> tuple[np.ndarray, np.ndarray]:
-    """Kaplan and Meier's estimate of the share of runs that have not diverged: (steps at which it
-    changes, from 0 to all, [n]; share, lower and upper end of its 95 % interval by the log-log
-    transform [3, n]). Where no run has diverged yet, the interval is not defined: nan."""
+    """Kaplan and Meier's estimate of the share of runs that have not diverged.
+
+    Returns: (steps [n] from 0 to all, [share, lower and upper end of its 95 % interval by the
+      log-log transform] [3, n] from each of them on). The interval is nan where no run or all runs
+      have diverged: it is not defined there.
+    """
     diverged = [row['diverged_at'] for row in rows if row['diverged_at'] is not None]
     ended = [steps] * (len(rows) - len(diverged))
     found = stats.ecdf(stats.CensoredData(uncensored=diverged, right=ended)).sf
@@ -84,6 +87,6 @@ def survival_curves(found: dict[str, Any], c: Grid) -> Figure:
         at, (share_left, low, high) = survival(rows, c.steps)
         axis.step(at, share_left, where='post', color=f'C{i}', label=f'{system} ({len(rows)} runs)')
         axis.fill_between(at, low, high, step='post', color=f'C{i}', alpha=0.2, linewidth=0)
-    axis.set(xlabel='training step', ylabel='runs not diverged', ylim=(-0.03, 1.03))
+    axis.set(xlabel='training step', ylabel='share of all runs not diverged', ylim=(-0.03, 1.03))
     axis.legend()
     return figure

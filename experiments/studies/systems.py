@@ -83,7 +83,10 @@ def task_of(source: str, network: str = 'convolutions') -> Task:
     """
     kind, _, file = source.partition(':')
     if kind != 'frames':
-        images = sources.datasets_of(source)
+        try:
+            images = sources.datasets_of(source)
+        except InputError as error:
+            raise InputError(f'{error}; or frames:FILE.npz, frames of speech') from error
         return Task(
             images.train,
             images.test,
@@ -117,9 +120,12 @@ def recipe(task: Task, setting: Setting, seed: int = 0) -> Recipe:
 
 def _jem(weights: WeightRule, task: Task, setting: Setting) -> Callable[..., Recipe]:
     buffer, conditional = replay.persistent(task.initial_sampler, 250), 0.0
-    if task.alpha:  # log p(x|y) needs chains of its own, as in `JemLoss`
+    if task.alpha:  # log p(x|y) needs chains of each class: half of them, as JemLoss has it
         classes, conditional = task.train.num_classes, 0.5
-        buffer = replay.class_conditional(task.initial_sampler, 250, classes, unconditional=0.5)
+        capacity = max(250, 2 * NUM_NEGATIVES // SHARDS * classes)  # each class could take all
+        buffer = replay.class_conditional(
+            task.initial_sampler, capacity, classes, unconditional=1 - conditional
+        )
     method = jem(
         task.network,
         adapt.fixed(mcmc.langevin(setting.step_size, noise_scale=0.01)),
@@ -201,7 +207,7 @@ SYSTEMS: dict[str, Callable[[Task, Setting], Callable[..., Recipe]]] = {
     'icd': partial(_icd, 1.0),
     'dual_mcmc': _dual_mcmc,
 }
-OF_SPEECH = ('jem', 'st_jem')  # what is set up for other data, networks and optimisers
+ADJUSTABLE = ('jem', 'st_jem')  # those set up for other data, networks and optimisers
 
 
 @dataclass
@@ -219,7 +225,12 @@ class Grid:
         'convolutions', 'of JEM and ST-JEM on images', choices=tuple(CLASSIFIERS)
     )
     optimizer: str = setting('adam', 'of JEM and ST-JEM', choices=tuple(OPTIMIZERS))
-    alpha: float = setting(0.0, 'weight of mutual information in JEM and ST-JEM', low=0, high=1)
+    alpha: float = setting(
+        0.0,
+        'weight of mutual information in JEM and ST-JEM; above 0 half of the chains have a class',
+        low=0,
+        high=1,
+    )
     guarded: int = setting(2, 'diverged runs of a setting to train again with the guard', low=0)
 
     def divisors(self) -> tuple[int, ...]:

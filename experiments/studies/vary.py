@@ -12,7 +12,7 @@ machine fitted to the training images. Writes arms.json and table.md; rerunning 
 """
 
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -21,13 +21,14 @@ import numpy as np
 from absl import flags
 from sklearn.pipeline import Pipeline
 
+from ebm_jax.errors import InputError
 from ebm_jax.evaluate import predict, samples
 from ebm_jax.images import as_uint8
 from ebm_jax.train import TrainState
 from experiments.common import launch, settings
 from experiments.common.cores import use_all_cores
 from experiments.common.experiment import Experiment
-from experiments.families.jem import JemSettings
+from experiments.families.jem import JemData, JemSettings
 from experiments.studies import arms
 
 
@@ -39,7 +40,10 @@ def define(values: Any) -> None:
         'data', '', "The data set; default: the experiment's own.", flag_values=values
     )
     flags.DEFINE_multi_string(
-        'vary', None, 'The settings of a row, as loss.alpha=0 loss.beta=.2.', flag_values=values
+        'vary',
+        None,
+        'The settings of a row, as loss.alpha=0 loss.beta=.2; values without spaces.',
+        flag_values=values,
     )
     flags.DEFINE_integer('seeds', 1, 'Runs of each row.', 1, flag_values=values)
     flags.DEFINE_integer(
@@ -50,15 +54,32 @@ def define(values: Any) -> None:
         flags.mark_flag_as_required(name, values)
 
 
-def rows(base: Any, varied: Sequence[str]) -> Mapping[str, arms.Changes]:
-    """{what was asked for: its settings}. Raises: InputError for a setting that is not one."""
+ELSEWHERE = {'data.source': '--data', 'seed': '--seeds'}
+
+
+def rows(base: Any, varied: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """{what was asked for: its settings}. Raises: InputError for what is not a setting, or not one
+    that a row may change."""
     found = {}
     for text in varied:
-        arguments = [f'--config.{given}' for given in text.split()]
-        parsed = settings.flatten(launch.parsed_settings(settings.copy(base), arguments))
-        names = [given.partition('=')[0] for given in text.split()]
-        found[text.strip() or 'as shipped'] = {name: parsed[name] for name in names}
+        arguments = text.split()
+        names = [given.partition('=')[0] for given in arguments]
+        for name in names:
+            if name in ELSEWHERE:
+                raise InputError(f'--vary={text}: {name} is given by {ELSEWHERE[name]}')
+            if names.count(name) > 1:
+                raise InputError(f'--vary={text}: {name} is given twice')
+        parsed = launch.parsed_settings(
+            settings.copy(base), [f'--config.{given}' for given in arguments]
+        )
+        flat = settings.flatten(parsed)
+        found[text.strip() or 'as shipped'] = {name: flat[name] for name in names}
     return found
+
+
+def of_images(config: Any) -> bool:
+    """Whether a run is a JEM or ST-JEM of images."""
+    return isinstance(config, JemSettings) and isinstance(config.data, JemData)
 
 
 def measure(experiment: Experiment, state: TrainState, judge: Pipeline) -> dict[str, float]:
@@ -76,17 +97,20 @@ def measure(experiment: Experiment, state: TrainState, judge: Pipeline) -> dict[
 
 def run(values: Any) -> None:
     """Train what is missing, write and print."""
-    module = arms.modules('experiment', [values.experiment], JemSettings)[values.experiment]
+    module = arms.modules('experiment', [values.experiment], of_images)[values.experiment]
     base = module.get_config()
     if values.data:
         base.data.source = values.data
     if values.steps:
         base.steps = values.steps
         base.optimizer.warmup = min(base.optimizer.warmup, values.steps // 4)
-    varied = rows(base, values.vary)
+    varied, configs = rows(base, values.vary), []
+    for changes in varied.values():
+        configs.append(settings.copy(base))
+        settings.update(configs[-1], changes)
+    use_all_cores(*configs)
     values.data = base.data.source
     workdir, (whole, datasets) = pathlib.Path(values.workdir), arms.parts(values)
-    use_all_cores(base)
     found = arms.results(
         workdir,
         module,
