@@ -277,7 +277,7 @@ def log_periodogram(sound: np.ndarray) -> np.ndarray:
 
 class Scale(NamedTuple):
     """Mean and standard deviation of each bin over the training frames; converts between decibels
-    and the network's units."""
+    (or whatever the frames are in) and the network's units."""
 
     mean: np.ndarray  # [F]
     std: np.ndarray  # [F]

@@ -18,13 +18,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax.traverse_util import flatten_dict
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from ebm_jax import batching, mcmc
+from ebm_jax import batching, cost, mcmc
 from ebm_jax.apply import latent as apply_latent
 from ebm_jax.apply import sequences
+from ebm_jax.card import card
 from ebm_jax.checkpoint import Checkpoints
 from ebm_jax.errors import InputError
 from ebm_jax.model import Model, build
@@ -246,7 +246,16 @@ class TrainedModel:
                 'metrics': dict(self.metrics),
             }
             write_json(folder / CONFIG, content)
-            atomic_write(folder / CARD, card(self, digest, commands))
+            text = card(
+                self.model.spec,
+                name=self.settings.get('experiment', 'An energy-based model').rpartition('.')[2],
+                metrics=self.metrics,
+                parameters=cost.num_parameters(self.params),
+                step=self.step,
+                digest=digest,
+                commands=commands,
+            )
+            atomic_write(folder / CARD, text)
         except OSError as error:
             raise InputError(
                 f'{folder} cannot be written ({error.strerror}): choose a folder you can write to'
@@ -430,49 +439,3 @@ def _flat(params):
 def _sha256(file):
     with file.open('rb') as stream:
         return hashlib.file_digest(stream, 'sha256').hexdigest()
-
-
-def card(model: TrainedModel, digest: str, commands: str = '') -> str:
-    """The model card, Markdown."""
-    spec = model.model.spec
-    rows = flatten_dict(dict(model.metrics), sep='.')
-    metrics = {
-        name: f'{value:.4g}' if isinstance(value, float) else str(value)
-        for name, value in sorted(rows.items())
-        if isinstance(value, int | float) and not isinstance(value, bool)
-    }
-    parameters = sum(np.size(leaf) for leaf in jax.tree.leaves(model.params))
-    lines = [
-        '---',
-        'library_name: ebm_jax',
-        'tags: [energy-based-model, jax]',
-        '---',
-        f'# {model.settings.get("experiment", "An energy-based model").rpartition(".")[2]}',
-        '',
-        f'A {spec.kind} model of examples {list(spec.shape)} in {spec.num_classes} classes, '
-        f'{parameters:,} parameters, trained for {model.step:,} steps with ebm_jax.',
-        '',
-        '```python',
-        'import ebm_jax',
-        'import jax',
-        '',
-        "model = ebm_jax.load('this folder')",
-        'images = model.sample(jax.random.key(0), 16)   # network units',
-        '```',
-        '',
-        '## Metrics',
-        '',
-        '| metric | value |',
-        '|---|---|',
-        *(f'| {name} | {value} |' for name, value in metrics.items()),
-        '',
-        '## Made by',
-        '',
-        '```',
-        *(commands or 'ebm_jax.fit.fit').splitlines(),
-        '```',
-        '',
-        f'SHA-256 of {WEIGHTS}: `{digest}`',
-        '',
-    ]
-    return '\n'.join(lines)

@@ -1,7 +1,8 @@
 """A density of the built-in 8x8 digits that its own chains sample: JEM at temperature 1.
 
     python -m experiments.digits_density --workdir=runs/digits_density
-    python -m experiments.evaluate --workdir=runs/digits_density --suite=full --bridges=4000
+    python -m experiments.evaluate --workdir=runs/digits_density --suite=full \\
+        --bridges=3000 --chains=64
 
 Chains with a Metropolis test (HMC at temperature 1, persistent) on digits with noise of .3, uniform
 weights: contrastive divergence as maximum likelihood, so that the samples of long chains are those

@@ -68,7 +68,8 @@ LIBRARY = {
     'model': BASE
     | {'apply', 'augment', 'composition', 'data', 'evaluate', 'kernels', 'mcmc', 'networks'}
     | {'objectives', 'spec'},
-    'trained': BASE | {'apply', 'checkpoint', 'mcmc', 'model', 'record', 'spec'},
+    'card': {'spec'},
+    'trained': BASE | {'apply', 'card', 'checkpoint', 'mcmc', 'model', 'record', 'spec'},
     '__init__': {'trained', 'types'},
 }
 FOLDERS = ('apply', 'data', 'evaluate', 'methods', 'networks')

@@ -102,7 +102,8 @@ def test_an_export_opens_as_the_run_does(run, tmp_path, monkeypatch, capsys):
     assert exported.metrics == json.loads((run[0] / 'summary.json').read_text())
     np.testing.assert_array_equal(exported.log_prob(TEST.x[:3]), opened.log_prob(TEST.x[:3]))
     card = (out / 'README.md').read_text()
-    assert 'python -m experiments.images_st_jem' in card and '| steps_per_second |' in card
+    assert 'python -m experiments.images_st_jem' in card and '| step |' in card
+    assert 'seconds' not in card and 'model.class_probs(images)' in card
     arguments = f'--workdir={out}', '--num=2', '--label=1', f'--out={tmp_path}/drawn'
     in_process(monkeypatch, capsys, 'experiments.sample', *arguments)
     assert np.load(tmp_path / 'drawn.npz')['x'].shape == (2, 8, 8, 1)

@@ -131,8 +131,7 @@ def prepare(values: Any) -> Inputs:
     frontend = opened.model.speech
     if frontend is None:
         raise InputError(
-            f'{values.workdir} was not trained on recordings: give a run on speech (evaluate '
-            'makes the sound of frames)'
+            f'{values.workdir} was not trained on recordings: give a run on recordings'
         )
     name, sound = '', None
     if needs_recording:

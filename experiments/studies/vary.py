@@ -1,6 +1,6 @@
 """What settings do to a hybrid classifier: accuracy, calibration, certainty, samples.
 
-    python -m experiments.studies.vary --workdir=runs/alpha --steps=1200 --seeds=5 \\
+    python -m experiments.studies.vary --workdir=runs/alphas --steps=1200 --seeds=5 \\
         --vary=loss.alpha=0 --vary=loss.alpha=0.5 --vary=loss.alpha=1
     python -m experiments.studies.vary --workdir=runs/weight --experiment=cifar10_small_st_jem \\
         --vary=loss.p_x_weight=1 --vary='loss.p_x_weight=0.1 loss.beta=0.2'

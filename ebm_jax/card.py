@@ -1,0 +1,89 @@
+"""The model card of an exported model."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from flax.traverse_util import flatten_dict
+
+from ebm_jax.spec import CLASSIFIER, ENERGY, LATENT, ModelSpec
+
+WHAT = {
+    CLASSIFIER: 'A classifier that is also an energy-based model',
+    ENERGY: 'An energy-based model',
+    LATENT: 'An energy with a generator and an inference model',
+}
+# metrics of the machine and the run, which say nothing about the model
+OF_THE_RUN = (
+    'compile_seconds',
+    'evaluation_seconds',
+    'seconds_per_step',
+    'steps_per_second',
+    'tries_left',
+)
+
+
+def card(
+    spec: ModelSpec,
+    *,
+    name: str,
+    metrics: Mapping[str, Any],
+    parameters: int,
+    step: int,
+    digest: str,
+    commands: str = '',
+) -> str:
+    """The model card, Markdown.
+
+    Args:
+      name: of the experiment. metrics: of summary.json, of which numbers are shown.
+      parameters: how many there are. step: of training. digest: SHA-256 of the weights.
+      commands: that made it; default: `fit` from Python.
+    """
+    rows = flatten_dict(dict(metrics), sep='.')
+    shown = {
+        name: f'{value:.4g}' if isinstance(value, float) else str(value)
+        for name, value in sorted(rows.items())
+        if isinstance(value, int | float) and not isinstance(value, bool) and name not in OF_THE_RUN
+    }
+    use = ['images = model.sample(jax.random.key(0), 16)  # network units']
+    if spec.speech is not None:
+        use = ['sound = model.generate_sound(jax.random.key(0), 100, labels=0)  # 100 frames']
+    elif spec.kind == CLASSIFIER:
+        use.append('probabilities = model.class_probs(images)')
+    elif spec.kind == LATENT and spec.latent.from_inference:
+        use.append('again = model.reconstruct(jax.random.key(1), images)')
+    classes = f': {", ".join(spec.class_names)}' if spec.class_names else ''
+    lines = [
+        '---',
+        'library_name: ebm_jax',
+        'tags: [energy-based-model, jax]',
+        '---',
+        f'# {name}',
+        '',
+        f'{WHAT[spec.kind]}, of examples {list(spec.shape)} in {spec.num_classes} '
+        f'classes{classes}; {parameters:,} parameters, trained for {step:,} steps with ebm_jax.',
+        '',
+        '```python',
+        'import ebm_jax',
+        'import jax',
+        '',
+        "model = ebm_jax.load('this folder')",
+        *use,
+        '```',
+        '',
+        '## Metrics',
+        '',
+        '| metric | value |',
+        '|---|---|',
+        *(f'| {name} | {value} |' for name, value in shown.items()),
+        '',
+        '## Made by',
+        '',
+        '```',
+        *(commands or 'ebm_jax.fit.fit').splitlines(),
+        '```',
+        '',
+        f'SHA-256 of the weights: `{digest}`',
+        '',
+    ]
+    return '\n'.join(lines)
