@@ -50,7 +50,7 @@ def card(
         use = ['sound = model.generate_sound(jax.random.key(0), 100, labels=0)  # 100 frames']
     elif spec.kind == CLASSIFIER:
         use.append('probabilities = model.class_probs(images)')
-    elif spec.kind == LATENT and spec.latent.from_inference:
+    elif spec.latent is not None and spec.latent.from_inference:
         use.append('again = model.reconstruct(jax.random.key(1), images)')
     classes = f': {", ".join(spec.class_names)}' if spec.class_names else ''
     lines = [
