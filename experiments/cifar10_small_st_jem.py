@@ -22,14 +22,14 @@ build = image_jem
 
 
 def get_config() -> JemSettings:
-    config = JemSettings(steps=6000, batch_size=128, log_every=50)
+    config = JemSettings(steps=3000, batch_size=128, log_every=50)
     config.data.source = 'npz:data/cifar10.npz'
     config.data.crop, config.data.flip = 4, True
     config.optimizer.learning_rate = 2e-3
     config.optimizer.warmup, config.optimizer.ema = 200, 0.995
     config.sampler.num_steps = 5
     config.buffer.initial, config.buffer.capacity = 'class_gaussian', 4096
-    config.loss.alpha, config.loss.p_x_weight = 1.0, 0.01
+    config.loss.alpha = 1.0
     config.loss.positives = config.loss.num_negatives = 32
     config.network = ConvNetwork(widths=(16, 32, 64, 128, 128), strides=(1, 2, 1, 2, 2))
     config.ood = ('interpolation=mixed', 'noise')  # more with evaluate --ood=cifar100=npz:FILE
