@@ -1,6 +1,7 @@
 """Studies of settings by seeds: what is cut off, what is kept, how intervals are made."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -51,7 +52,17 @@ def test_runs_are_kept_and_only_what_changed_is_trained_again(tmp_path, monkeypa
     settings.update(base, {'steps': 2})
     trained = []
     monkeypatch.setenv('JAX_NUM_CPU_DEVICES', '8')  # as conftest has it
-    monkeypatch.setattr(arms.runs, 'build', lambda module, config, datasets: config)
+    checked = []
+
+    def build(module, config, datasets):
+        return SimpleNamespace(recipe=config.loss.alpha, loss=config.loss, seed=config.seed)
+
+    def check(recipe, devices):
+        checked.append(recipe)
+        assert not trained  # all are checked before any is trained
+
+    monkeypatch.setattr(arms.runs, 'build', build)
+    monkeypatch.setattr(arms, 'check', check)
 
     def train(config, seed, steps, title):
         trained.append((title, config.loss.alpha, config.seed))
@@ -64,7 +75,7 @@ def test_runs_are_kept_and_only_what_changed_is_trained_again(tmp_path, monkeypa
         return arms.results(tmp_path, *given, lambda config, state: {'alpha': config.loss.alpha})
 
     found = results({'none': {'loss.alpha': 0.0}, 'half': {'loss.alpha': 0.5}})
-    assert len(trained) == 4 and ('half/1', 0.5, 1) in trained
+    assert len(trained) == 4 and ('half/1', 0.5, 1) in trained and checked == [0.0, 0.5]
     assert found['none'] == [{'survived': 1.0, 'alpha': 0.0}] * 2
     assert found['half'] == [{'survived': 0.5}] * 2  # diverged: nothing is measured
     trained.clear()
