@@ -16,7 +16,6 @@ from types import ModuleType
 from typing import NamedTuple
 
 import numpy as np
-from scipy import linalg, signal
 
 from ebm_jax.errors import InputError
 
@@ -245,6 +244,8 @@ def source_filter(
     Source: Atal & Hanauer 1971 for linear prediction; r_0 is raised by 1e-4 against ill
     conditioning.
     """
+    from scipy import linalg, signal  # not needed where nothing is made to be heard
+
     log_power = np.asarray(log_power, np.float64)
     if log_power.ndim != 1 or not 1 <= order < len(log_power):
         raise ValueError(

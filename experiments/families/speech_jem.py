@@ -10,7 +10,7 @@ from tqdm.auto import tqdm
 
 from ebm_jax import audio, augment
 from ebm_jax.data import Examples, formants, recordings
-from ebm_jax.data.recordings import Recording
+from ebm_jax.data.recordings import Frames, Recording
 from ebm_jax.data.windows import Frontend, cover, frame_phones
 from ebm_jax.errors import InputError
 from ebm_jax.spec import FEATURES, Part
@@ -93,21 +93,14 @@ def speech_jem(
     """
     datasets = datasets or load_speech(config)
     run, c = datasets.extra, config.data
-    evaluations: tuple[Evaluation, ...] = ()
     changes: dict[str, Any] = {'units': FEATURES}
+    evaluations: tuple[Evaluation, ...] = ()
     if isinstance(run, SpeechRun):
         changes |= {'speech': run.frontend.to_json(), 'class_names': run.frontend.names}
         evaluations = speech_quality.EVALUATIONS
     elif run is not None:
-        changes |= {'class_names': run.names}
-        if c.periodograms:
-            size = datasets.train.x.shape[2]
-            if size <= audio.ORDER:
-                raise InputError(
-                    f'{c.source}: frames of {size} numbers are no periodograms of speech: give '
-                    '--config.data.periodograms=false'
-                )
-            evaluations = (partial(spoken_frames.heard, run.scale, config.features.rate),)
+        changes['class_names'] = run.names
+        evaluations = of_frames(config, run)
     masks = [
         augment.mask(axis, width)
         for axis, width in enumerate((c.time_mask, c.frequency_mask))
@@ -126,6 +119,19 @@ def speech_jem(
         speech=run if isinstance(run, SpeechRun) else None,
         evaluations=evaluations,
     )
+
+
+def of_frames(config: SpeechSettings, frames: Frames) -> tuple[Evaluation, ...]:
+    """What evaluate measures of a run on frames alone. Raises: InputError where they are too short
+    for the log-periodograms that the settings say they are."""
+    if not config.data.periodograms:
+        return ()
+    if len(frames.scale.mean) <= audio.ORDER:
+        raise InputError(
+            f'{config.data.source}: frames of {len(frames.scale.mean)} numbers are no periodograms '
+            'of speech: give --config.data.periodograms=false'
+        )
+    return (partial(spoken_frames.heard, frames.scale, config.features.rate),)
 
 
 def load_speech(config: SpeechSettings) -> Datasets:

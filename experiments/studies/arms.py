@@ -126,6 +126,13 @@ def train(experiment: Experiment, seed: int, steps: int, title: str) -> tuple[Tr
     return state, steps
 
 
+def configured(base: Any, changes: Changes) -> Any:
+    """A copy of the base with an arm's changes."""
+    config = settings.copy(base)
+    settings.update(config, changes)
+    return config
+
+
 def results(
     workdir: pathlib.Path,
     module: ModuleType,
@@ -159,12 +166,6 @@ def results(
     if any(done.get(name) != value for name, value in given.items()):
         raise InputError(f'{workdir} holds a study with other settings: use another --workdir')
     workdir.mkdir(parents=True, exist_ok=True)
-
-    def configured(changes, seed):
-        config = settings.copy(base)
-        settings.update(config, dict(changes) | {'seed': seed})
-        return config
-
     missing = [
         (seed, arm)
         for seed in range(seeds)
@@ -174,12 +175,12 @@ def results(
     if missing:  # what does not fit is refused before anything is trained
         first = datasets(0)
         for arm in dict.fromkeys(arm for _, arm in missing):
-            recipe = runs.build(module, configured(arms[arm], 0), first).recipe
+            recipe = runs.build(module, configured(base, arms[arm]), first).recipe
             assert recipe is not None
             check(recipe, jax.local_devices())
     for seed, arm in missing:
         changes, key = arms[arm], f'{arm}/{seed}'
-        config = configured(changes, seed)
+        config = configured(base, {**changes, 'seed': seed})
         experiment = runs.build(module, config, datasets(seed))
         state, steps = train(experiment, seed, config.steps, key)
         found = {'survived': steps / config.steps}

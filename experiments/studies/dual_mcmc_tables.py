@@ -98,8 +98,7 @@ def define(values: Any) -> None:
 def run(values: Any) -> None:
     """Train what is missing, write and print."""
     workdir = pathlib.Path(values.workdir)
-    name = values.experiment
-    module = arms.modules('experiment', [name], is_dual)[name]
+    (module,) = arms.modules('experiment', [values.experiment], is_dual).values()
     rows = {
         name: config_of(module, values, changes) for name, changes in TABLES[values.table].items()
     }

@@ -33,7 +33,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy import stats
 from tqdm.auto import tqdm
 
 from ebm_jax import data
@@ -48,6 +47,7 @@ from ebm_jax.train import init_state, make_local_step
 from ebm_jax.types import Params
 from experiments.common import launch, settings
 from experiments.common.cores import use_all_cores
+from experiments.common.section import share_interval
 from experiments.studies.stability_figures import Row, heat_maps, survival_curves
 from experiments.studies.systems import (
     ADJUSTABLE,
@@ -196,8 +196,8 @@ def guarded_run(workdir: pathlib.Path, one: Setting, seed: int, c: Grid, task: T
 
 def share(k: int, n: int) -> str:
     """'3 of 5 [.23, .88]'"""
-    interval = stats.binomtest(k, n).proportion_ci(method='wilson')
-    return f'{k} of {n} [{interval.low:.2f}, {interval.high:.2f}]'
+    low, high = share_interval(k / n, n)
+    return f'{k} of {n} [{low:.2f}, {high:.2f}]'
 
 
 def table(found: dict[str, Any], c: Grid) -> list[str]:

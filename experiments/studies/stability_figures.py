@@ -1,7 +1,7 @@
 """Figures of the stability study."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,17 +14,18 @@ from experiments.studies.systems import Grid, Setting, name_of
 Row = dict[str, Any]  # what is kept of a run
 
 
+def rows_of(found: dict[str, Any], some: Iterable[Setting], c: Grid) -> list[Row]:
+    """What is kept of the runs of some settings, with every seed."""
+    return [found['runs'][name_of(one, seed)] for one in some for seed in range(c.seeds)]
+
+
 @figures.styled
 def heat_maps(found: dict[str, Any], c: Grid) -> Figure:
     """Share of runs that diverged, learning rate across and K down, one map for each system."""
 
     def diverged(system, num_steps, rate):
-        names = [
-            name_of(Setting(system, num_steps, rate, size), seed)
-            for size in c.step_sizes
-            for seed in range(c.seeds)
-        ]
-        return np.mean([found['runs'][name]['diverged_at'] is not None for name in names])
+        some = [Setting(system, num_steps, rate, size) for size in c.step_sizes]
+        return np.mean([row['diverged_at'] is not None for row in rows_of(found, some, c)])
 
     figure = Figure(figsize=(3.2 * len(c.systems), 3))
     axes = figure.subplots(1, len(c.systems), squeeze=False)[0]
@@ -79,11 +80,7 @@ def survival_curves(found: dict[str, Any], c: Grid) -> Figure:
     figure = Figure(figsize=(6, 3.2))
     axis = figure.subplots()
     for i, system in enumerate(c.systems):
-        rows = [
-            found['runs'][name_of(one, seed)]
-            for one in c.of_system(system)
-            for seed in range(c.seeds)
-        ]
+        rows = rows_of(found, c.of_system(system), c)
         at, (share_left, low, high) = survival(rows, c.steps)
         axis.step(at, share_left, where='post', color=f'C{i}', label=f'{system} ({len(rows)} runs)')
         axis.fill_between(at, low, high, step='post', color=f'C{i}', alpha=0.2, linewidth=0)

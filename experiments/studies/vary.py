@@ -11,9 +11,9 @@ chosen, or on the test images. Samples are fresh conditional ones, recognised by
 machine fitted to the training images. Writes arms.json and table.md; rerunning continues.
 """
 
+import functools
 import pathlib
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import jax
@@ -97,20 +97,22 @@ def measure(experiment: Experiment, state: TrainState, judge: Pipeline) -> dict[
 
 def run(values: Any) -> None:
     """Train what is missing, write and print."""
-    module = arms.modules('experiment', [values.experiment], of_images)[values.experiment]
+    (module,) = arms.modules('experiment', [values.experiment], of_images).values()
     base = module.get_config()
     if values.data:
         base.data.source = values.data
     if values.steps:
         base.steps = values.steps
         base.optimizer.warmup = min(base.optimizer.warmup, values.steps // 4)
-    varied, configs = rows(base, values.vary), []
-    for changes in varied.values():
-        configs.append(settings.copy(base))
-        settings.update(configs[-1], changes)
-    use_all_cores(*configs)
+    varied = rows(base, values.vary)
+    use_all_cores(*(arms.configured(base, changes) for changes in varied.values()))
     values.data = base.data.source
     workdir, (whole, datasets) = pathlib.Path(values.workdir), arms.parts(values)
+
+    @functools.cache  # fitted once, and only where something is measured
+    def judge():
+        return samples.fit_reference_classifier(whole.train)
+
     found = arms.results(
         workdir,
         module,
@@ -118,7 +120,7 @@ def run(values: Any) -> None:
         varied,
         values.seeds,
         datasets,
-        partial(measure, judge=samples.fit_reference_classifier(whole.train)),
+        lambda experiment, state: measure(experiment, state, judge()),
         {'part': values.part, 'train': values.train},
     )
     columns = {
