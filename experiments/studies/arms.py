@@ -10,7 +10,7 @@ import json
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -20,19 +20,34 @@ from tqdm.auto import tqdm
 
 from ebm_jax import data
 from ebm_jax.errors import InputError
-from ebm_jax.evaluate import calibration
+from ebm_jax.evaluate import calibration, distance
+from ebm_jax.evaluate.extractor import Extractor
 from ebm_jax.fit import check
+from ebm_jax.images import as_uint8
 from ebm_jax.record import write_json
 from ebm_jax.sharding import shard_batch, shard_state
 from ebm_jax.train import TrainState, init_state, make_train_step
 from experiments.commands import list as list_command
-from experiments.common import runs, settings, sources
+from experiments.common import launch, runs, settings, sources
 from experiments.common.experiment import Experiment
 from experiments.common.sources import Datasets
 
 Changes = Mapping[str, Any]  # {'group.setting': value} on top of the base
 Measure = Callable[[Experiment, TrainState], dict[str, float]]
+Trace = dict[str, list[float]]  # {metric: its values}
 FILE = 'arms.json'
+ELSEWHERE = {'data.source': '--data', 'seed': '--seeds'}  # what a row cannot change
+
+
+class Traced(NamedTuple):
+    """Metrics that are kept at every n-th step, where it has them, and where a run diverges; the
+    gradient norms of loss terms are among them."""
+
+    metrics: tuple[str, ...] = ()
+    every: int = 1
+
+
+NOTHING = Traced()
 
 
 def modules(
@@ -63,6 +78,36 @@ def define_part(values: Any, part: str) -> None:
     flags.DEFINE_enum(
         'part', part, ['test', 'validation'], 'What is measured on.', flag_values=values
     )
+
+
+def define_vary(values: Any) -> None:
+    """The flag that `rows` reads."""
+    flags.DEFINE_multi_string(
+        'vary',
+        None,
+        'The settings of a row, as loss.alpha=0 loss.beta=.2; values without spaces.',
+        flag_values=values,
+    )
+
+
+def rows(base: Any, varied: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """{what was asked for: its settings}. Raises: InputError for what is not a setting, or not one
+    that a row may change."""
+    found = {}
+    for text in varied:
+        arguments = text.split()
+        names = [given.partition('=')[0] for given in arguments]
+        for name in names:
+            if name in ELSEWHERE:
+                raise InputError(f'--vary={text}: {name} is given by {ELSEWHERE[name]}')
+            if names.count(name) > 1:
+                raise InputError(f'--vary={text}: {name} is given twice')
+        parsed = launch.parsed_settings(
+            settings.copy(base), [f'--config.{given}' for given in arguments]
+        )
+        flat = settings.flatten(parsed)
+        found[text.strip() or 'as shipped'] = {name: flat[name] for name in names}
+    return found
 
 
 def define_rows(values: Any) -> None:
@@ -108,22 +153,29 @@ def validation(datasets: Datasets, n: int, seed: int = 0) -> Datasets:
     return Datasets(train=datasets.train.rows(kept), test=datasets.train.rows(held))
 
 
-def train(experiment: Experiment, seed: int, steps: int, title: str) -> tuple[TrainState, int]:
+def train(
+    experiment: Experiment, seed: int, steps: int, title: str, traced: Traced = NOTHING
+) -> tuple[TrainState, int, Trace]:
     """Train in memory, without files or recoveries: (state, steps that were made before it
-    diverged, or all)."""
+    diverged, or all, what was traced)."""
     recipe, devices = experiment.recipe, jax.local_devices()
     assert recipe is not None
     state = shard_state(init_state(jax.random.key(seed), recipe), devices)
-    method = None
+    trace: Trace = {name: [] for name in traced.metrics}
+    method, watch = None, traced.every if trace else 0
     for step in tqdm(range(steps), desc=title, unit='step', leave=False):
         now = recipe.at(step)
         if now.method is not method:
-            method, train_step = now.method, make_train_step(now)
+            method, train_step = now.method, make_train_step(now, watch_every=watch)
         batch = shard_batch(recipe.batch_at(step), devices)
         state, metrics = train_step(state, batch)
-        if not bool(metrics['healthy']):
-            return state, step
-    return state, steps
+        healthy = bool(metrics['healthy'])
+        if trace and ((step + 1) % traced.every == 0 or not healthy):
+            for name in trace.keys() & metrics.keys():
+                trace[name].append(float(metrics[name]))
+        if not healthy:
+            return state, step, trace
+    return state, steps, trace
 
 
 def configured(base: Any, changes: Changes) -> Any:
@@ -142,15 +194,17 @@ def results(
     datasets: Callable[[int], Datasets],
     measure: Measure,
     protocol: Mapping[str, Any] | None = None,
+    traced: Traced = NOTHING,
 ) -> dict[str, list[dict[str, float]]]:
     """{arm: metrics of each seed}, trained on the devices that there are (`use_all_cores`);
     'survived' is the share of the steps that were made before the run diverged. What is in
-    workdir/arms.json is not trained again.
+    workdir/arms.json is not trained again; `traces` reads what was traced.
 
     Args:
       base: configuration of the experiment that the arms change.
       seeds: runs of each arm. datasets: seed -> what it is trained and measured on.
       protocol: whatever else the results depend on, as plain data.
+      traced: metrics whose course is kept.
     Raises: InputError where the folder holds a study with another base or protocol, or where an arm
       does not fit the devices or the memory that there are.
     """
@@ -182,14 +236,37 @@ def results(
         changes, key = arms[arm], f'{arm}/{seed}'
         config = configured(base, {**changes, 'seed': seed})
         experiment = runs.build(module, config, datasets(seed))
-        state, steps = train(experiment, seed, config.steps, key)
+        state, steps, trace = train(experiment, seed, config.steps, key, traced)
         found = {'survived': steps / config.steps}
         if steps == config.steps:
             found |= measure(experiment, state)
-        done['runs'][key] = {'changes': plain(changes), 'metrics': found}
+        done['runs'][key] = {'changes': plain(changes), 'metrics': found, 'trace': trace}
         write_json(file, done)
     return {
         arm: [done['runs'][f'{arm}/{seed}']['metrics'] for seed in range(seeds)] for arm in arms
+    }
+
+
+def traces(workdir: pathlib.Path, arms: Sequence[str], seeds: int) -> dict[str, list[Trace]]:
+    """{arm: what `results` traced, of each seed}."""
+    found = json.loads((workdir / FILE).read_text())['runs']
+    return {arm: [found[f'{arm}/{seed}']['trace'] for seed in range(seeds)] for arm in arms}
+
+
+def distances(
+    experiment: Experiment, state: TrainState, judge: Extractor, num: int
+) -> dict[str, float]:
+    """Frechet distance of so many fresh samples, half of its 95 % interval over their choice, and
+    the distance of as many test images."""
+    model = experiment.model
+    drawn = model.sample(jax.random.key(1), state.eval_params, model.labels(num))
+    reference, points = distance.reference_points(experiment.train, experiment.test, num)
+    to = distance.distances_to(judge.features(reference))
+    found = to(judge.features(as_uint8(np.asarray(drawn))))['frechet']
+    return {
+        'distance': found['value'],
+        'margin': found['interval'][1] - found['value'],
+        'test': to(judge.features(points['test']))['frechet']['value'],
     }
 
 

@@ -16,13 +16,11 @@ import statistics
 from functools import partial
 from typing import Any
 
-import jax
 import numpy as np
 from absl import flags
 
-from ebm_jax.evaluate import distance, extractor
+from ebm_jax.evaluate import extractor
 from ebm_jax.evaluate.extractor import Extractor
-from ebm_jax.images import as_uint8
 from ebm_jax.train import TrainState
 from experiments.common import launch, runs, settings, sources, timing
 from experiments.common.cores import use_all_cores
@@ -57,18 +55,9 @@ def seconds_per_step(experiment: Experiment, steps: int) -> float:
 
 
 def measure(experiment: Experiment, state: TrainState, judge: Extractor) -> dict[str, float]:
-    """Distance of fresh samples, beside that of as many test images."""
-    model = experiment.model
-    drawn = model.sample(jax.random.key(1), state.eval_params, model.labels(SAMPLES))
-    reference, points = distance.reference_points(experiment.train, experiment.test, SAMPLES)
-    to = distance.distances_to(judge.features(reference))
-    found = to(judge.features(as_uint8(np.asarray(drawn))))['frechet']
-    return {
-        'steps': float(int(state.step)),
-        'distance': found['value'],
-        'margin': found['interval'][1] - found['value'],
-        'test': to(judge.features(points['test']))['frechet']['value'],
-    }
+    """Steps that were made, and distances of fresh samples and of as many test images."""
+    found = arms.distances(experiment, state, judge, SAMPLES)
+    return {'steps': float(int(state.step)), **found}
 
 
 def lasting(config: Any, steps: int) -> Any:

@@ -13,7 +13,6 @@ machine fitted to the training images. Writes arms.json and table.md; rerunning 
 
 import functools
 import pathlib
-from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -21,11 +20,10 @@ import numpy as np
 from absl import flags
 from sklearn.pipeline import Pipeline
 
-from ebm_jax.errors import InputError
 from ebm_jax.evaluate import predict, samples
 from ebm_jax.images import as_uint8
 from ebm_jax.train import TrainState
-from experiments.common import launch, settings
+from experiments.common import launch
 from experiments.common.cores import use_all_cores
 from experiments.common.experiment import Experiment
 from experiments.families.jem import JemData, JemSettings
@@ -39,12 +37,7 @@ def define(values: Any) -> None:
     flags.DEFINE_string(
         'data', '', "The data set; default: the experiment's own.", flag_values=values
     )
-    flags.DEFINE_multi_string(
-        'vary',
-        None,
-        'The settings of a row, as loss.alpha=0 loss.beta=.2; values without spaces.',
-        flag_values=values,
-    )
+    arms.define_vary(values)
     flags.DEFINE_integer('seeds', 1, 'Runs of each row.', 1, flag_values=values)
     flags.DEFINE_integer(
         'steps', 0, "Training steps of a run; 0: the experiment's own.", 0, flag_values=values
@@ -52,29 +45,6 @@ def define(values: Any) -> None:
     arms.define_part(values, 'validation')
     for name in ('workdir', 'vary'):
         flags.mark_flag_as_required(name, values)
-
-
-ELSEWHERE = {'data.source': '--data', 'seed': '--seeds'}
-
-
-def rows(base: Any, varied: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """{what was asked for: its settings}. Raises: InputError for what is not a setting, or not one
-    that a row may change."""
-    found = {}
-    for text in varied:
-        arguments = text.split()
-        names = [given.partition('=')[0] for given in arguments]
-        for name in names:
-            if name in ELSEWHERE:
-                raise InputError(f'--vary={text}: {name} is given by {ELSEWHERE[name]}')
-            if names.count(name) > 1:
-                raise InputError(f'--vary={text}: {name} is given twice')
-        parsed = launch.parsed_settings(
-            settings.copy(base), [f'--config.{given}' for given in arguments]
-        )
-        flat = settings.flatten(parsed)
-        found[text.strip() or 'as shipped'] = {name: flat[name] for name in names}
-    return found
 
 
 def of_images(config: Any) -> bool:
@@ -104,7 +74,7 @@ def run(values: Any) -> None:
     if values.steps:
         base.steps = values.steps
         base.optimizer.warmup = min(base.optimizer.warmup, values.steps // 4)
-    varied = rows(base, values.vary)
+    varied = arms.rows(base, values.vary)
     use_all_cores(*(arms.configured(base, changes) for changes in varied.values()))
     values.data = base.data.source
     workdir, (whole, datasets) = pathlib.Path(values.workdir), arms.parts(values)
