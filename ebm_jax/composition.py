@@ -1,4 +1,4 @@
-"""Energies made of energies: AND, OR, NOT.
+"""Energies made of energies: AND, OR, NOT, conditions.
 
 A term is an energy function x -> scalar of any origin (another run, another method, a formula) in
 the same units of x. A composition is an energy function too, so compositions nest; it knows how
@@ -100,6 +100,33 @@ def without(term: EnergyFn, unwanted: EnergyFn, weight: float = 0.01) -> Composi
     return Composition(lambda x: term(x) - weight * unwanted(x), factors(term) + factors(unwanted))
 
 
+def posterior(
+    wanted: Sequence[EnergyFn], others: Sequence[EnergyFn], sharpness: float = 1.0
+) -> Composition:
+    """A condition, -log p(y in wanted | x) of the classifier that the energies of labels define:
+
+    E(x) = E_wanted(x) - E_all(x), each the OR of its labels.
+
+    AND counts what all images of the data have in common once for every factor. With one energy
+    p(x) or p(x|c) and conditions it is counted once: p(x | c, d) ~ p(x | c) p(d | x), for labels c
+    and d that are independent given x. NOT d is the condition on the other labels; unlike
+    `without`, it is bounded below. A condition adds no factor.
+
+    Args:
+      wanted: the energies of the labels that are asked for, at least one.
+      others: those of all other labels of the same model, at least one.
+      sharpness: s of both, see `any_of`.
+    Returns: Composition; >= 0 with s = 1.
+    Raises: ValueError for a missing label, or as `any_of`.
+    Source: our reading; Bayes' rule on the paper's product.
+    """
+    if not wanted or not others:
+        raise ValueError('a condition needs a wanted label and another one')
+    chosen = any_of(*wanted, sharpness=sharpness)
+    everything = any_of(*wanted, *others, sharpness=sharpness)
+    return Composition(lambda x: chosen(x) - everything(x), 0)
+
+
 def over_models(combine: Callable[..., Composition], *energy_fns: ParamEnergyFn) -> Composition:
     """The composition of trained energies, for `apply.sampling.sample`.
 
@@ -132,4 +159,4 @@ def divided(energy_fn: EnergyFn, kernel_at: Callable[[float], Kernel], step_size
     Args: kernel_at: step size -> Kernel, such as `partial(mcmc.langevin, noise_scale=0.01)`.
     Source: [code] of Du et al. 2020.
     """
-    return kernel_at(step_size / factors(energy_fn))
+    return kernel_at(step_size / max(1, factors(energy_fn)))

@@ -11,10 +11,10 @@ from scipy import stats
 from ebm_jax.data import Examples
 from ebm_jax.errors import InputError
 from ebm_jax.evaluate import extractor
-from experiments import digits_energy_matching, digits_st_jem
+from experiments import digits_energy_matching, digits_icd, digits_st_jem
 from experiments.common import settings
 from experiments.common.sources import Datasets
-from experiments.studies import arms, equal_time
+from experiments.studies import arms, dual_mcmc_tables, equal_time, icd_ablation
 
 MADE = Examples('made', np.arange(100, dtype=np.uint8).reshape(100, 1, 1, 1), np.arange(100) % 10)
 
@@ -64,9 +64,9 @@ def test_runs_are_kept_and_only_what_changed_is_trained_again(tmp_path, monkeypa
     monkeypatch.setattr(arms.runs, 'build', build)
     monkeypatch.setattr(arms, 'check', check)
 
-    def train(config, seed, steps, title):
+    def train(config, seed, steps, title, traced):
         trained.append((title, config.loss.alpha, config.seed))
-        return None, 1 if config.loss.alpha == 0.5 else steps
+        return None, 1 if config.loss.alpha == 0.5 else steps, {'loss': [seed]}
 
     monkeypatch.setattr(arms, 'train', train)
 
@@ -78,6 +78,7 @@ def test_runs_are_kept_and_only_what_changed_is_trained_again(tmp_path, monkeypa
     assert len(trained) == 4 and ('half/1', 0.5, 1) in trained and checked == [0.0, 0.5]
     assert found['none'] == [{'survived': 1.0, 'alpha': 0.0}] * 2
     assert found['half'] == [{'survived': 0.5}] * 2  # diverged: nothing is measured
+    assert arms.traces(tmp_path, ['none'], 2) == {'none': [{'loss': [0]}, {'loss': [1]}]}
     trained.clear()
     results({'none': {'loss.alpha': 0.1}, 'half': {'loss.alpha': 0.5}})
     assert {title for title, *_ in trained} == {'none/0', 'none/1'}
@@ -95,6 +96,98 @@ def test_a_warm_up_keeps_its_share_of_a_run_of_another_length():
     assert longer.steps == 4000 and longer.loss.warmup == 3000 and config.loss.warmup == 1500
     plain = equal_time.lasting(digits_st_jem.get_config(), 7)
     assert plain.steps == 7
+
+
+def trace_of(gaps, kl=(), contrast=()):
+    return {'s_gap': gaps, 's_positives': gaps, 'grad_norm/kl': kl, 'grad_norm/contrast': contrast}
+
+
+def test_collapse_is_a_gap_that_stays_or_a_run_that_ended():
+    def collapsed(gaps, survived=1.0):
+        found = icd_ablation.summary({'survived': survived}, trace_of(gaps), gap=0.5)
+        return bool(found['collapsed'])
+
+    assert collapsed([0, 0, 0, 0, -0.9]) and collapsed([0, 0, 0, 0, float('nan')])
+    assert not collapsed([9, 0, 0, 0, 0.1]) and collapsed([0] * 5, survived=0.9)
+
+
+def test_the_ratio_of_gradients_leaves_out_the_start_and_steps_without_norms():
+    kl, contrast = [90, -1, 1, 2, 3, 4, 1], [1, -1, 10, 10, 10, 10, 0]
+    assert icd_ablation.gradient_ratio(trace_of([], kl, contrast)) == pytest.approx(0.25)
+    assert icd_ablation.gradient_ratio(trace_of([])) is None
+
+
+@pytest.mark.parametrize('term, rows', [('with', 4), ('without', 4)])
+def test_the_rows_of_the_claim_are_networks_with_and_without_the_term(term, rows):
+    base = digits_icd.get_config()
+    found = {
+        name: arms.configured(base, changes)
+        for name, changes in icd_ablation.claim().items()
+        if name.endswith(f', {term} KL term')
+    }
+    assert len(found) == rows
+    assert {c.loss.kl_weight for c in found.values()} == {base.loss.kl_weight * (term == 'with')}
+    networks = {
+        name.split(',')[0]: (c.network.norm, c.network.kernel_transform, c.network.attention_after)
+        for name, c in found.items()
+    }
+    assert networks == {
+        'plain': (False, 'plain', 0),
+        '+norm': (True, 'standardised', 0),
+        '+attention': (False, 'plain', 1),
+        '+spectral norm': (False, 'spectral', 0),
+    }
+
+
+SMALL_STUDIES = {
+    'icd_ablation': [
+        '--set=batch_size=16 loss.num_negatives=8 loss.kl_chains=8 loss.population=8 '
+        'loss.population_after=10 sampler.num_steps=2 buffer.capacity=640 fresh.num_steps=5 '
+        'fresh.every=2 fresh.plain=1 network.width=4 network.stages=(1,1)',
+        '--vary=network.scales=1',
+        '--vary=loss.kl_weight=0',
+        '--steps=4',
+    ],
+    'dual_mcmc_tables': [
+        '--vary=preset=vae',
+        '--vary=network.generator_widths=(4,4)',
+        '--seconds=1',
+    ],
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('study', list(SMALL_STUDIES))
+def test_tables_of_generators_train_measure_and_continue(study, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(extractor, 'STEPS', 10)
+    monkeypatch.setattr(icd_ablation, 'SAMPLES', 40)
+    monkeypatch.setattr(dual_mcmc_tables, 'SAMPLES', 40)
+    name = f'experiments.studies.{study}'
+    arguments = [name, f'--workdir={tmp_path}', *SMALL_STUDIES[study]]
+    first = in_process(monkeypatch, capsys, *arguments)
+    with monkeypatch.context() as patched:
+        patched.setattr(arms, 'train', lambda *given: pytest.fail('trained again'))
+        assert in_process(patched, capsys, *arguments) == first
+    runs = json.loads((tmp_path / 'arms.json').read_text())['runs']
+    assert len(runs) == 2
+    wrong = {'is not one of': ['--experiment=digits_st_jem'], 'other settings': ['--train=600']}
+    if study == 'icd_ablation':
+        with_kl, without = runs['network.scales=1/0'], runs['loss.kl_weight=0/0']
+        assert len(with_kl['trace']['s_gap']) == 4 and min(with_kl['trace']['grad_norm/kl']) > 0
+        assert without['trace']['grad_norm/kl'] == [] and without['metrics']['distance'] > 0
+        assert (tmp_path / 'traces.png').stat().st_size > 500
+        wrong['kl_chains'] = ['--set=loss.kl_chains=12', f'--workdir={tmp_path}/other']
+    else:
+        seconds = json.loads((tmp_path / 'seconds.json').read_text())
+        for row, value in seconds.items():  # one second each
+            steps = max(1, round(1 / value))
+            assert runs[f'{row}/0']['changes']['steps'] == steps
+            assert f'| {row} | {steps}.000 |' in first
+        assert 'refined' not in runs['preset=vae/0']['metrics']  # a VAE has no chain in x
+        wrong['either --table or rows'] = ['--table=order']
+        wrong['not both'] = ['--steps=3']
+    for says, more in wrong.items():
+        assert_one_sentence(monkeypatch, capsys, says, *arguments, *more)
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ import pytest
 
 from ebm_jax import composition, mcmc
 from ebm_jax.apply.sampling import sample
+from experiments.studies import digits_compose
 
 
 def gaussian(mean, variance):
@@ -74,6 +75,36 @@ def test_not_takes_a_gaussian_away():
     np.testing.assert_allclose(x.var(), 1 / 1.5, atol=0.05)
 
 
+def test_a_condition_is_the_posterior_of_its_labels():
+    """Labels at -1, 0 and 2 with equal variances: p(y|x) by Bayes' rule; a prior with a condition
+    has the density p(x) p(y|x), here that of one component, and NOT that of the others."""
+    means, shares = (-1.0, 0.0, 2.0), np.full(3, 1 / 3)
+    labels = [gaussian([mean], 0.5) for mean in means]
+    x = np.linspace(-3, 3, 13)[:, None]
+    likelihoods = shares * np.exp(-((x - np.array(means)) ** 2))
+    prior = likelihoods.sum(1)
+    one = composition.posterior(labels[1:2], [labels[0], labels[2]])
+    np.testing.assert_allclose(jax.vmap(one)(x), -np.log(likelihoods[:, 1] / prior), atol=1e-4)
+    not_one = composition.posterior([labels[0], labels[2]], labels[1:2])
+    np.testing.assert_allclose(
+        np.exp(-jax.vmap(one)(x)) + np.exp(-jax.vmap(not_one)(x)), 1, atol=1e-5
+    )
+    whole = composition.any_of(*labels)
+    found = jax.vmap(composition.all_of(whole, one))(x) - jax.vmap(labels[1])(x)
+    np.testing.assert_allclose(found, 0, atol=1e-4)  # p(x) p(y|x) = p(x|y) p(y)
+    drawn = draw(composition.all_of(whole, not_one), 0.4, jnp.zeros((4000, 1)))[:, 0]
+    np.testing.assert_allclose(drawn.mean(), 0.5, atol=0.1)  # of -1 and 2 alike
+    np.testing.assert_allclose(drawn.var(), 0.5 + 1.5**2, atol=0.1)
+
+
+def test_a_condition_adds_no_factor():
+    one = composition.posterior([A], [B])
+    assert one.factors == 0 and composition.all_of(A, one, one).factors == 1
+    kernel = composition.divided(one, partial(mcmc.langevin, noise_scale=0.0), 0.3)
+    state, _ = kernel.step(jax.random.key(0), kernel.init(jnp.zeros(2), one), one)
+    np.testing.assert_allclose(state.position, -0.3 * jax.grad(one)(jnp.zeros(2)), rtol=1e-5)
+
+
 def test_compositions_nest_and_count_their_factors():
     """(A OR B) AND C, by hand at a point; AND and NOT add factors up, OR takes the largest."""
     c = gaussian([0.0, 0.0], 2.0)
@@ -108,6 +139,8 @@ def test_the_step_is_divided_by_the_number_of_factors():
         lambda: composition.any_of(A, weights=(0.0,)),
         lambda: composition.any_of(A, B, sharpness=0.0),
         lambda: composition.without(A, B, weight=-1.0),
+        lambda: composition.posterior([], [A]),
+        lambda: composition.posterior([A], []),
     ],
 )
 def test_what_makes_no_composition_is_refused(bad):
@@ -143,3 +176,25 @@ def test_runs_are_composed_each_with_its_own_parameters_and_label():
     np.testing.assert_allclose([x.mean(), x.var()], [1.5, 1 / 8], atol=0.02)
     with pytest.raises(ValueError):
         both((1.0, 3.0), jnp.array([0.5]), jnp.array([0]))
+
+
+def test_the_study_of_digits_puts_conditions_on_all_attributes_but_the_first():
+    """p(x|class) p(stroke|x) p(slant|x) by hand; levels are traced in the study, so the wanted one
+    comes first."""
+    wanted = {'class': np.array([7, 3]), 'stroke': np.array([0, 2]), 'slant': np.array([2, 1])}
+    way = digits_compose.ways_of_and(('class', 'stroke', 'slant'), wanted)['conditions']
+    assert list(way.runs) == ['class', *['stroke'] * 3, *['slant'] * 3]
+    np.testing.assert_array_equal(way.labels, [[7, 0, 1, 2, 2, 0, 1], [3, 2, 0, 1, 1, 2, 0]])
+    energies = {
+        run: [gaussian([shift + label], variance) for label in range(10)]
+        for run, shift, variance in (('class', 0, 1.0), ('stroke', -1, 0.5), ('slant', -0.5, 2.0))
+    }
+    x = jnp.array([0.7])
+    for i, labels in enumerate(way.labels):
+        terms = [energies[run][label] for run, label in zip(way.runs, labels)]
+        by_hand = energies['class'][wanted['class'][i]](x)
+        for run in ('stroke', 'slant'):
+            weights = np.exp([-energies[run][level](x) for level in range(3)])
+            by_hand -= np.log(weights[wanted[run][i]] / weights.sum())
+        np.testing.assert_allclose(way.combine(*terms)(x), by_hand, rtol=1e-5)
+        assert way.combine(*terms).factors == 1

@@ -32,7 +32,7 @@ from experiments.commands import compose as compose_runs
 from experiments.common import building, launch, report, runs, settings, sources
 from experiments.common.section import Shown
 from experiments.evaluations import density, full, robustness
-from experiments.studies import digits_compose, icd_stability
+from experiments.studies import digits_compose
 
 SHARED = ROOT.parent / 'shared' / 'data'
 NAMES = [
@@ -377,6 +377,7 @@ def test_energies_of_different_runs_and_methods_compose(
         f'--any={trained_icd}',
         f'--any={trained[0]}',
         f'--none={trained[0]}:5',
+        f'--given={trained[0]}:6,1*3',
         '--sharpness=2',
         '--not_weight=0.5',
         '--num=8',
@@ -388,9 +389,16 @@ def test_energies_of_different_runs_and_methods_compose(
     jem_model, icd_model = ebm_jax.load(trained[0]), ebm_jax.load(trained_icd)
     terms = [
         compose_runs.parse(*term)
-        for term in (('all', 'a:3*2.0'), ('any', 'b'), ('any', 'a'), ('none', 'a:5'))
+        for term in (
+            ('all', 'a:3*2.0'),
+            ('any', 'b'),
+            ('any', 'a'),
+            ('none', 'a:5'),
+            ('given', 'a:6,1*3'),
+        )
     ]
-    assert terms[0] == compose_runs.Term('all', 'a', 3, 2.0) and len(terms) == 4
+    assert terms[0] == compose_runs.Term('all', 'a', (3,), 2.0)
+    assert terms[4].needed(10) == (6, 1, 0, 2, 3, 4, 5, 7, 8, 9) and terms[0].needed(10) == (3,)
 
     def jem_energy(label):
         return lambda x: jem_model.energy_fn(jem_model.params, x, label)
@@ -398,17 +406,18 @@ def test_energies_of_different_runs_and_methods_compose(
     def icd_energy(x):
         return icd_model.energy_fn(icd_model.params, x, UNCONDITIONAL)
 
-    whole = compose_runs.combined(
-        terms, 2.0, 0.5, jem_energy(3), icd_energy, jem_energy(UNCONDITIONAL), jem_energy(5)
-    )
+    every = [jem_energy(label) for label in terms[4].needed(10)]
+    energies = [jem_energy(3), icd_energy, jem_energy(UNCONDITIONAL), jem_energy(5), *every]
+    whole = compose_runs.combined(terms, [1, 1, 1, 1, 10], 2.0, 0.5, *energies)
     x = np.random.default_rng(0).uniform(-1, 1, (8, 8, 1)).astype(np.float32)
     by_hand = (
         2 * jem_energy(3)(x)
         - np.log(np.exp(-2 * icd_energy(x)) + np.exp(-2 * jem_energy(UNCONDITIONAL)(x))) / 2
         - 0.5 * jem_energy(5)(x)
+        - 3 * np.log(jem_model.class_probs(x[None])[0, [1, 6]].sum())
     )
     np.testing.assert_allclose(whole(x), by_hand, rtol=1e-4)
-    assert whole.factors == 3  # AND 1, OR 1, NOT 1
+    assert whole.factors == 3  # AND 1, OR 1, NOT 1, a condition none
 
 
 @pytest.mark.slow
@@ -461,52 +470,22 @@ def test_digits_compose_trains_measures_and_continues(tmp_path, monkeypatch, cap
     ]
     first = in_process(monkeypatch, capsys, *arguments)
     found = json.loads((tmp_path / 'compose' / 'composition.json').read_text())
-    assert set(found['and']) == {'real images', 'class', 'slant', 'class AND slant'}
+    assert set(found['and']) == {
+        'real images',
+        'class',
+        'slant',
+        'class AND slant',
+        'class AND slant, by conditions',
+    }
     assert set(found['or']) == {'3 OR 8'} and set(found['not']) == {'NOT left', 'NOT right'}
-    assert all(
-        0 <= share <= 1
-        for part in found.values()
-        for row in part.values()
-        for share in row.values()
-    )
+    assert set(found['not']['NOT left']) == {'alone', 'difference', 'conditions'}
+    row = found['and']['class AND slant, by conditions']
+    assert 0 <= row['interval'][0] <= row['asked'] <= row['interval'][1] <= 1
     again = in_process(monkeypatch, capsys, *arguments)
     assert (
         again.count('already trained') == 2 and first.splitlines()[-5:] == again.splitlines()[-5:]
     )
-    assert (tmp_path / 'compose' / 'samples' / 'class_and_slant.png').exists()
-
-
-@pytest.mark.slow
-def test_the_stability_study_tells_collapse_and_continues(tmp_path, monkeypatch, capsys):
-    small = [
-        argument.replace('--config.', '--config.icd.')
-        for argument in SMALL_ICD
-        if 'norm' not in argument
-    ]
-    monkeypatch.setattr(icd_stability, 'VARIANTS', {'plain': icd_stability.PLAIN})
-    arguments = [
-        'experiments.studies.icd_stability',
-        f'--workdir={tmp_path}/study',
-        *small,
-        '--config.study.seeds=2',
-        '--config.study.steps=6',
-        '--config.study.log_every=2',
-        '--config.icd.optimizer.learning_rate=0.01',
-    ]
-    first = in_process(monkeypatch, capsys, *arguments)
-    runs = json.loads((tmp_path / 'study' / 'stability.json').read_text())['runs']
-    assert set(runs) == {f'plain/{kl}/{seed}' for kl in ('with', 'without') for seed in (0, 1)}
-    assert runs['plain/with/0']['gap'] != runs['plain/with/1']['gap'] and all(
-        len(run['gap']) == 3 for run in runs.values()
-    )
-    assert (
-        in_process(monkeypatch, capsys, *arguments) == first
-        and (tmp_path / 'study' / 'traces.png').stat().st_size > 500
-    )
-    limit = icd_stability.get_config().study
-    assert icd_stability.collapsed({'gap': [0, 0, 0, 0, 9], 'healthy': True}, limit)
-    assert not icd_stability.collapsed({'gap': [9, 0, 0, 0, 0], 'healthy': True}, limit)
-    assert icd_stability.collapsed({'gap': [0], 'healthy': False}, limit)
+    assert (tmp_path / 'compose' / 'samples' / 'class_and_slant_by_conditions.png').exists()
 
 
 @pytest.mark.slow
@@ -695,6 +674,25 @@ def mistakes(workdir, tmp_path):
             [f'--all={workdir}:12', f'--out={tmp_path}/new'],
             '0 to 9',
         ),
+        'no label of a condition': (
+            compose,
+            [f'--all={workdir}', f'--given={workdir}', f'--out={tmp_path}/new'],
+            'names no label',
+        ),
+        'all labels of a condition': (
+            compose,
+            [
+                f'--all={workdir}',
+                f'--given={workdir}:0,1,2,3,4,5,6,7,8,9',
+                f'--out={tmp_path}/new',
+            ],
+            'no condition',
+        ),
+        'several labels of a product': (
+            compose,
+            [f'--all={workdir}:1,2', f'--out={tmp_path}/new'],
+            'only --given takes several',
+        ),
         'weight to compose': (
             compose,
             [f'--all={workdir}:1*-2', f'--out={tmp_path}/new'],
@@ -704,16 +702,6 @@ def mistakes(workdir, tmp_path):
             'experiments.studies.digits_compose',
             [new, '--config.compose.num=0'],
             'compose.num',
-        ),
-        'no study': (
-            'experiments.studies.icd_stability',
-            [new, '--config.study.seeds=0'],
-            'study.seeds',
-        ),
-        'study that cannot be': (
-            'experiments.studies.icd_stability',
-            [new, '--config.icd.loss.kl_chains=12'],
-            'kl_chains',
         ),
         'extractor of other data': (
             evaluate,

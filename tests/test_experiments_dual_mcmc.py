@@ -1,7 +1,6 @@
 """The command line of dual-MCMC teaching: a run, its metrics, its applications, its tables, and
 mistakes."""
 
-import ast
 import dataclasses
 import importlib
 import json
@@ -21,7 +20,6 @@ from ebm_jax.train import state_shapes
 from experiments import digits_dual_mcmc
 from experiments.common import runs
 from experiments.families.dual_mcmc import PRESETS, method_settings
-from experiments.studies import dual_mcmc_tables
 
 SMALL = [
     '--config.steps=4',
@@ -295,50 +293,6 @@ def test_sample_shows_the_chain_and_the_generator_alone(trained, tmp_path, monke
     draw('--steps=0')
     with np.load(tmp_path / 's.npz') as found:
         np.testing.assert_allclose(found['x'], path[:, 0], atol=1e-6)
-
-
-@pytest.mark.slow
-def test_a_table_trains_its_rows_and_continues(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(extractor, 'STEPS', 30)
-    monkeypatch.setattr(dual_mcmc_tables, 'SAMPLES', 60)
-    small = {
-        argument.split('=')[0].removeprefix('--config.'): argument.split('=', 1)[1]
-        for argument in SMALL
-    }
-    changes = {
-        name: ast.literal_eval(value)
-        for name, value in small.items()
-        if name not in ('steps', 'x_chain.num_steps')
-    }
-    monkeypatch.setattr(
-        dual_mcmc_tables,
-        'TABLES',
-        {'order': {name: changes | {'preset': name} for name in ('vae',)}},
-    )
-    arguments = [
-        'experiments.studies.dual_mcmc_tables',
-        f'--workdir={tmp_path}',
-        '--table=order',
-        '--seconds=1',
-    ]
-    first = in_process(monkeypatch, capsys, *arguments)
-    found = json.loads((tmp_path / 'order.json').read_text())
-    for row in found.values():
-        # one second each
-        assert row['steps'] == max(1, round(1 / row['seconds_per_step'])), row
-    assert set(found['vae']) == {'seconds_per_step', 'steps', 'generator', 'mse_start', 'mse_chain'}
-    again = in_process(monkeypatch, capsys, *arguments)
-    assert (
-        again.count('already trained') == 1 and again.splitlines()[-2:] == first.splitlines()[-2:]
-    )
-    assert_one_sentence(monkeypatch, capsys, 'other flags', *arguments, '--seed=1')
-    assert_one_sentence(
-        monkeypatch,
-        capsys,
-        'digits_icd is not one of celeba64_dual_mcmc',
-        *arguments,
-        '--experiment=digits_icd',
-    )
 
 
 def test_the_releases_constants():

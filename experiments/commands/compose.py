@@ -5,9 +5,13 @@
     E(x) = sum over --all of w E(x)
            - (1/s) log sum over --any of w exp(-s E(x))
            - a sum over --none of w E(x)
+           - sum over --given of w log p(labels | x)
 
 Each term is WORKDIR, WORKDIR:LABEL (one class of a run with a conditional energy), or either
-followed by *WEIGHT. Runs may be of any experiment, as long as their images have the same size.
+followed by *WEIGHT. --given=WORKDIR:LABEL,LABEL is a condition, p(one of these labels | x) by the
+energies of that run: for several attributes of one data set it does better than their product, and
+with all labels but one it is a NOT. Runs may be of any experiment, as long as their images have the
+same size.
 Chains begin and move like those of the first run's fresh samples, with the step size divided by the
 number of factors. Writes FILE.png and FILE.npz (float32 images in [-1, 1]).
 """
@@ -34,14 +38,22 @@ from ebm_jax.types import UNCONDITIONAL, ArrayLike, EnergyFn, Key, Params
 from experiments.common import launch, runs
 from experiments.common.cores import use_all_cores
 
+KINDS = ('all', 'any', 'none', 'given')
+
 
 class Term(NamedTuple):
-    """One energy of a composition."""
+    """One term of a composition."""
 
-    kind: str  # all, any, none
+    kind: str  # all, any, none, given
     workdir: str
-    label: int
+    labels: tuple[int, ...]  # several for `given` only
     weight: float
+
+    def needed(self, num_classes: int) -> tuple[int, ...]:
+        """The labels whose energies it takes; for `given` all, the wanted ones first."""
+        if self.kind != 'given':
+            return self.labels
+        return (*self.labels, *(y for y in range(num_classes) if y not in self.labels))
 
 
 def define(values: Any) -> None:
@@ -50,6 +62,12 @@ def define(values: Any) -> None:
         flags.DEFINE_multi_string(
             kind, [], f'WORKDIR[:LABEL][*WEIGHT], a term of {meaning}.', flag_values=values
         )
+    flags.DEFINE_multi_string(
+        'given',
+        [],
+        'WORKDIR:LABEL[,LABEL][*WEIGHT], a condition: p(one of the labels | x).',
+        flag_values=values,
+    )
     flags.DEFINE_float('sharpness', 1.0, 's of OR.', flag_values=values)
     flags.DEFINE_float('not_weight', 0.01, 'a of NOT.', flag_values=values)
     flags.DEFINE_integer('num', 100, 'How many samples.', 1, flag_values=values)
@@ -67,23 +85,26 @@ def define(values: Any) -> None:
 
 def run(values: Any) -> None:
     """Compose, sample and write."""
-    terms = [parse(kind, text) for kind in ('all', 'any', 'none') for text in values[kind].value]
-    if not any(term.kind != 'none' for term in terms):
+    terms = [parse(kind, text) for kind in KINDS for text in values[kind].value]
+    if not any(term.kind in ('all', 'any') for term in terms):
         raise InputError('there is nothing to compose: give at least one --all=RUN or --any=RUN')
     use_all_cores()
     opened = {name: runs.open_model(name) for name in dict.fromkeys(term.workdir for term in terms)}
     models = [opened[term.workdir] for term in terms]
     for term, model in zip(terms, models):
         check(term, model, models[0])
+    needed = [term.needed(model.num_classes) for term, model in zip(terms, models)]
+    counts = [len(labels) for labels in needed]
+    of_energies = [model for model, n in zip(models, counts) for _ in range(n)]
     try:
         composed = composition.over_models(
-            partial(combined, terms, values.sharpness, values.not_weight),
-            *(model.energy_fn for model in models),
+            partial(combined, terms, counts, values.sharpness, values.not_weight),
+            *(model.energy_fn for model in of_energies),
         )
     except ValueError as error:
         raise InputError(str(error)) from error
-    labels = np.tile([term.label for term in terms], (values.num, 1))
-    params = [model.params for model in models]
+    labels = np.tile(np.concatenate(needed), (values.num, 1))
+    params = [model.params for model in of_energies]
     key = jax.random.key(values.seed)
     images = draw(key, composed, params, labels, models[0].model, values.steps)
     out = pathlib.Path(values.out)
@@ -93,15 +114,16 @@ def run(values: Any) -> None:
 
 
 def parse(kind: str, text: str) -> Term:
-    """'WORKDIR[:LABEL][*WEIGHT]' -> Term."""
-    workdir, label, weight = re.fullmatch(r'(.*?)(?::(\d+))?(?:\*([\d.eE+-]+))?', text).groups()
+    """'WORKDIR[:LABEL[,LABEL]][*WEIGHT]' -> Term. Raises: InputError."""
+    pattern = r'(.*?)(?::(\d+(?:,\d+)*))?(?:\*([\d.eE+-]+))?'
+    workdir, labels, weight = re.fullmatch(pattern, text).groups()
+    known = tuple(map(int, labels.split(','))) if labels else (UNCONDITIONAL,)
+    if kind != 'given' and len(known) > 1:
+        raise InputError(f'--{kind}={text}: only --given takes several labels')
+    if len(set(known)) < len(known):
+        raise InputError(f'--{kind}={text}: a label is given twice')
     try:
-        return Term(
-            kind,
-            workdir,
-            UNCONDITIONAL if label is None else int(label),
-            1.0 if weight is None else float(weight),
-        )
+        return Term(kind, workdir, known, 1.0 if weight is None else float(weight))
     except ValueError as error:
         raise InputError(f'--{kind}={text}: the weight after * must be a number') from error
 
@@ -111,16 +133,25 @@ def check(term: Term, opened: TrainedModel, first: TrainedModel) -> None:
     model, classes = opened.model, opened.num_classes
     if not model.has_energy:
         raise InputError(f'{term.workdir} has no energy: it cannot be composed')
-    if term.label == UNCONDITIONAL and not model.unconditional:
+    conditional, nameless = term.kind == 'given', term.labels == (UNCONDITIONAL,)
+    if conditional and nameless:
+        raise InputError(f'--given={term.workdir} names no label: give one, as {term.workdir}:0')
+    if nameless and not model.unconditional:
         raise InputError(
             f'{term.workdir} has one energy for each of its {classes} classes: name one, as '
             f'{term.workdir}:0'
         )
-    if term.label != UNCONDITIONAL and not (model.class_conditional and term.label < classes):
+    unknown = [y for y in term.labels if not (model.class_conditional and y < classes)]
+    if unknown and not nameless:
         which = 'it has one energy for everything'
         if model.class_conditional:
             which = f'its classes are 0 to {classes - 1}'
-        raise InputError(f'{term.workdir} has no energy of class {term.label}: {which}')
+        raise InputError(f'{term.workdir} has no energy of class {unknown[0]}: {which}')
+    if conditional and len(term.labels) == classes:
+        raise InputError(
+            f'--given={term.workdir} names all {classes} labels, which is no condition: leave one '
+            'out'
+        )
     if model.spec.shape != first.model.spec.shape:
         raise InputError(
             f'{term.workdir} has images of {list(model.spec.shape)}, the first run of '
@@ -129,16 +160,29 @@ def check(term: Term, opened: TrainedModel, first: TrainedModel) -> None:
 
 
 def combined(
-    terms: Sequence[Term], sharpness: float, not_weight: float, *energies: EnergyFn
+    terms: Sequence[Term],
+    counts: Sequence[int],
+    sharpness: float,
+    not_weight: float,
+    *energies: EnergyFn,
 ) -> Composition:
-    """The composition of energy functions, one for each term."""
+    """The composition of energy functions. counts: how many of them each term has, in order."""
+    left = iter(energies)
+    own: list[EnergyFn] = []
+    for term, count in zip(terms, counts):
+        found = [next(left) for _ in range(count)]
+        if term.kind == 'given':
+            n = len(term.labels)
+            own.append(composition.posterior(found[:n], found[n:]))
+        else:
+            own.append(found[0])
 
-    def terms_of_kind(kind):
-        chosen = [(e, term.weight) for e, term in zip(energies, terms) if term.kind == kind]
+    def terms_of_kind(*kinds):
+        chosen = [(e, term.weight) for e, term in zip(own, terms) if term.kind in kinds]
         return [energy for energy, _ in chosen], [weight for _, weight in chosen]
 
     wanted = []
-    factors, weights = terms_of_kind('all')
+    factors, weights = terms_of_kind('all', 'given')
     if factors:
         wanted.append(composition.all_of(*factors, weights=weights))
     factors, weights = terms_of_kind('any')

@@ -1,5 +1,6 @@
 """Compositions of separately trained energies on the built-in digits: the class AND the stroke
-weight AND the slant; OR; NOT.
+weight AND the slant; OR; NOT. AND and NOT in two ways: by the paper's sums and differences of
+energies, and by conditions (`composition.posterior`).
 
     python -m experiments.studies.digits_compose --workdir=runs/digits_compose
 
@@ -12,10 +13,10 @@ composition.json, samples/*.png and summary.json. Rerunning the command continue
 
 import itertools
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -35,6 +36,7 @@ from experiments.common import launch, settings
 from experiments.common.cores import use_all_cores
 from experiments.common.experiment import Experiment
 from experiments.common.runs import fit_experiment
+from experiments.common.section import share_interval
 from experiments.common.settings import group, setting
 from experiments.families.icd import IcdSettings
 
@@ -133,42 +135,80 @@ def wanted_of_and(num: int) -> dict[str, np.ndarray]:
     }
 
 
+class Way(NamedTuple):
+    """A way to compose: the runs that the terms take, their labels, and how they are combined."""
+
+    runs: Sequence[str]
+    labels: np.ndarray  # int [N, T]
+    combine: Callable[..., Composition]
+
+
+def conditions(label: str, wanted: np.ndarray) -> Way:
+    """What `posterior` takes: the wanted level of an attribute, then the two others."""
+    levels = len(LEVELS[label])
+    labels = np.stack([(wanted + i) % levels for i in range(levels)], 1)
+    return Way((label,) * levels, labels, lambda one, *rest: composition.posterior([one], rest))
+
+
+def ways_of_and(labels: Sequence[str], wanted: Mapping[str, np.ndarray]) -> dict[str, Way]:
+    """The product of all, and the first one with conditions on the others."""
+    chosen = np.stack([wanted[label] for label in labels], 1)
+    product = Way(labels, chosen, composition.all_of)
+    if len(labels) == 1:
+        return {'product': product}
+    given = [conditions(label, wanted[label]) for label in labels[1:]]
+    sizes = [len(one.runs) for one in given]
+
+    def combine(first, *rest):
+        left = iter(rest)
+        parts = [one.combine(*itertools.islice(left, n)) for one, n in zip(given, sizes)]
+        return composition.all_of(first, *parts)
+
+    return {
+        'product': product,
+        'conditions': Way(
+            (labels[0], *(name for one in given for name in one.runs)),
+            np.concatenate([chosen[:, :1], *(one.labels for one in given)], 1),
+            combine,
+        ),
+    }
+
+
 def measure_and(runs: Runs, probe: AttributeProbe, c: Questions, folder: pathlib.Path) -> Section:
     """Success rates of each factor and of all together, for single factors and all products."""
-    wanted = wanted_of_and(c.num)
-    rows, lines = (
-        {},
-        [
-            f'{"energy":<28}'
-            + ''.join(f'{label:>8}' for label in LABELS)
-            + f'{"all asked":>11}   share of '
-            f'{c.num} samples that show what was wanted; * = asked for'
-        ],
-    )
+    wanted, heads = wanted_of_and(c.num), ''.join(f'{label:>8}' for label in LABELS)
+    lines = [
+        f'{"energy":<40}{heads}  all asked   share of {c.num} samples that show what was wanted; '
+        '* = asked for'
+    ]
+    rows: dict[str, dict[str, Any]] = {}
     rows['real images'] = real = chance(probe, runs['class'][0].test, wanted)
     cells = ''.join(f'{100 * real[label]:>6.0f}  ' for label in LABELS)
-    lines.append(f'{"(real test images)":<28}{cells}{100 * real["asked"]:>10.1f} %')
+    lines.append(f'{"(real test images)":<40}{cells}{100 * real["asked"]:>6.1f} %')
     for labels in (
         chosen
         for size in range(1, len(LABELS) + 1)
         for chosen in itertools.combinations(LABELS, size)
     ):
-        name = ' AND '.join(labels)
-        images = sample(
-            runs, labels, composition.all_of, np.stack([wanted[label] for label in labels], 1)
-        )
-        shown = probe(images)
-        hit = {label: shown[label] == wanted[label] for label in LABELS}
-        every = np.all([hit[label] for label in labels], 0)
-        rows[name] = {
-            **{label: float(hit[label].mean()) for label in LABELS},
-            'asked': float(every.mean()),
-        }
-        cells = ''.join(
-            f'{100 * hit[label].mean():>6.0f}{"*" if label in labels else " "} ' for label in LABELS
-        )
-        lines.append(f'{name:<28}{cells}{100 * every.mean():>10.1f} %')
-        save_grid(folder / f'{name.replace(" ", "_").lower()}.png', Grid(images[:100], 10))
+        for way, given in ways_of_and(labels, wanted).items():
+            joined = ' AND '.join(labels)
+            name = joined if way == 'product' else f'{joined}, by {way}'
+            images = sample(runs, given.runs, given.combine, given.labels)
+            shown = probe(images)
+            hit = {label: shown[label] == wanted[label] for label in LABELS}
+            every = np.all([hit[label] for label in labels], 0)
+            rows[name] = {
+                **{label: float(hit[label].mean()) for label in LABELS},
+                'asked': float(every.mean()),
+                'interval': share_interval(float(every.mean()), c.num),
+            }
+            cells = ''.join(
+                f'{100 * hit[label].mean():>6.0f}{"*" if label in labels else " "} '
+                for label in LABELS
+            )
+            lines.append(f'{name:<40}{cells}{shares(rows[name], "asked")}')
+            file = name.replace(' ', '_').replace(',', '').lower()
+            save_grid(folder / f'{file}.png', Grid(images[:100], 10))
     return {'and': rows}, lines
 
 
@@ -206,31 +246,52 @@ def measure_or(runs: Runs, probe: AttributeProbe, c: Questions, folder: pathlib.
 
 
 def measure_not(runs: Runs, probe: AttributeProbe, c: Questions, folder: pathlib.Path) -> Section:
-    """A class without the high or low third of an attribute, compared with the same chains with
-    weight 0 on what is not wanted."""
+    """A class without the high or low third of an attribute, compared with the same chains without
+    the NOT."""
     rows, lines, classes = {}, [''], np.arange(c.num) % 10
     for label, unwanted in itertools.product(LABELS[1:], (2, 0)):
-        word, asked = (
-            LEVELS[label][unwanted],
-            np.stack([classes, np.full_like(classes, unwanted)], 1),
-        )
-        images, free = (
-            sample(runs, ('class', label), partial(composition.without, weight=weight), asked)
-            for weight in (c.not_weight, 0.0)
-        )
-        shown, before = probe(images), probe(free)
-        row = {
-            'unwanted': float((shown[label] == unwanted).mean()),
-            'unwanted_without_not': float((before[label] == unwanted).mean()),
-            'class': float((shown['class'] == classes).mean()),
+        word = LEVELS[label][unwanted]
+        given = conditions(label, np.full(c.num, unwanted))
+        pair = np.stack([classes, given.labels[:, 0]], 1)
+
+        def other_labels(first, one, *rest):
+            return composition.all_of(first, composition.posterior(rest, [one]))
+
+        ways = {
+            'alone': Way(('class',), classes[:, None], composition.all_of),
+            'difference': Way(
+                ('class', label), pair, partial(composition.without, weight=c.not_weight)
+            ),
+            'conditions': Way(
+                ('class', *given.runs),
+                np.concatenate([classes[:, None], given.labels], 1),
+                other_labels,
+            ),
         }
+        row: dict[str, dict[str, Any]] = {}
+        for way, asked in ways.items():
+            images = sample(runs, asked.runs, asked.combine, asked.labels)
+            shown = probe(images)
+            is_unwanted = shown[label] == unwanted
+            row[way] = {
+                'unwanted': float(is_unwanted.mean()),
+                'interval': share_interval(float(is_unwanted.mean()), c.num),
+                'class': float((shown['class'] == classes).mean()),
+            }
+            lines.append(
+                f'{f"class NOT {word}, {way}":<40}{shares(row[way], "unwanted")} are {word}, class '
+                f'right in {100 * row[way]["class"]:.1f} %'
+            )
+            if way != 'alone':
+                save_grid(folder / f'not_{word}_{way}.png', Grid(images[:100], 10))
         rows[f'NOT {word}'] = row
-        lines.append(
-            f'{f"class NOT {word}":<28}{100 * row["unwanted"]:>6.1f} % are {word} (at weight 0: '
-            f'{100 * row["unwanted_without_not"]:.1f} %), class right in {100 * row["class"]:.1f} %'
-        )
-        save_grid(folder / f'not_{word}.png', Grid(images[:100], 10))
     return {'not': rows}, lines
+
+
+def shares(row: Mapping[str, Any], name: str) -> str:
+    """A share with its interval, in per cent."""
+    low, high = row['interval']
+    return f'{100 * row[name]:>6.1f} % [{100 * low:.0f}, {100 * high:.0f}]'
 
 
 def define(values: Any) -> None:

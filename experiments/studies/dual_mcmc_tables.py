@@ -1,19 +1,28 @@
 """The tables of dual-MCMC teaching on our data.
 
-    python -m experiments.studies.dual_mcmc_tables --workdir=DIR --table=TABLE
+    python -m experiments.studies.dual_mcmc_tables --workdir=DIR --table=presets --seconds=50
+    python -m experiments.studies.dual_mcmc_tables --workdir=DIR --table=z_chain --steps=300
+    python -m experiments.studies.dual_mcmc_tables --workdir=DIR --seconds=60 \\
+        --vary='preset=vae optimizer.generator.learning_rate=.003' --vary=preset=vae
 
-  order    joint update against the release's sequential one, at equal time
-  z_chain  where the chain in z begins, and how many steps it has, at equal training steps
-  x_chain  how many steps the chain in x has, at equal training steps
-  presets  CoopNets, divergence triangle, ... side by side, at equal time
+  order    joint update against the release's sequential one
+  z_chain  where the chain in z begins, and how many steps it has
+  x_chain  how many steps the chain in x has
+  presets  CoopNets, divergence triangle, ... side by side
 
-Each row is a run of --experiment with a few settings changed, in DIR/ROW. Distances of generator
-and refined samples, and reconstruction errors, are those of evaluate. Seconds per step are medians
-of alternating steps of all rows. Writes TABLE.txt and TABLE.json; rerunning the command continues.
+A row for each run of a table or for each --vary, on top of the experiment's settings, with every
+seed; --seconds gives all rows equal training time, --steps equal training steps. Distances of
+generator and refined samples, and reconstruction errors at the initial and the final position of
+the chain in z, are those of evaluate, on a part cut from training or on the test images (--part).
+Seconds per step are medians of alternating steps of all rows, timed once. Writes arms.json and
+table.md, and a picture of each row's samples; rerunning continues.
 """
 
+import functools
 import json
 import pathlib
+from collections.abc import Callable, Mapping
+from functools import partial
 from types import ModuleType
 from typing import Any
 
@@ -21,14 +30,16 @@ import jax
 import numpy as np
 from absl import flags
 
-from ebm_jax.errors import Diverged, InputError
+from ebm_jax.errors import InputError
 from ebm_jax.evaluate import distance, extractor
+from ebm_jax.evaluate.extractor import Extractor
 from ebm_jax.images import Grid, save_grid
 from ebm_jax.record import write_json
 from ebm_jax.train import TrainState
-from experiments.common import launch, runs, settings
+from experiments.common import launch, runs
 from experiments.common.cores import use_all_cores
 from experiments.common.experiment import Experiment
+from experiments.common.sources import Datasets
 from experiments.common.timing import seconds_per_step
 from experiments.evaluations.generator import held_out_inputs, reconstructed
 from experiments.families.dual_mcmc import PRESETS, DualSettings
@@ -37,7 +48,7 @@ from experiments.studies import arms
 TABLES: dict[str, dict[str, dict[str, Any]]] = {
     'order': {'joint': {'teaching.sequential': False}, 'sequential': {'teaching.sequential': True}},
     'z_chain': {
-        f'{initial}_{steps}': {
+        f'{initial}, {steps} steps': {
             'teaching.from_inference': initial == 'q',
             'z_chain.num_steps': steps,
             'test_z.num_steps': steps,
@@ -46,7 +57,7 @@ TABLES: dict[str, dict[str, dict[str, Any]]] = {
         for steps in (10, 30)
     },
     'x_chain': {
-        str(steps): {'x_chain.num_steps': steps, 'fresh.num_steps': steps}
+        f'{steps} steps': {'x_chain.num_steps': steps, 'fresh.num_steps': steps}
         for steps in (10, 20, 30, 50)
     },
     # the gap limit of 5 for small images is meant for `paper`
@@ -54,69 +65,36 @@ TABLES: dict[str, dict[str, dict[str, Any]]] = {
         name: {'preset': name, 'loss.gap_limit': 1e4} for name in PRESETS if name != 'release'
     },
 }
-AT_EQUAL_TIME = ('order', 'presets')
+COLUMNS = {
+    'steps': 'steps',
+    'seconds': 's per step',
+    'generator': 'distance: generator',
+    'refined': 'after the chain',
+    'mse_start': 'error: initial',
+    'mse_chain': 'final',
+    'survived': 'survived',
+}
 SAMPLES = 500
 
 
 def define(values: Any) -> None:
     """The flags."""
-    flags.DEFINE_string(
-        'workdir', None, 'Folder of the table; the same command continues it.', flag_values=values
-    )
+    flags.DEFINE_string('workdir', None, 'Folder of the study.', flag_values=values)
     flags.DEFINE_enum('table', None, list(TABLES), 'Which table.', flag_values=values)
+    flags.DEFINE_string('experiment', 'digits_dual_mcmc', 'Whose settings.', flag_values=values)
     flags.DEFINE_string(
-        'experiment',
-        'digits_dual_mcmc',
-        'The experiment whose settings are changed.',
-        flag_values=values,
+        'data', '', "The data set; default: the experiment's own.", flag_values=values
     )
-    flags.DEFINE_string(
-        'source',
-        None,
-        'Data, as in --config.data.source; default as the experiment has it.',
-        flag_values=values,
+    arms.define_vary(values)
+    flags.DEFINE_integer('seeds', 1, 'Runs of each row.', 1, flag_values=values)
+    flags.DEFINE_integer(
+        'seconds', 0, 'Training time of a run; 0: the rows have equal steps.', 0, flag_values=values
     )
     flags.DEFINE_integer(
-        'seconds',
-        60,
-        'Training time of each row, where rows have equal time.',
-        1,
-        flag_values=values,
+        'steps', 0, "Training steps of a run; 0: the experiment's own.", 0, flag_values=values
     )
-    flags.DEFINE_integer(
-        'steps',
-        400,
-        'Training steps of each row, where rows have equal steps.',
-        1,
-        flag_values=values,
-    )
-    flags.DEFINE_integer('seed', 0, 'Seed of every row.', 0, flag_values=values)
+    arms.define_part(values, 'validation')
     flags.mark_flag_as_required('workdir', values)
-    flags.mark_flag_as_required('table', values)
-
-
-def run(values: Any) -> None:
-    """Train what is missing, write and print."""
-    workdir = pathlib.Path(values.workdir)
-    (module,) = arms.modules('experiment', [values.experiment], is_dual).values()
-    rows = {
-        name: config_of(module, values, changes) for name, changes in TABLES[values.table].items()
-    }
-    use_all_cores(*rows.values())
-    plan = planned(workdir / f'{values.table}.plan.json', module, rows, values)
-    for name, config in rows.items():
-        config.steps = plan[name]['steps']
-    found = {}
-    for name, config in rows.items():
-        try:
-            experiment, state = runs.fit_experiment(workdir / name, module, config)
-            found[name] = plan[name] | measured(workdir, name, experiment, state)
-        except Diverged as error:
-            found[name] = plan[name] | {'diverged': error.step}
-        write_json(workdir / f'{values.table}.json', found)
-    lines = table(found, values)
-    (workdir / f'{values.table}.txt').write_text('\n'.join(lines) + '\n')
-    print('\n'.join(lines))
 
 
 def is_dual(config: Any) -> bool:
@@ -124,61 +102,52 @@ def is_dual(config: Any) -> bool:
     return isinstance(config, DualSettings)
 
 
-def config_of(module: ModuleType, values: Any, changes: dict[str, Any]) -> DualSettings:
-    """The settings of a row."""
-    config = module.get_config()
-    config.seed = values.seed
-    config.picture_every = 10**9  # only the last
-    if values.source:
-        config.data.source = values.source
-    settings.update(config, changes)
-    return config
+def rows_of(base: DualSettings, values: Any) -> dict[str, dict[str, Any]]:
+    """The rows that were asked for. Raises: InputError."""
+    if bool(values.table) == bool(values.vary):
+        raise InputError('give either --table or rows by --vary')
+    if values.seconds and values.steps:
+        raise InputError('give either --seconds or --steps, not both')
+    return TABLES[values.table] if values.table else arms.rows(base, values.vary)
 
 
 def planned(
-    file: pathlib.Path, module: ModuleType, rows: dict[str, DualSettings], values: Any
-) -> dict[str, dict[str, Any]]:
-    """{row: {'seconds_per_step', 'steps'}}, timed once and kept for the reruns."""
-    names = ('experiment', 'source', 'seconds', 'steps', 'seed')
-    asked = {name: values[name].value for name in names}
+    file: pathlib.Path,
+    module: ModuleType,
+    base: DualSettings,
+    rows: Mapping[str, Mapping[str, Any]],
+    datasets: Datasets,
+) -> dict[str, float]:
+    """{row: seconds per step}, timed once, all rows in turn, and kept for the reruns."""
     if file.exists():
-        saved = json.loads(file.read_text())
-        if saved['asked'] != asked:
-            raise InputError(
-                f'{file.parent} holds this table with other flags ({saved["asked"]}): use those, '
-                'or another --workdir'
-            )
-        return saved['rows']
-    recipes = [runs.build(module, config).recipe for config in rows.values()]
-    plan = {}
-    for name, seconds in zip(rows, seconds_per_step(recipes)):
-        steps = values.steps
-        if values.table in AT_EQUAL_TIME:
-            steps = max(1, round(values.seconds / seconds))
-        plan[name] = {'seconds_per_step': seconds, 'steps': steps}
-    file.parent.mkdir(parents=True, exist_ok=True)
-    write_json(file, {'asked': asked, 'rows': plan})
+        plan = json.loads(file.read_text())
+        if all(name in plan for name in rows):
+            return plan
+    built = [runs.build(module, arms.configured(base, row), datasets) for row in rows.values()]
+    plan = dict(zip(rows, seconds_per_step([experiment.recipe for experiment in built])))
+    write_json(file, plan)
     return plan
 
 
-def measured(
-    workdir: pathlib.Path, name: str, experiment: Experiment, state: TrainState
+def measure(
+    experiment: Experiment,
+    state: TrainState,
+    judge: Callable[[], Extractor],
+    picture: pathlib.Path,
 ) -> dict[str, float]:
-    """Distances of samples from the data, and reconstruction errors, of one row."""
+    """Distances of samples from the data, and reconstruction errors."""
     train, test, model = experiment.train, experiment.test, experiment.model
-    features = extractor.classifier_extractor(train, workdir / 'extractor.npz').features
     params, key = state.eval_params, jax.random.key(1)
     reference, _ = distance.reference_points(train, test, SAMPLES)
-    measure = distance.distances_to(features(reference), halves=20)
+    features = judge().features
+    to = distance.distances_to(features(reference), halves=20)
     stages = experiment.stages or {'refined': None}
     drawn = {
         stage: model.sample(key, params, model.labels(SAMPLES), steps)
         for stage, steps in stages.items()
     }
-    save_grid(workdir / f'{name}.png', Grid(drawn[list(stages)[-1]][:100], 10))
-    found = {
-        stage: measure(features(images))['frechet']['value'] for stage, images in drawn.items()
-    }
+    save_grid(picture, Grid(drawn[list(stages)[-1]][:100], 10))
+    found = {stage: to(features(images))['frechet']['value'] for stage, images in drawn.items()}
     if model.latent is not None:
         x, _, conditions = held_out_inputs(experiment)
         for what, steps in (('mse_start', 0), ('mse_chain', model.spec.latent.num_steps)):
@@ -187,30 +156,41 @@ def measured(
     return found
 
 
-def table(found: dict[str, Any], values: Any) -> list[str]:
-    """A line for each row."""
-    columns = {
-        'generator': 'distance, g',
-        'refined': 'g + chain',
-        'mse_start': 'MSE, initial',
-        'mse_chain': 'after chain',
+def run(values: Any) -> None:
+    """Train what is missing, write and print."""
+    (module,) = arms.modules('experiment', [values.experiment], is_dual).values()
+    base = module.get_config()
+    base.data.source = values.data = values.data or base.data.source
+    base.steps = values.steps or base.steps
+    rows = rows_of(base, values)
+    use_all_cores(*(arms.configured(base, row) for row in rows.values()))
+    workdir, (whole, datasets) = pathlib.Path(values.workdir), arms.parts(values)
+    workdir.mkdir(parents=True, exist_ok=True)
+    seconds = planned(workdir / 'seconds.json', module, base, rows, datasets(0))
+    steps = {
+        name: max(1, round(values.seconds / seconds[name])) if values.seconds else base.steps
+        for name in rows
     }
-    budget = (
-        f'{values.seconds} s of training each'
-        if values.table in AT_EQUAL_TIME
-        else f'{values.steps} training steps each'
-    )
-    machine = f'{jax.local_device_count()} {jax.devices()[0].device_kind} device(s)'
-    lines = [
-        f'{values.experiment}, seed {values.seed}, {SAMPLES} samples, {machine}; {budget}',
-        f'{values.table:<28}{"steps":>7}{"s/step":>9}'
-        + ''.join(f'{title:>13}' for title in columns.values()),
-    ]
-    for name, row in found.items():
-        cells = [f'{row[column]:>13.4g}' if column in row else f'{"-":>13}' for column in columns]
-        end = f'  diverged at step {row["diverged"]}' if 'diverged' in row else ''.join(cells)
-        lines.append(f'{name:<28}{row["steps"]:>7,}{row["seconds_per_step"]:>9.3f}{end}')
-    return lines
+
+    @functools.cache  # trained once, and only where something is measured
+    def judge():
+        return extractor.classifier_extractor(whole.train, workdir / 'extractor.npz')
+
+    found: dict[str, list[dict[str, float]]] = {}
+    for name, row in rows.items():
+        found |= arms.results(
+            workdir,
+            module,
+            base,
+            {name: {**row, 'steps': steps[name]}},
+            values.seeds,
+            datasets,
+            partial(measure, judge=judge, picture=workdir / f'{name}.png'),
+            {'part': values.part, 'train': values.train, 'seconds': values.seconds},
+        )
+        for metrics in found[name]:
+            metrics |= {'seconds': seconds[name], 'steps': float(steps[name])}
+    arms.show(workdir, arms.table(found, COLUMNS))
 
 
 if __name__ == '__main__':
