@@ -76,6 +76,7 @@ setup(
             'soundfile>=0.13',
             'praatio>=6.2,<7',
             'noisereduce>=3.0.3,<4',
+            'pystoi>=0.4.1,<0.5',
         ],
         'cuda13': ['jax[cuda13]'],
         'tpu': ['jax[tpu]'],

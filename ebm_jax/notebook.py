@@ -19,7 +19,7 @@ NEEDED = {
         *('tensorflow_datasets', 'scipy', 'sklearn', 'arviz_stats', 'PIL', 'matplotlib', 'tqdm'),
         *('tensorboardX', 'safetensors'),
     ),
-    'speech': ('librosa', 'soundfile', 'praatio', 'noisereduce'),
+    'speech': ('librosa', 'soundfile', 'praatio', 'noisereduce', 'pystoi'),
 }
 SIDE = 520  # of pictures, in pixels
 SMALL = 'EBM_JAX_SMALL'  # environment: a run of seconds, to check that everything works

@@ -31,6 +31,7 @@ from experiments.common import runs, settings  # noqa: E402
 from experiments.common.groups import Denoise  # noqa: E402
 from experiments.evaluations import speech_quality  # noqa: E402
 from experiments.families import speech_jem  # noqa: E402
+from experiments.studies import denoise_tables  # noqa: E402
 
 SMALL = [
     '--config.steps=2',
@@ -186,16 +187,26 @@ def test_tables_of_denoising_have_a_row_for_each_way(trained, monkeypatch, capsy
         '--recordings=2',
     )
     printed = in_process(monkeypatch, capsys, *arguments, '--steps=2', '--step_size=1e-7')
-    rows = {
-        (row['noise'], row['way'], row['anchor']): row['mse']
-        for row in json.loads((trained / 'denoise.json').read_text())
-    }
-    assert len(rows) == 2 * (2 + 4) and printed == (trained / 'denoise.txt').read_text()
-    noisy = rows['white', 'noisy', None]
-    assert rows['white', 'plain', 1e6] == pytest.approx(noisy, rel=5e-3) and rows[
-        'white', 'plain', 0.0
-    ] == pytest.approx(noisy, rel=5e-3)
-    assert rows['white', 'alone', 1e6] < 0.97 * noisy and rows['babble', 'gated', None] > 0
+    found = json.loads((trained / 'denoise.json').read_text())
+    rows = {(row['noise'], row['way'], row['anchor']): row for row in found}
+    # without an anchor 'plain' only; no word to give, since labels are those of frames
+    assert len(rows) == 2 * (3 + 1 + 5) and printed == (trained / 'denoise.txt').read_text()
+    errors = {name: row['mse'] for name, row in rows.items()}
+    noisy, alone = errors['white', 'noisy', None], errors['white', 'alone', 1e6]
+    for anchor in (1e6, 0.0):
+        assert errors['white', 'plain', anchor] == pytest.approx(noisy, rel=5e-3)
+    assert alone < 0.97 * noisy and errors['babble', 'gated', None] > 0
+    for way in ('untrained', 'afterwards'):  # steps of 1e-7 see the anchor alone
+        assert errors['white', way, 1e6] == pytest.approx(alone, rel=5e-3)
+    assert errors['white', 'clean', None] == 0
+    # twelve mel bands, turned into features and back
+    assert 0.7 < rows['white', 'clean', None]['stoi'] < 1
+    # fitted to frames of voices that are not in the test
+    assert rows['white', 'clean', None]['machine'] > 0.9
+    assert_one_sentence(
+        monkeypatch, capsys, 'left no speaker out', *arguments, '--speakers=unheard'
+    )
+    assert_one_sentence(monkeypatch, capsys, 'is not one of in noise', *arguments, '--ways=typo')
     assert_one_sentence(monkeypatch, capsys, '--steps must be numbers', *arguments, '--steps=two')
     assert_one_sentence(monkeypatch, capsys, 'of at least 0', *arguments, '--anchors=-1')
 
@@ -470,6 +481,30 @@ def test_denoising_moves_every_frame_alike_and_only_its_own():
     assert speech_quality.spectral_error(model.speech, found[:1], sequences[:1]) == pytest.approx(
         np.mean((4 * sequences[0] * (1 - 0.8**3)) ** 2), rel=1e-4
     )
+
+
+def test_denoising_by_a_class_follows_that_class():
+    """E(x, y) = |window - y|^2 / 2: frames go to their sequence's label, and to -1, the label of
+    p(x), without one."""
+    model = model_of(lambda params, x, y: 0.5 * jnp.sum((x - y) ** 2), None, by_frame=False)
+    c = Denoise(step_size=0.2, noise=0.0, num_steps=3, anchor=0.0, percentile=0.0)
+    sequences = [np.zeros((6, 3, 1), np.float32)] * 2
+    for labels, ends in ((np.array([1, 3]), (1, 3)), (None, (-1, -1))):
+        found = speech_quality.denoised(model, (), sequences, c, labels=labels)
+        for after, end in zip(found, ends):
+            np.testing.assert_allclose(after, end * (1 - 0.8**3), rtol=1e-5)
+
+
+def test_intelligibility_is_one_of_the_same_sound_and_falls_with_noise():
+    sounds = [formants.utterance(i, ['s', 'aa', 'iy']).sound for i in (1, 2)]
+    noise = np.random.default_rng(0).normal(size=9**6).astype(np.float32)
+    found = [
+        denoise_tables.stoi(sounds, [x + level * noise[: len(x)] for x in sounds], 16000)
+        for level in (0.0, 0.02, 0.2)
+    ]
+    assert found[0] == pytest.approx(1) and found == sorted(found, reverse=True) and found[2] < 0.7
+    longer = [np.append(sounds[0], noise[:999]), sounds[1]]  # what comes later is left out
+    assert denoise_tables.stoi(sounds, longer, 16000) == pytest.approx(1)
 
 
 def test_noisy_recordings_have_their_level_and_no_part_of_themselves_in_the_babble(monkeypatch):

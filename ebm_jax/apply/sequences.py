@@ -240,16 +240,20 @@ def denoise_features(
     *,
     anchor: float,
     percentile: float,
+    labels: ArrayLike | None = None,
 ) -> list[np.ndarray]:
     """Each sequence [T, F, 1] after `denoise` on the sum of its windows' energies.
 
     Args:
+      energy_fn: (params, window, label) -> scalar.
       anchor: lambda >= 0.
       percentile: in [0, 100], over the frames of a sequence: the estimated level of the noise of
         each bin (our reading); 0: the plain anchor.
+      labels: int [N], of the sequences: the chain is one of p(x|y); default: of p(x).
     """
     if not num_steps:
         return list(sequences)
+    given = np.full(len(sequences), UNCONDITIONAL) if labels is None else np.asarray(labels)
     scale, length = frontend.scale, frontend.length
     every, longest = 1 + length // 6, max(length, *map(len, sequences))
     # one program for all
@@ -257,13 +261,14 @@ def denoise_features(
     noises = [np.percentile(scale.to_decibels(x[..., 0]), percentile, axis=0) for x in sequences]
     within = np.array([max(len(x), length) for x in sequences])
 
-    def one(params, key, x, noise, within):
-        energy = sequence_energy(partial(energy_fn, params), length, every, within=within)
+    def one(params, key, x, noise, within, label):
+        window_energy = partial(energy_fn, params)
+        energy = sequence_energy(window_energy, length, every, label, within=within)
         if not percentile:
             return denoise(key, energy, kernel, x, num_steps, anchor)
         observe = in_noise(noise, scale.mean, audio.SPAN * scale.std)
         return denoise(key, energy, kernel, x, num_steps, anchor, observe)
 
-    inputs = [np.stack(padded), np.stack(noises).astype(np.float32), within]
+    inputs = [np.stack(padded), np.stack(noises).astype(np.float32), within, given]
     found = batching.for_each(one, params, key, inputs, batch_size=16, description='de-noising')
-    return [x[: len(given)] for x, given in zip(found, sequences)]
+    return [x[: len(before)] for x, before in zip(found, sequences)]

@@ -3,7 +3,7 @@ brings noisy ones back."""
 
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -31,19 +31,26 @@ Sequences = Sequence[np.ndarray]  # each [T, F, 1], in network units
 
 
 def hits(
-    model: Model, params: Params, sequences: Sequences, recordings: Sequence[Recording]
+    frontend: Frontend, all_logits: Sequence[np.ndarray], recordings: Sequence[Recording]
 ) -> np.ndarray:
     """int [N, 2], of each recording: how many of its labelled frames (or its word) are recognised,
-    and how many there are."""
-    frontend, found = model.speech, []
-    all_logits = apply_sequences.recording_logits(
-        model.classifier.logits, params, frontend, sequences
-    )
+    and how many there are.
+
+    Args: all_logits: of each recording, as `apply.sequences.recording_logits` has them.
+    """
+    found = []
     for logits, recording in zip(all_logits, recordings):
         labels = frontend.labels(recording)
         known, best = labels >= 0, np.argmax(np.atleast_2d(logits), 1)
         found.append((np.sum(best[known] == labels[known]), np.sum(known)))
     return np.array(found)
+
+
+def logits_of(model: Model, params: Params, sequences: Sequences) -> list[np.ndarray]:
+    """The model's logits of sequences."""
+    return apply_sequences.recording_logits(
+        model.classifier.logits, params, model.speech, sequences
+    )
 
 
 def share(counts: np.ndarray) -> float:
@@ -56,7 +63,7 @@ def recognised(
     model: Model, params: Params, sequences: Sequences, recordings: Sequence[Recording]
 ) -> float:
     """Share of labelled frames, or of recordings, that are recognised."""
-    return share(hits(model, params, sequences, recordings))
+    return share(hits(model.speech, logits_of(model, params, sequences), recordings))
 
 
 def whole_recordings(workdir: pathlib.Path, experiment: Experiment, state: TrainState) -> Section:
@@ -81,7 +88,8 @@ def inversion(workdir: pathlib.Path, experiment: Experiment, state: TrainState) 
     """What is lost from features to sound and back: root mean square error in dB, and how much is
     still recognised."""
     run = experiment.speech
-    frontend, recordings = run.frontend, chosen(run, run.denoise.recordings)
+    frontend = run.frontend
+    recordings = chosen(frontend, run.test, run.denoise.recordings)
     before = [frontend.sequence(r.sound) for r in recordings]
     bar = tqdm(before, desc='features to sound', unit='recording', delay=2, leave=False)
     after = [frontend.sequence(frontend.sound(x)) for x in bar]
@@ -132,6 +140,7 @@ def denoised(
     c: Denoise,
     *,
     prior: bool = True,
+    labels: np.ndarray | None = None,
     seed: int = 0,
 ) -> Sequences:
     """Sequences [T, F, 1] after `apply.sequences.denoise_features` with the settings c.
@@ -142,6 +151,7 @@ def denoised(
       sequences: the noisy sequences.
       c: settings of the chain.
       prior: False leaves the energy out.
+      labels: of the sequences, int [N]: the energy is that of p(x|y); default: that of p(x).
       seed: seed of the chains.
     """
     return apply_sequences.denoise_features(
@@ -154,6 +164,7 @@ def denoised(
         c.num_steps,
         anchor=c.anchor,
         percentile=c.percentile,
+        labels=labels,
     )
 
 
@@ -170,9 +181,10 @@ def spectral_error(frontend: Frontend, sequences: Sequences, clean: Sequences) -
     return float(np.mean(np.concatenate(squares)))
 
 
-def gated(frontend: Frontend, sounds: Sequences) -> Sequences:
-    """The baseline: spectral gating by noisereduce, with its settings for stationary noise."""
-    rate, reduced = frontend.analysis.rate, []
+def gated(sounds: Sequences, rate: int) -> list[np.ndarray]:
+    """The baseline: sounds after spectral gating by noisereduce, with its settings for stationary
+    noise."""
+    reduced = []
     noisereduce = audio.package('noisereduce')
     for sound in sounds:
         # noisereduce needs sound for two transforms, and smoothing over one frame at least
@@ -181,8 +193,8 @@ def gated(frontend: Frontend, sounds: Sequences) -> Sequences:
         clean = noisereduce.reduce_noise(
             y=padded, sr=rate, stationary=True, time_mask_smooth_ms=smooth
         )
-        reduced.append(clean[: len(sound)])
-    return [frontend.sequence(sound.astype(np.float32)) for sound in reduced]
+        reduced.append(clean[: len(sound)].astype(np.float32))
+    return reduced
 
 
 class Cases(NamedTuple):
@@ -192,41 +204,48 @@ class Cases(NamedTuple):
     recordings: Sequence[Recording]  # of one case
     sounds: Sequences  # noisy, of all cases
     before: Sequences  # their sequences
-    clean: Sequences  # those of the clean recordings
+    clean_sounds: Sequences
+    clean: Sequences  # their sequences
+
+    def parts(self) -> list[slice]:
+        """Which of all sequences are those of each case."""
+        n = len(self.recordings)
+        return [slice(i * n, (i + 1) * n) for i in range(len(self.cases))]
 
 
 def cases_of(
-    experiment: Experiment, recordings: Sequence[Recording], levels: Sequence[float]
+    frontend: Frontend,
+    all_recordings: Sequence[Recording],
+    recordings: Sequence[Recording],
+    levels: Sequence[float],
 ) -> Cases:
-    """Every noise of NOISES at every level."""
-    run = experiment.speech
+    """Every noise of NOISES at every level. all_recordings: those that babble is made of."""
     cases = [(noise, level) for noise in NOISES for level in levels]
     pairs = [
-        pair for noise, level in cases for pair in in_noise(run.test, recordings, noise, level)
+        pair
+        for noise, level in cases
+        for pair in in_noise(all_recordings, recordings, noise, level)
     ]
-    before = [run.frontend.sequence(noisy) for noisy, _ in pairs]
-    clean = [run.frontend.sequence(sound) for _, sound in pairs]
-    return Cases(cases, recordings, [noisy for noisy, _ in pairs], before, clean)
+    sounds, clean = (list(part) for part in zip(*pairs))
+    before, after = ([frontend.sequence(sound) for sound in part] for part in (sounds, clean))
+    return Cases(cases, recordings, sounds, before, clean, after)
 
 
 def compared(
     model: Model, params: Params, sequences: Sequences, given: Cases
 ) -> list[tuple[float, float]]:
     """[(error, accuracy)] of each of given.cases, of one way to clean given.before."""
-    n = len(given.recordings)
-    counts = hits(model, params, sequences, list(given.recordings) * len(given.cases))
+    recordings = list(given.recordings) * len(given.cases)
+    counts = hits(model.speech, logits_of(model, params, sequences), recordings)
     return [
-        (
-            spectral_error(model.speech, sequences[i : i + n], given.clean[i : i + n]),
-            share(counts[i : i + n]),
-        )
-        for i in range(0, len(sequences), n)
+        (spectral_error(model.speech, sequences[part], given.clean[part]), share(counts[part]))
+        for part in given.parts()
     ]
 
 
-def chosen(run: Any, num: int) -> list[Recording]:
-    """Test recordings to measure de-noising on, spread over the set."""
-    recordings = [r for r in run.test if np.any(run.frontend.labels(r) >= 0)]
+def chosen(frontend: Frontend, all_recordings: Sequence[Recording], num: int) -> list[Recording]:
+    """Recordings to measure de-noising on, spread over the set."""
+    recordings = [r for r in all_recordings if np.any(frontend.labels(r) >= 0)]
     places = np.linspace(0, len(recordings) - 1, min(num, len(recordings))).astype(int)
     return [recordings[i] for i in np.unique(places)]
 
@@ -235,14 +254,14 @@ def denoising(workdir: pathlib.Path, experiment: Experiment, state: TrainState) 
     """De-noising at LEVELS of white noise and babble, compared with spectral gating."""
     run, model, params = experiment.speech, experiment.model, state.eval_params
     c, frontend = run.denoise, run.frontend
-    recordings = chosen(run, c.recordings)
-    given = cases_of(experiment, recordings, LEVELS)
+    recordings = chosen(frontend, run.test, c.recordings)
+    given = cases_of(frontend, run.test, recordings, LEVELS)
     after = denoised(model, params, given.before, c)
     ways = {
         'before': given.before,
         'after': after,
         'anchor_alone': denoised(model, params, given.before, c, prior=False),
-        'gated': gated(frontend, given.sounds),
+        'gated': [frontend.sequence(x) for x in gated(given.sounds, frontend.analysis.rate)],
     }
     found = {way: compared(model, params, x, given) for way, x in ways.items()}
     table = {
