@@ -256,13 +256,13 @@ def test_the_commands_of_a_document_can_be_given_in_its_order(path, monkeypatch)
         if arguments == ['--help']:
             continue
         values(sys.argv)
-        given = dict(re.findall(r'--(workdir|all|any|none|out)=([^\s:]+)', ' '.join(arguments)))
+        given = dict(re.findall(r'--(workdir|out)=([^\s:]+)', ' '.join(arguments)))
         if hasattr(module, 'get_config'):
             settings.as_declared(values.config)
             settings.check(values.config)
             made.add(given['workdir'])
         elif 'studies' not in name:
-            used = re.findall(r'--(?:workdir|all|any|none)=([^\s:]+)', ' '.join(arguments))
+            used = re.findall(r'--(?:workdir|all|any|none|given)=([^\s:]+)', ' '.join(arguments))
             placeholders = {'DIR', 'RUN', 'A', 'B', '...'}
             assert set(used) <= made | placeholders, (words, made)
         made |= {given['out']} if 'out' in given else set()
