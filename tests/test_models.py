@@ -84,7 +84,7 @@ def test_cifar10_small_st_jem():
     noise = np.random.default_rng(0).integers(0, 256, (30, 32, 32, 3), dtype=np.uint8)
     inside = model.log_prob(np.concatenate(list(samples.values())))
     assert ood.detection(inside, model.log_prob(noise))['auroc'] > 0.9
-    assert card['ood_auroc.noise.log_px'] > 0.99 and 0.6 < card['test_accuracy'] < 0.8
+    assert card['ood_auroc.noise.log_px'] > 0.97 and 0.7 < card['test_accuracy'] < 0.85
 
 
 @pytest.mark.slow
