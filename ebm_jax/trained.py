@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 
 from ebm_jax import batching, cost, mcmc
 from ebm_jax.apply import latent as apply_latent
@@ -234,7 +234,10 @@ class TrainedModel:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             beside = folder / f'{WEIGHTS}.part'
-            save_file({name: np.asarray(leaf) for name, leaf in _flat(self.params).items()}, beside)
+            # save_file would make a file that nobody else can read
+            beside.write_bytes(
+                save({k: np.asarray(leaf) for k, leaf in _flat(self.params).items()})
+            )
             digest = _sha256(beside)
             beside.replace(folder / WEIGHTS)
             content = {

@@ -97,6 +97,7 @@ def test_an_export_opens_as_the_run_does(run, tmp_path, monkeypatch, capsys):
         'config.json',
         'model.safetensors',
     }
+    assert len({path.stat().st_mode for path in out.iterdir()}) == 1  # as readable as each other
     opened, exported = ebm_jax.load(run[0]), ebm_jax.load(out)
     chex.assert_trees_all_equal(exported.params, opened.params)
     assert exported.metrics == json.loads((run[0] / 'summary.json').read_text())
