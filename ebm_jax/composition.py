@@ -23,7 +23,7 @@ class Composition(NamedTuple):
     """An energy function of several factors."""
 
     energy_fn: Callable[..., Array]
-    # the number that a step must be divided by to be no longer than one factor's
+    # the number that a step is divided by: to be no longer than one factor's; 0 of conditions alone
     factors: int
 
     def __call__(self, *args: Any) -> Array:
@@ -100,30 +100,27 @@ def without(term: EnergyFn, unwanted: EnergyFn, weight: float = 0.01) -> Composi
     return Composition(lambda x: term(x) - weight * unwanted(x), factors(term) + factors(unwanted))
 
 
-def posterior(
-    wanted: Sequence[EnergyFn], others: Sequence[EnergyFn], sharpness: float = 1.0
-) -> Composition:
+def posterior(wanted: Sequence[EnergyFn], others: Sequence[EnergyFn]) -> Composition:
     """A condition, -log p(y in wanted | x) of the classifier that the energies of labels define:
 
-    E(x) = E_wanted(x) - E_all(x), each the OR of its labels.
+    E(x) = E_wanted(x) - E_all(x), each the OR of its labels, >= 0.
 
     AND counts what all images of the data have in common once for every factor. With one energy
     p(x) or p(x|c) and conditions it is counted once: p(x | c, d) ~ p(x | c) p(d | x), for labels c
     and d that are independent given x. NOT d is the condition on the other labels; unlike
-    `without`, it is bounded below. A condition adds no factor.
+    `without`, it is bounded below. Labels with equal constants and equal shares of the data are
+    assumed. A condition adds no factor.
 
     Args:
       wanted: the energies of the labels that are asked for, at least one.
       others: those of all other labels of the same model, at least one.
-      sharpness: s of both, see `any_of`.
-    Returns: Composition; >= 0 with s = 1.
-    Raises: ValueError for a missing label, or as `any_of`.
+    Returns: Composition.
+    Raises: ValueError where one of them is empty.
     Source: our reading; Bayes' rule on the paper's product.
     """
     if not wanted or not others:
         raise ValueError('a condition needs a wanted label and another one')
-    chosen = any_of(*wanted, sharpness=sharpness)
-    everything = any_of(*wanted, *others, sharpness=sharpness)
+    chosen, everything = any_of(*wanted), any_of(*wanted, *others)
     return Composition(lambda x: chosen(x) - everything(x), 0)
 
 
@@ -154,7 +151,7 @@ def _zero(x):
 
 def divided(energy_fn: EnergyFn, kernel_at: Callable[[float], Kernel], step_size: float) -> Kernel:
     """The kernel for a composition: kernel_at(step_size / number of factors), whatever their
-    weights.
+    weights, or the whole step where there are only conditions.
 
     Args: kernel_at: step size -> Kernel, such as `partial(mcmc.langevin, noise_scale=0.01)`.
     Source: [code] of Du et al. 2020.

@@ -66,7 +66,7 @@ def test_runs_are_kept_and_only_what_changed_is_trained_again(tmp_path, monkeypa
 
     def train(config, seed, steps, title, traced):
         trained.append((title, config.loss.alpha, config.seed))
-        return None, 1 if config.loss.alpha == 0.5 else steps, {'loss': [seed]}
+        return None, 1 if config.loss.alpha == 0.5 else steps, {'loss': [seed, float('nan')]}
 
     monkeypatch.setattr(arms, 'train', train)
 
@@ -78,7 +78,8 @@ def test_runs_are_kept_and_only_what_changed_is_trained_again(tmp_path, monkeypa
     assert len(trained) == 4 and ('half/1', 0.5, 1) in trained and checked == [0.0, 0.5]
     assert found['none'] == [{'survived': 1.0, 'alpha': 0.0}] * 2
     assert found['half'] == [{'survived': 0.5}] * 2  # diverged: nothing is measured
-    assert arms.traces(tmp_path, ['none'], 2) == {'none': [{'loss': [0]}, {'loss': [1]}]}
+    kept = arms.traces(tmp_path, ['none'], 2)['none']  # as a run that diverged leaves it
+    np.testing.assert_array_equal([run['loss'] for run in kept], [[0, np.nan], [1, np.nan]])
     trained.clear()
     results({'none': {'loss.alpha': 0.1}, 'half': {'loss.alpha': 0.5}})
     assert {title for title, *_ in trained} == {'none/0', 'none/1'}
@@ -113,8 +114,9 @@ def test_collapse_is_a_gap_that_stays_or_a_run_that_ended():
 
 def test_the_ratio_of_gradients_leaves_out_the_start_and_steps_without_norms():
     kl, contrast = [90, -1, 1, 2, 3, 4, 1], [1, -1, 10, 10, 10, 10, 0]
-    assert icd_ablation.gradient_ratio(trace_of([], kl, contrast)) == pytest.approx(0.25)
-    assert icd_ablation.gradient_ratio(trace_of([])) is None
+    found = icd_ablation.summary({'survived': 1}, trace_of([0], kl, contrast), gap=0.5)
+    assert found['ratio'] == pytest.approx(0.25)
+    assert 'ratio' not in icd_ablation.summary({'survived': 1}, trace_of([0]), gap=0.5)
 
 
 @pytest.mark.parametrize('term, rows', [('with', 4), ('without', 4)])
@@ -176,15 +178,18 @@ def test_tables_of_generators_train_measure_and_continue(study, tmp_path, monkey
         assert len(with_kl['trace']['s_gap']) == 4 and min(with_kl['trace']['grad_norm/kl']) > 0
         assert without['trace']['grad_norm/kl'] == [] and without['metrics']['distance'] > 0
         assert (tmp_path / 'traces.png').stat().st_size > 500
+        wrong['data.label is given by the data'] = ['--set=data.label=slant']
         wrong['kl_chains'] = ['--set=loss.kl_chains=12', f'--workdir={tmp_path}/other']
     else:
-        seconds = json.loads((tmp_path / 'seconds.json').read_text())
+        seconds = json.loads((tmp_path / 'seconds.json').read_text())['seconds']
         for row, value in seconds.items():  # one second each
             steps = max(1, round(1 / value))
             assert runs[f'{row}/0']['changes']['steps'] == steps
             assert f'| {row} | {steps}.000 |' in first
-        assert 'refined' not in runs['preset=vae/0']['metrics']  # a VAE has no chain in x
+        assert 'generator' not in runs['preset=vae/0']['metrics']  # no chain in x follows it
+        assert runs['network.generator_widths=(4,4)/0']['metrics']['generator'] > 0
         wrong['either --table or rows'] = ['--table=order']
+        wrong['steps is given by --steps or --seconds'] = ['--vary=steps=3']
         wrong['not both'] = ['--steps=3']
     for says, more in wrong.items():
         assert_one_sentence(monkeypatch, capsys, says, *arguments, *more)

@@ -196,9 +196,8 @@ def test_tables_of_denoising_have_a_row_for_each_way(trained, monkeypatch, capsy
     for anchor in (1e6, 0.0):
         assert errors['white', 'plain', anchor] == pytest.approx(noisy, rel=5e-3)
     assert alone < 0.97 * noisy and errors['babble', 'gated', None] > 0
-    for way in ('untrained', 'afterwards'):  # steps of 1e-7 see the anchor alone
+    for way in ('in noise', 'untrained', 'afterwards'):  # steps of 1e-7 see the anchor alone
         assert errors['white', way, 1e6] == pytest.approx(alone, rel=5e-3)
-    assert errors['white', 'clean', None] == 0
     # twelve mel bands, turned into features and back
     assert 0.7 < rows['white', 'clean', None]['stoi'] < 1
     # fitted to frames of voices that are not in the test
@@ -207,6 +206,8 @@ def test_tables_of_denoising_have_a_row_for_each_way(trained, monkeypatch, capsy
         monkeypatch, capsys, 'left no speaker out', *arguments, '--speakers=unheard'
     )
     assert_one_sentence(monkeypatch, capsys, 'is not one of in noise', *arguments, '--ways=typo')
+    nothing = [*arguments[:3], '--anchors=0', '--ways=alone']
+    assert_one_sentence(monkeypatch, capsys, 'leaves no chain', *nothing)
     assert_one_sentence(monkeypatch, capsys, '--steps must be numbers', *arguments, '--steps=two')
     assert_one_sentence(monkeypatch, capsys, 'of at least 0', *arguments, '--anchors=-1')
 
@@ -493,6 +494,44 @@ def test_denoising_by_a_class_follows_that_class():
         found = speech_quality.denoised(model, (), sequences, c, labels=labels)
         for after, end in zip(found, ends):
             np.testing.assert_allclose(after, end * (1 - 0.8**3), rtol=1e-5)
+
+
+def test_the_ways_of_denoising_use_their_energy_and_label(monkeypatch):
+    """E(x, y) = |window - m - y|^2 / 2, m of the trained parameters 5 and of untrained ones 2, y =
+    -1 for p(x); an anchor that hardly counts, but in the last steps of `afterwards`."""
+    pytest.importorskip('librosa')
+    model = model_of(
+        lambda m, x, y: 0.5 * jnp.sum((x - m - y) ** 2),
+        lambda x: jnp.array([0.0, jnp.mean(x) - 0.5]),
+        by_frame=False,
+    )
+    monkeypatch.setattr(
+        denoise_tables, 'init_state', lambda key, recipe: SimpleNamespace(params=jnp.float32(2))
+    )
+    monkeypatch.setattr(Frontend, 'sound', lambda self, x: x)
+    given = SimpleNamespace(before=[np.full((6, 3, 1), v, np.float32) for v in (0.0, 1.0)])
+    c = Denoise(step_size=0.2, noise=0.0, num_steps=3, anchor=1e-6)
+    experiment = SimpleNamespace(model=model, recipe=None)
+    ways = denoise_tables.ways_of(
+        experiment, jnp.float32(5), given, c, ['in noise', 'alone', 'untrained', 'given word']
+    )
+    left = 0.8**3
+    ends = {
+        'in noise': (4 * (1 - left), left + 4 * (1 - left)),
+        'alone': (0, 1),
+        'untrained': (1 - left, 1),
+        'given word': (5 * (1 - left), left + 6 * (1 - left)),  # recognised as 0 and as 1
+    }
+    assert set(ways) == set(ends)
+    for name, expected in ends.items():
+        for x, end in zip(ways[name]().sequences, expected):
+            np.testing.assert_allclose(x, end, rtol=1e-3, atol=1e-3)
+    (way,) = denoise_tables.ways_of(experiment, jnp.float32(5), given, c, ['afterwards']).values()
+    for x, begin in zip(
+        way().sequences, (0, 1)
+    ):  # five steps down |x - 4|^2 / 2 + |x - begin|^2 / 2
+        end = (4 + begin) / 2
+        np.testing.assert_allclose(x, end + (begin - end) * 0.6**5, rtol=1e-3)
 
 
 def test_intelligibility_is_one_of_the_same_sound_and_falls_with_noise():

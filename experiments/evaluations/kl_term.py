@@ -3,6 +3,7 @@
 import math
 import pathlib
 import statistics
+from collections.abc import Sequence
 
 import jax
 
@@ -12,6 +13,21 @@ from ebm_jax.train import Recipe, TrainState
 from experiments.common.experiment import Experiment
 from experiments.common.section import Section
 from experiments.common.timing import timed_steps
+
+
+def gradient_ratio(pairs: Sequence[tuple[float, float]]) -> tuple[float, float, float] | None:
+    """Medians of |gradient of the KL term| / |gradient of the contrast| and of both norms.
+
+    Args: pairs: the norms (KL term, contrast) of logged steps; the first fifth, start-up, and pairs
+      that are not positive are left out.
+    Returns: None where nothing is left.
+    """
+    known = [pair for pair in pairs if min(pair) > 0]
+    later = known[len(known) // 5 :]
+    if not later:
+        return None
+    ratios = [kl / contrast for kl, contrast in later]
+    return tuple(statistics.median(values) for values in (ratios, *zip(*later)))
 
 
 def kl_gradient_ratio(
@@ -25,19 +41,18 @@ def kl_gradient_ratio(
     rows, _ = read_rows(workdir / 'metrics.jsonl')
     pairs = [(row.get('grad_norm/kl'), row.get('grad_norm/contrast')) for row in rows]
     # a norm that is not finite is a string
-    pairs = [pair for pair in pairs if all(isinstance(norm, float) and norm > 0 for norm in pair)]
-    later = pairs[len(pairs) // 5 :]  # after start-up
-    if not later:
+    pairs = [pair for pair in pairs if all(isinstance(norm, float) for norm in pair)]
+    found = gradient_ratio(pairs)
+    if found is None:
         line = (
             'KL gradient over contrast gradient: none was logged (--config.log_every is beyond the '
             'run)'
         )
         return Section({'kl_gradient_ratio': None}, [line])
-    ratio = statistics.median(kl / contrast for kl, contrast in later)
-    sizes = [statistics.median(values) for values in zip(*later)]
+    ratio, *sizes = found
     lines = [
         f'KL gradient over contrast gradient  {ratio:.3f}   medians {sizes[0]:.2e} and '
-        f'{sizes[1]:.2e} of {len(later)} logged steps, the first fifth left out'
+        f'{sizes[1]:.2e} of {len(pairs)} logged steps, the first fifth left out'
     ]
     return Section({'kl_gradient_ratio': ratio}, lines)
 

@@ -123,7 +123,7 @@ def in_noise(
     for i, recording in enumerate(recordings):
         others = [r.sound for r in test if r.name != recording.name]
         if noise == 'babble' and not others:
-            raise InputError('babble needs at least two test recordings')
+            raise InputError('babble needs at least two recordings')
         samples = len(recording.sound)
         if noise == 'babble':
             added = audio.babble(others, samples, i)
@@ -226,9 +226,9 @@ def cases_of(
         for noise, level in cases
         for pair in in_noise(all_recordings, recordings, noise, level)
     ]
-    sounds, clean = (list(part) for part in zip(*pairs))
-    before, after = ([frontend.sequence(sound) for sound in part] for part in (sounds, clean))
-    return Cases(cases, recordings, sounds, before, clean, after)
+    noisy, clean = (list(part) for part in zip(*pairs))
+    before, wanted = ([frontend.sequence(sound) for sound in part] for part in (noisy, clean))
+    return Cases(cases, recordings, noisy, before, clean, wanted)
 
 
 def compared(

@@ -23,7 +23,7 @@ from ebm_jax.errors import InputError
 from ebm_jax.evaluate import calibration, distance
 from ebm_jax.evaluate.extractor import Extractor
 from ebm_jax.fit import check
-from ebm_jax.images import as_uint8
+from ebm_jax.images import Grid, as_uint8, save_grid
 from ebm_jax.record import write_json
 from ebm_jax.sharding import shard_batch, shard_state
 from ebm_jax.train import TrainState, init_state, make_train_step
@@ -90,24 +90,35 @@ def define_vary(values: Any) -> None:
     )
 
 
-def rows(base: Any, varied: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """{what was asked for: its settings}. Raises: InputError for what is not a setting, or not one
-    that a row may change."""
-    found = {}
-    for text in varied:
-        arguments = text.split()
-        names = [given.partition('=')[0] for given in arguments]
-        for name in names:
-            if name in ELSEWHERE:
-                raise InputError(f'--vary={text}: {name} is given by {ELSEWHERE[name]}')
-            if names.count(name) > 1:
-                raise InputError(f'--vary={text}: {name} is given twice')
-        parsed = launch.parsed_settings(
-            settings.copy(base), [f'--config.{given}' for given in arguments]
-        )
-        flat = settings.flatten(parsed)
-        found[text.strip() or 'as shipped'] = {name: flat[name] for name in names}
-    return found
+def changes_of(
+    base: Any, text: str, flag: str, elsewhere: Mapping[str, str] = ELSEWHERE
+) -> dict[str, Any]:
+    """The settings that a flag's text changes, as `loss.alpha=0 loss.beta=.2`.
+
+    Args: elsewhere: {what it cannot change: the flag that does, or why}.
+    Raises: InputError for what is not a setting, or not one that it may change.
+    """
+    arguments = text.split()
+    names = [given.partition('=')[0] for given in arguments]
+    for name in names:
+        if name in elsewhere:
+            raise InputError(f'--{flag}={text}: {name} is given by {elsewhere[name]}')
+        if names.count(name) > 1:
+            raise InputError(f'--{flag}={text}: {name} is given twice')
+    parsed = launch.parsed_settings(
+        settings.copy(base), [f'--config.{given}' for given in arguments]
+    )
+    flat = settings.flatten(parsed)
+    return {name: flat[name] for name in names}
+
+
+def rows(
+    base: Any, varied: Sequence[str], elsewhere: Mapping[str, str] = ELSEWHERE
+) -> dict[str, dict[str, Any]]:
+    """{what was asked for: its settings}. Raises: InputError, see `changes_of`."""
+    return {
+        text.strip() or 'as shipped': changes_of(base, text, 'vary', elsewhere) for text in varied
+    }
 
 
 def define_rows(values: Any) -> None:
@@ -250,23 +261,48 @@ def results(
 def traces(workdir: pathlib.Path, arms: Sequence[str], seeds: int) -> dict[str, list[Trace]]:
     """{arm: what `results` traced, of each seed}."""
     found = json.loads((workdir / FILE).read_text())['runs']
-    return {arm: [found[f'{arm}/{seed}']['trace'] for seed in range(seeds)] for arm in arms}
+    return {
+        arm: [
+            # what is not finite is a string in JSON
+            {name: [float(value) for value in values] for name, values in trace.items()}
+            for trace in (found[f'{arm}/{seed}']['trace'] for seed in range(seeds))
+        ]
+        for arm in arms
+    }
 
 
 def distances(
-    experiment: Experiment, state: TrainState, judge: Extractor, num: int
+    experiment: Experiment,
+    state: TrainState,
+    judge: Extractor,
+    num: int,
+    picture: pathlib.Path | None = None,
 ) -> dict[str, float]:
-    """Frechet distance of so many fresh samples, half of its 95 % interval over their choice, and
-    the distance of as many test images."""
-    model = experiment.model
-    drawn = model.sample(jax.random.key(1), state.eval_params, model.labels(num))
+    """Frechet distances of so many fresh samples: 'distance', half of its 95 % interval over their
+    choice, that of as many test images, and that of each earlier stage of a sample, by its name.
+
+    Args: picture: where the first hundred samples are shown.
+    """
+    model, params = experiment.model, state.eval_params
     reference, points = distance.reference_points(experiment.train, experiment.test, num)
     to = distance.distances_to(judge.features(reference))
-    found = to(judge.features(as_uint8(np.asarray(drawn))))['frechet']
+
+    def drawn(steps):
+        return model.sample(jax.random.key(1), params, model.labels(num), steps)
+
+    def measured(images):
+        return to(judge.features(as_uint8(np.asarray(images))))['frechet']
+
+    *earlier, last = (experiment.stages or {'': None}).items()
+    images = drawn(last[1])
+    if picture is not None:
+        save_grid(picture, Grid(images[:100], 10))
+    found = measured(images)
     return {
         'distance': found['value'],
         'margin': found['interval'][1] - found['value'],
-        'test': to(judge.features(points['test']))['frechet']['value'],
+        'test': measured(points['test'])['value'],
+        **{name: measured(drawn(steps))['value'] for name, steps in earlier},
     }
 
 

@@ -12,8 +12,9 @@ For each noise and level, after --steps of the chain with anchors of weight --an
   plain       the anchor |x - x_noisy|^2, and the energy of p(x)
 
 beside the noisy input, spectral gating by noisereduce, and the clean recordings, turned into
-features and back. Measured: the error of the log-mel spectrogram (dB^2); recognition by the model
-and by a support vector machine that is fitted to the training windows; STOI (Taal et al. 2011, by
+features and back; an anchor of 0 is tried for `plain` alone. Measured: the error of the log-mel
+spectrogram (dB^2); recognition by the model and by a support vector machine that is fitted to the
+training windows; STOI (Taal et al. 2011, by
 pystoi) of the sound, over all recordings of a case one after the other. --speakers=unheard takes
 recordings of the speakers that training left out. Writes WORKDIR/denoise.txt and denoise.json.
 """
@@ -41,6 +42,7 @@ from ebm_jax.record import write_json
 from ebm_jax.train import init_state
 from experiments.common import launch, runs, settings
 from experiments.common.experiment import Experiment
+from experiments.common.groups import Denoise
 from experiments.evaluations.speech_quality import (
     LEVELS,
     NOISES,
@@ -117,6 +119,8 @@ def stoi(clean: Sequences, sounds: Sequences, rate: int) -> float:
 def machine_logits(judge: Pipeline, frontend: Frontend, sequences: Sequences) -> list[np.ndarray]:
     """As `recording_logits`, by a support vector machine on windows: [T, C], or their sum [C]."""
     found = [judge.decision_function(as_pixels(frontend.views(x))) for x in sequences]
+    if len(judge.classes_) == 2:  # one score, of the second class
+        found = [np.stack([-scores, scores], 1) for scores in found]
     return found if frontend.by_frame else [scores.sum(0) for scores in found]
 
 
@@ -141,8 +145,15 @@ def rows_of(
     ]
 
 
+def afterwards(c: Denoise) -> Denoise:
+    """The last steps of the way `afterwards`."""
+    last = settings.copy(c)
+    settings.update(last, AFTERWARDS)
+    return last
+
+
 def ways_of(
-    experiment: Experiment, params: Any, given: Cases, c: Any, kinds: Sequence[str]
+    experiment: Experiment, params: Any, given: Cases, c: Denoise, kinds: Sequence[str]
 ) -> dict[str, Callable[[], Cleaned]]:
     """The ways of the chain with the settings c."""
     model, frontend = experiment.model, experiment.model.speech
@@ -159,14 +170,13 @@ def ways_of(
         prior = kind not in ('alone', 'afterwards')
         after = denoised(model, used, given.before, own, prior=prior, labels=labels)
         if kind == 'afterwards':
-            settings.update(own, AFTERWARDS)
-            after = denoised(model, params, after, own)
+            after = denoised(model, params, after, afterwards(c))
         return Cleaned(after, [frontend.sound(x) for x in after])
 
     for kind in kinds:
         if kind == 'given word' and frontend.by_frame:
             continue  # labels are those of frames
-        if c.anchor or kind == 'plain':  # without an anchor all kinds are one
+        if c.anchor or kind == 'plain':
             found[kind] = partial(way, kind)
     return found
 
@@ -183,16 +193,17 @@ def run(values: Any) -> None:
         raise InputError(
             f'{values.workdir} was not trained on recordings: give a run on recordings'
         )
+    audio.package('pystoi')
     pool = speech.test if values.speakers == 'heard' else speech.others
-    if not pool:
-        raise InputError(
-            f'{values.workdir} left no speaker out of training: --speakers=heard, or train with '
-            '--config.data.speakers'
-        )
     frontend: Frontend = speech.frontend
     recordings: list[Recording] = chosen(
         frontend, pool, values.recordings or speech.denoise.recordings
     )
+    if not recordings:
+        raise InputError(
+            f'{values.workdir} left no speaker out of training: --speakers=heard, or train with '
+            '--config.data.speakers'
+        )
     given = cases_of(frontend, pool, recordings, levels)
 
     def by_gating():
@@ -211,8 +222,14 @@ def run(values: Any) -> None:
         c.num_steps, c.anchor = n, anchor
         c.step_size = values.step_size or c.step_size
         check(c)
+        check(afterwards(c))
         for kind, make in ways_of(experiment, params, given, c, values.ways).items():
             ways[kind, n, anchor] = make
+    if len(ways) == 3:
+        raise InputError(
+            f'nothing to try: --ways={",".join(values.ways)} with --anchors='
+            f'{",".join(values.anchors)} leaves no chain'
+        )
     judge = samples.fit_reference_classifier(experiment.train)
     rows = []
     for (kind, n, anchor), make in tqdm(ways.items(), desc='de-noising', unit='way'):

@@ -12,8 +12,8 @@
 
 A row for each run of a table or for each --vary, on top of the experiment's settings, with every
 seed; --seconds gives all rows equal training time, --steps equal training steps. Distances of
-generator and refined samples, and reconstruction errors at the initial and the final position of
-the chain in z, are those of evaluate, on a part cut from training or on the test images (--part).
+samples, and reconstruction errors at the initial and the final position of the chain in z, are
+those of evaluate, on a part cut from training or on the test images (--part).
 Seconds per step are medians of alternating steps of all rows, timed once. Writes arms.json and
 table.md, and a picture of each row's samples; rerunning continues.
 """
@@ -31,9 +31,8 @@ import numpy as np
 from absl import flags
 
 from ebm_jax.errors import InputError
-from ebm_jax.evaluate import distance, extractor
+from ebm_jax.evaluate import extractor
 from ebm_jax.evaluate.extractor import Extractor
-from ebm_jax.images import Grid, save_grid
 from ebm_jax.record import write_json
 from ebm_jax.train import TrainState
 from experiments.common import launch, runs
@@ -68,13 +67,14 @@ TABLES: dict[str, dict[str, dict[str, Any]]] = {
 COLUMNS = {
     'steps': 'steps',
     'seconds': 's per step',
-    'generator': 'distance: generator',
-    'refined': 'after the chain',
+    'distance': 'distance of samples',
+    'generator': 'of the generator, where a chain follows',
     'mse_start': 'error: initial',
     'mse_chain': 'final',
     'survived': 'survived',
 }
 SAMPLES = 500
+ELSEWHERE = {**arms.ELSEWHERE, 'steps': '--steps or --seconds'}
 
 
 def define(values: Any) -> None:
@@ -108,7 +108,7 @@ def rows_of(base: DualSettings, values: Any) -> dict[str, dict[str, Any]]:
         raise InputError('give either --table or rows by --vary')
     if values.seconds and values.steps:
         raise InputError('give either --seconds or --steps, not both')
-    return TABLES[values.table] if values.table else arms.rows(base, values.vary)
+    return TABLES[values.table] if values.table else arms.rows(base, values.vary, ELSEWHERE)
 
 
 def planned(
@@ -118,15 +118,22 @@ def planned(
     rows: Mapping[str, Mapping[str, Any]],
     datasets: Datasets,
 ) -> dict[str, float]:
-    """{row: seconds per step}, timed once, all rows in turn, and kept for the reruns."""
+    """{row: seconds per step}, those that are not known yet timed in turn, and kept for the reruns.
+
+    Raises: InputError where the folder holds a study of another experiment or other data.
+    """
+    given = {'experiment': module.__name__, 'data': base.data.source}
+    plan: dict[str, Any] = {**given, 'seconds': {}}
     if file.exists():
         plan = json.loads(file.read_text())
-        if all(name in plan for name in rows):
-            return plan
-    built = [runs.build(module, arms.configured(base, row), datasets) for row in rows.values()]
-    plan = dict(zip(rows, seconds_per_step([experiment.recipe for experiment in built])))
+        if any(plan[name] != value for name, value in given.items()):
+            raise InputError(f'{file.parent} holds a study with other settings: use another folder')
+    new = {name: row for name, row in rows.items() if name not in plan['seconds']}
+    built = [runs.build(module, arms.configured(base, row), datasets) for row in new.values()]
+    timed = seconds_per_step([experiment.recipe for experiment in built]) if built else []
+    plan['seconds'] |= dict(zip(new, timed))
     write_json(file, plan)
-    return plan
+    return plan['seconds']
 
 
 def measure(
@@ -136,22 +143,12 @@ def measure(
     picture: pathlib.Path,
 ) -> dict[str, float]:
     """Distances of samples from the data, and reconstruction errors."""
-    train, test, model = experiment.train, experiment.test, experiment.model
-    params, key = state.eval_params, jax.random.key(1)
-    reference, _ = distance.reference_points(train, test, SAMPLES)
-    features = judge().features
-    to = distance.distances_to(features(reference), halves=20)
-    stages = experiment.stages or {'refined': None}
-    drawn = {
-        stage: model.sample(key, params, model.labels(SAMPLES), steps)
-        for stage, steps in stages.items()
-    }
-    save_grid(picture, Grid(drawn[list(stages)[-1]][:100], 10))
-    found = {stage: to(features(images))['frechet']['value'] for stage, images in drawn.items()}
+    model, params = experiment.model, state.eval_params
+    found = arms.distances(experiment, state, judge(), SAMPLES, picture)
     if model.latent is not None:
         x, _, conditions = held_out_inputs(experiment)
         for what, steps in (('mse_start', 0), ('mse_chain', model.spec.latent.num_steps)):
-            again = reconstructed(experiment, params, key, x, conditions, steps)
+            again = reconstructed(experiment, params, jax.random.key(1), x, conditions, steps)
             found[what] = float(np.mean(np.square(again - x)))
     return found
 

@@ -25,13 +25,16 @@ from matplotlib.figure import Figure
 
 from ebm_jax.evaluate import extractor, figures
 from ebm_jax.train import TrainState
-from experiments.common import launch
+from experiments.common import launch, settings
 from experiments.common.cores import use_all_cores
 from experiments.common.experiment import Experiment
+from experiments.evaluations.kl_term import gradient_ratio
 from experiments.families.icd import IcdSettings
 from experiments.studies import arms
 
 SAMPLES = 500
+WHOLE = 'the data, which has all classes here'
+ELSEWHERE = {**arms.ELSEWHERE, 'steps': '--steps', 'data.label': WHOLE, 'data.leave_out': WHOLE}
 POINTS = 100  # of a trace
 KL_TERMS = {'with': {}, 'without': {'loss.kl_weight': 0.0}}
 PLAIN = {'network.norm': False, 'network.kernel_transform': 'plain', 'network.attention_after': 0}
@@ -41,7 +44,6 @@ NETWORKS: dict[str, dict[str, Any]] = {
     '+attention': {**PLAIN, 'network.attention_after': 1},
     '+spectral norm': {**PLAIN, 'network.kernel_transform': 'spectral'},
 }
-TRACED = ('s_gap', 's_positives')
 NORMS = ('grad_norm/kl', 'grad_norm/contrast')
 
 
@@ -85,22 +87,11 @@ def last_gap(trace: arms.Trace) -> float:
     return float(np.median(gaps[-max(1, len(gaps) // 5) :]))
 
 
-def gradient_ratio(trace: arms.Trace) -> float | None:
-    """The norm of the KL term's gradient over that of the contrast, the median of a trace whose
-    first fifth is left out; None without a KL term."""
-    if not trace[NORMS[0]]:
-        return None
-    kl, contrast = (np.array(trace[name]) for name in NORMS)
-    known = (kl > 0) & (contrast > 0)
-    ratios = kl[known] / contrast[known]
-    return float(np.median(ratios[len(ratios) // 5 :])) if len(ratios) else None
-
-
 def summary(run: Mapping[str, float], trace: arms.Trace, gap: float) -> dict[str, float]:
     """What the table says of a run: its metrics, and those of its trace."""
-    last, ratio = last_gap(trace), gradient_ratio(trace)
+    last, norms = last_gap(trace), gradient_ratio(list(zip(*(trace[name] for name in NORMS))))
     found = {**run, 'gap': last, 'collapsed': float(run['survived'] < 1 or not last <= gap)}
-    return found if ratio is None else {**found, 'ratio': ratio}
+    return found if norms is None else {**found, 'ratio': norms[0]}
 
 
 @figures.styled
@@ -128,12 +119,11 @@ def plot(found: Mapping[str, Sequence[arms.Trace]], every: int) -> Figure:
 def run(values: Any) -> None:
     """Train what is missing, write and print."""
     (module,) = arms.modules('experiment', [values.experiment], of_icd).values()
-    base = launch.parsed_settings(
-        module.get_config(), [f'--config.{given}' for given in values.set.split()]
-    )
+    base = module.get_config()
+    settings.update(base, arms.changes_of(base, values.set, 'set', ELSEWHERE))
     base.data.source = values.data = values.data or base.data.source
     base.steps = values.steps or base.steps
-    rows = arms.rows(base, values.vary) if values.vary else claim()
+    rows = arms.rows(base, values.vary, ELSEWHERE) if values.vary else claim()
     every = max(1, base.steps // POINTS)
     use_all_cores(*(arms.configured(base, changes) for changes in rows.values()))
     workdir, (whole, datasets) = pathlib.Path(values.workdir), arms.parts(values)
@@ -154,7 +144,7 @@ def run(values: Any) -> None:
         datasets,
         measure,
         {'part': values.part, 'train': values.train},
-        arms.Traced((*TRACED, *NORMS), every),
+        arms.Traced(('s_gap', *NORMS), every),
     )
     traces = arms.traces(workdir, list(rows), values.seeds)
     found = {
