@@ -23,7 +23,7 @@ class Composition(NamedTuple):
     """An energy function of several factors."""
 
     energy_fn: Callable[..., Array]
-    # the number that a step is divided by: to be no longer than one factor's; 0 of conditions alone
+    # what a step is divided by, to be no longer than one factor's; 0 for conditions alone
     factors: int
 
     def __call__(self, *args: Any) -> Array:

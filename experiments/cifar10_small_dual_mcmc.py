@@ -18,7 +18,7 @@ build = image_dual_mcmc
 
 def get_config() -> DualSettings:
     config = mnist_dual_mcmc.get_config()
-    config.steps, config.latent_dim = 3000, 64
+    config.latent_dim = 64
     config.data.source = 'npz:data/cifar10.npz'
     config.network = SizedDualNetworks()
     return config

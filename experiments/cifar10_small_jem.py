@@ -1,4 +1,5 @@
-"""JEM on CIFAR-10 with the network of cifar10_small_st_jem: uniform weights, no mutual information.
+"""JEM on CIFAR-10 with the settings of cifar10_small_st_jem (a tenth of the weight on p(x), where
+JEM's own is 1), but uniform weights and no mutual information.
 
     python -m experiments.cifar10_small_jem --workdir=runs/cifar10_small_jem \\
         --config.data.source=npz:data/cifar10.npz

@@ -113,7 +113,8 @@ def test_collapse_is_a_gap_that_stays_or_a_run_that_ended():
 
 
 def test_the_ratio_of_gradients_leaves_out_the_start_and_steps_without_norms():
-    kl, contrast = [90, -1, 1, 2, 3, 4, 1], [1, -1, 10, 10, 10, 10, 0]
+    nan, inf = float('nan'), float('inf')
+    kl, contrast = [90, -1, 1, 2, 3, 4, 1, 1, inf], [1, -1, 10, 10, 10, 10, 0, nan, inf]
     found = icd_ablation.summary({'survived': 1}, trace_of([0], kl, contrast), gap=0.5)
     assert found['ratio'] == pytest.approx(0.25)
     assert 'ratio' not in icd_ablation.summary({'survived': 1}, trace_of([0]), gap=0.5)

@@ -13,7 +13,8 @@ energies of that run: for several attributes of one data set it does better than
 with all labels but one it is a NOT. Runs may be of any experiment, as long as their images have the
 same size.
 Chains begin and move like those of the first run's fresh samples, with the step size divided by the
-number of factors. Writes FILE.png and FILE.npz (float32 images in [-1, 1]).
+number of factors (conditions count as none). Writes FILE.png and FILE.npz (float32 images in
+[-1, 1]).
 """
 
 import pathlib

@@ -19,10 +19,10 @@ def gradient_ratio(pairs: Sequence[tuple[float, float]]) -> tuple[float, float, 
     """Medians of |gradient of the KL term| / |gradient of the contrast| and of both norms.
 
     Args: pairs: the norms (KL term, contrast) of logged steps; the first fifth, start-up, and pairs
-      that are not positive are left out.
+      that are not positive and finite are left out.
     Returns: None where nothing is left.
     """
-    known = [pair for pair in pairs if min(pair) > 0]
+    known = [pair for pair in pairs if all(math.isfinite(n) and n > 0 for n in pair)]
     later = known[len(known) // 5 :]
     if not later:
         return None

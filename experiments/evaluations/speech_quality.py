@@ -112,9 +112,9 @@ def in_noise(
     `audio.levelled_in_noise`.
 
     Args:
-      test: all test recordings, for babble.
+      test: the recordings that babble is made of.
       recordings: those that get noise.
-      noise: 'white', or 'babble' of other test recordings.
+      noise: 'white', or 'babble' of others of these.
       level: signal-to-noise ratio in dB.
 
     Raises: InputError where there are no other test recordings.

@@ -74,9 +74,7 @@ def define(values: Any) -> None:
     """The flags."""
     flags.DEFINE_string('workdir', None, 'Folder of the run.', flag_values=values)
     flags.DEFINE_list('steps', ['20', '100'], 'Numbers of steps.', flag_values=values)
-    flags.DEFINE_list(
-        'anchors', ['0', '0.5', '2'], 'Weights of |x - x_noisy|^2.', flag_values=values
-    )
+    flags.DEFINE_list('anchors', ['0', '0.5', '2'], 'Weights of the anchor.', flag_values=values)
     flags.DEFINE_list(
         'levels',
         [str(level) for level in LEVELS],

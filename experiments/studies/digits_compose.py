@@ -108,7 +108,6 @@ def sample(
     labels: Sequence[str],
     combine: Callable[..., Composition],
     wanted: np.ndarray,
-    seed: int = 0,
 ) -> np.ndarray:
     """Samples of a composition.
 
@@ -117,12 +116,11 @@ def sample(
       labels: which run each term takes.
       combine: energy functions -> composition.
       wanted: the labels of the terms, int [N, T].
-      seed: seed of the chains.
     """
     models = [runs[label][0].model for label in labels]
     composed = composition.over_models(combine, *(model.energy_fn for model in models))
     params = [runs[label][1] for label in labels]
-    return draw(jax.random.key(seed), composed, params, wanted, models[0])
+    return draw(jax.random.key(0), composed, params, wanted, models[0])
 
 
 def wanted_of_and(num: int) -> dict[str, np.ndarray]:
