@@ -11,8 +11,9 @@ from scipy import stats
 from ebm_jax.data import Examples
 from ebm_jax.errors import InputError
 from ebm_jax.evaluate import extractor
+from ebm_jax.images import as_float
 from experiments import digits_energy_matching, digits_icd, digits_st_jem
-from experiments.common import settings
+from experiments.common import settings, sources
 from experiments.common.sources import Datasets
 from experiments.studies import arms, dual_mcmc_tables, equal_time, icd_ablation
 
@@ -97,6 +98,32 @@ def test_a_warm_up_keeps_its_share_of_a_run_of_another_length():
     assert longer.steps == 4000 and longer.loss.warmup == 3000 and config.loss.warmup == 1500
     plain = equal_time.lasting(digits_st_jem.get_config(), 7)
     assert plain.steps == 7
+
+
+def test_samples_that_are_the_test_images_have_their_distance():
+    """Of the last stage; black ones are farther, as an earlier stage. By raw pixels as features."""
+    digits = sources.datasets_of('digits')
+    test = digits.test.rows(np.arange(60))
+
+    def sample(key, params, labels, steps):
+        images = as_float(test.x)
+        return images if steps is None else np.full_like(images, -1)
+
+    experiment = SimpleNamespace(
+        train=digits.train,
+        test=test,
+        model=SimpleNamespace(sample=sample, labels=lambda n: np.zeros(n, int)),
+        stages={'black': 0, 'refined': None},
+    )
+
+    def features(images):
+        assert images.dtype == np.uint8
+        return images.reshape(len(images), -1)[:, ::4] / 255.0
+
+    judge = SimpleNamespace(features=features)
+    found = arms.distances(experiment, SimpleNamespace(eval_params=None), judge, 60)
+    assert found['distance'] == pytest.approx(found['test'], rel=1e-6)
+    assert found['black'] > 3 * found['test']
 
 
 def trace_of(gaps, kl=(), contrast=()):

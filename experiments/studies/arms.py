@@ -288,10 +288,11 @@ def distances(
     to = distance.distances_to(judge.features(reference))
 
     def drawn(steps):
-        return model.sample(jax.random.key(1), params, model.labels(num), steps)
+        images = model.sample(jax.random.key(1), params, model.labels(num), steps)
+        return as_uint8(np.asarray(images))
 
     def measured(images):
-        return to(judge.features(as_uint8(np.asarray(images))))['frechet']
+        return to(judge.features(images))['frechet']
 
     *earlier, last = (experiment.stages or {'': None}).items()
     images = drawn(last[1])
