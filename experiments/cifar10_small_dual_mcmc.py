@@ -6,7 +6,9 @@
 
 Layers by the size of the images, 64 latent dimensions, otherwise as mnist_dual_mcmc. Ours.
 
-Time: 3,000 steps; not run in full yet. Expected: not measured.
+Time: 19 minutes on one CPU core whose neighbour was busy, 9 of evaluation. Expected: smooth blobs in
+natural colours, no objects; Frechet distance 21.5 from the generator and 21.0 after the chain in x
+(test images 2.0, noise 53), reconstruction error .073 by q and .046 after 10 steps in z.
 """
 
 from experiments import mnist_dual_mcmc
@@ -18,7 +20,7 @@ build = image_dual_mcmc
 
 def get_config() -> DualSettings:
     config = mnist_dual_mcmc.get_config()
-    config.latent_dim = 64
+    config.steps, config.latent_dim = 1000, 64
     config.data.source = 'npz:data/cifar10.npz'
     config.network = SizedDualNetworks()
     return config
