@@ -80,14 +80,41 @@ def define_part(values: Any, part: str) -> None:
     )
 
 
-def define_vary(values: Any) -> None:
-    """The flag that `rows` reads."""
+def define_study(values: Any, experiment: str) -> None:
+    """The flags of a study of rows of settings, see `base_of`, `rows` and `parts`.
+
+    Args: experiment: default of --experiment.
+    """
+    flags.DEFINE_string('workdir', None, 'Folder of the study.', flag_values=values)
+    flags.DEFINE_string('experiment', experiment, 'Whose settings.', flag_values=values)
+    flags.DEFINE_string(
+        'data', '', "The data set; default: the experiment's own.", flag_values=values
+    )
     flags.DEFINE_multi_string(
         'vary',
         None,
         'The settings of a row, as loss.alpha=0 loss.beta=.2; values without spaces.',
         flag_values=values,
     )
+    flags.DEFINE_integer('seeds', 1, 'Runs of each row.', 1, flag_values=values)
+    flags.DEFINE_integer(
+        'steps', 0, "Training steps of a run; 0: the experiment's own.", 0, flag_values=values
+    )
+    define_part(values, 'validation')
+    flags.mark_flag_as_required('workdir', values)
+
+
+def base_of(values: Any, fits: Callable[[Any], bool]) -> tuple[ModuleType, Any]:
+    """(the experiment, its settings with --data and --steps), which --data then names, too.
+
+    Args: fits: as in `modules`.
+    Raises: InputError, see `modules`.
+    """
+    (module,) = modules('experiment', [values.experiment], fits).values()
+    base = module.get_config()
+    base.data.source = values.data = values.data or base.data.source
+    base.steps = values.steps or base.steps
+    return module, base
 
 
 def changes_of(

@@ -19,11 +19,11 @@ pystoi) of the sound, over all recordings of a case one after the other. --speak
 recordings of the speakers that training left out. Writes WORKDIR/denoise.txt and denoise.json.
 """
 
+import functools
 import itertools
 import math
 import pathlib
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -157,7 +157,15 @@ def ways_of(
     model, frontend = experiment.model, experiment.model.speech
     found: dict[str, Callable[[], Cleaned]] = {}
 
-    def way(kind):
+    @functools.cache  # `afterwards` begins where it ends
+    def alone():
+        return denoised(model, params, given.before, c, prior=False)
+
+    def features(kind):
+        if kind == 'alone':
+            return alone()
+        if kind == 'afterwards':
+            return denoised(model, params, alone(), afterwards(c))
         own, used, labels = settings.copy(c), params, None
         if kind == 'plain':
             own.percentile = 0.0
@@ -165,17 +173,17 @@ def ways_of(
             used = init_state(jax.random.key(1), experiment.recipe).params
         if kind == 'given word':
             labels = np.argmax(np.stack(logits_of(model, params, given.before)), 1)
-        prior = kind not in ('alone', 'afterwards')
-        after = denoised(model, used, given.before, own, prior=prior, labels=labels)
-        if kind == 'afterwards':
-            after = denoised(model, params, after, afterwards(c))
+        return denoised(model, used, given.before, own, labels=labels)
+
+    def way(kind):
+        after = features(kind)
         return Cleaned(after, [frontend.sound(x) for x in after])
 
     for kind in kinds:
         if kind == 'given word' and frontend.by_frame:
             continue  # labels are those of frames
         if c.anchor or kind == 'plain':
-            found[kind] = partial(way, kind)
+            found[kind] = functools.partial(way, kind)
     return found
 
 

@@ -79,22 +79,11 @@ ELSEWHERE = {**arms.ELSEWHERE, 'steps': '--steps or --seconds'}
 
 def define(values: Any) -> None:
     """The flags."""
-    flags.DEFINE_string('workdir', None, 'Folder of the study.', flag_values=values)
+    arms.define_study(values, 'digits_dual_mcmc')
     flags.DEFINE_enum('table', None, list(TABLES), 'Which table.', flag_values=values)
-    flags.DEFINE_string('experiment', 'digits_dual_mcmc', 'Whose settings.', flag_values=values)
-    flags.DEFINE_string(
-        'data', '', "The data set; default: the experiment's own.", flag_values=values
-    )
-    arms.define_vary(values)
-    flags.DEFINE_integer('seeds', 1, 'Runs of each row.', 1, flag_values=values)
     flags.DEFINE_integer(
         'seconds', 0, 'Training time of a run; 0: the rows have equal steps.', 0, flag_values=values
     )
-    flags.DEFINE_integer(
-        'steps', 0, "Training steps of a run; 0: the experiment's own.", 0, flag_values=values
-    )
-    arms.define_part(values, 'validation')
-    flags.mark_flag_as_required('workdir', values)
 
 
 def is_dual(config: Any) -> bool:
@@ -155,10 +144,7 @@ def measure(
 
 def run(values: Any) -> None:
     """Train what is missing, write and print."""
-    (module,) = arms.modules('experiment', [values.experiment], is_dual).values()
-    base = module.get_config()
-    base.data.source = values.data = values.data or base.data.source
-    base.steps = values.steps or base.steps
+    module, base = arms.base_of(values, is_dual)
     rows = rows_of(base, values)
     use_all_cores(*(arms.configured(base, row) for row in rows.values()))
     workdir, (whole, datasets) = pathlib.Path(values.workdir), arms.parts(values)

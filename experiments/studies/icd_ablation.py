@@ -49,22 +49,11 @@ NORMS = ('grad_norm/kl', 'grad_norm/contrast')
 
 def define(values: Any) -> None:
     """The flags."""
-    flags.DEFINE_string('workdir', None, 'Folder of the study.', flag_values=values)
-    flags.DEFINE_string('experiment', 'digits_icd', 'Whose settings.', flag_values=values)
-    flags.DEFINE_string(
-        'data', '', "The data set; default: the experiment's own.", flag_values=values
-    )
+    arms.define_study(values, 'digits_icd')
     flags.DEFINE_string(
         'set', '', 'Settings of all rows, as network.width=8 loss.kl_chains=32.', flag_values=values
     )
-    arms.define_vary(values)
-    flags.DEFINE_integer('seeds', 1, 'Runs of each row.', 1, flag_values=values)
-    flags.DEFINE_integer(
-        'steps', 0, "Training steps of a run; 0: the experiment's own.", 0, flag_values=values
-    )
     flags.DEFINE_float('gap', 0.5, '|E+ - E-| that counts as collapse.', 0, flag_values=values)
-    arms.define_part(values, 'validation')
-    flags.mark_flag_as_required('workdir', values)
 
 
 def of_icd(config: Any) -> bool:
@@ -118,11 +107,8 @@ def plot(found: Mapping[str, Sequence[arms.Trace]], every: int) -> Figure:
 
 def run(values: Any) -> None:
     """Train what is missing, write and print."""
-    (module,) = arms.modules('experiment', [values.experiment], of_icd).values()
-    base = module.get_config()
+    module, base = arms.base_of(values, of_icd)
     settings.update(base, arms.changes_of(base, values.set, 'set', ELSEWHERE))
-    base.data.source = values.data = values.data or base.data.source
-    base.steps = values.steps or base.steps
     rows = arms.rows(base, values.vary, ELSEWHERE) if values.vary else claim()
     every = max(1, base.steps // POINTS)
     use_all_cores(*(arms.configured(base, changes) for changes in rows.values()))

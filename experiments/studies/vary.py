@@ -32,19 +32,8 @@ from experiments.studies import arms
 
 def define(values: Any) -> None:
     """The flags."""
-    flags.DEFINE_string('workdir', None, 'Folder of the study.', flag_values=values)
-    flags.DEFINE_string('experiment', 'digits_st_jem', 'Whose settings.', flag_values=values)
-    flags.DEFINE_string(
-        'data', '', "The data set; default: the experiment's own.", flag_values=values
-    )
-    arms.define_vary(values)
-    flags.DEFINE_integer('seeds', 1, 'Runs of each row.', 1, flag_values=values)
-    flags.DEFINE_integer(
-        'steps', 0, "Training steps of a run; 0: the experiment's own.", 0, flag_values=values
-    )
-    arms.define_part(values, 'validation')
-    for name in ('workdir', 'vary'):
-        flags.mark_flag_as_required(name, values)
+    arms.define_study(values, 'digits_st_jem')
+    flags.mark_flag_as_required('vary', values)
 
 
 def of_images(config: Any) -> bool:
@@ -67,16 +56,11 @@ def measure(experiment: Experiment, state: TrainState, judge: Pipeline) -> dict[
 
 def run(values: Any) -> None:
     """Train what is missing, write and print."""
-    (module,) = arms.modules('experiment', [values.experiment], of_images).values()
-    base = module.get_config()
-    if values.data:
-        base.data.source = values.data
+    module, base = arms.base_of(values, of_images)
     if values.steps:
-        base.steps = values.steps
         base.optimizer.warmup = min(base.optimizer.warmup, values.steps // 4)
     varied = arms.rows(base, values.vary)
     use_all_cores(*(arms.configured(base, changes) for changes in varied.values()))
-    values.data = base.data.source
     workdir, (whole, datasets) = pathlib.Path(values.workdir), arms.parts(values)
 
     @functools.cache  # fitted once, and only where something is measured
