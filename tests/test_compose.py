@@ -10,7 +10,7 @@ import pytest
 
 from ebm_jax import composition, mcmc
 from ebm_jax.apply.sampling import sample
-from experiments.studies import digits_compose
+from experiments.studies import composing
 
 
 def gaussian(mean, variance):
@@ -178,11 +178,11 @@ def test_runs_are_composed_each_with_its_own_parameters_and_label():
         both((1.0, 3.0), jnp.array([0.5]), jnp.array([0]))
 
 
-def test_the_study_of_digits_puts_conditions_on_all_attributes_but_the_first():
+def test_the_studies_put_conditions_on_all_attributes_but_the_first():
     """p(x|class) p(stroke|x) p(slant|x) by hand; levels are traced in the study, so the wanted one
     comes first."""
     wanted = {'class': np.array([7, 3]), 'stroke': np.array([0, 2]), 'slant': np.array([2, 1])}
-    way = digits_compose.ways_of_and(('class', 'stroke', 'slant'), wanted)['conditions']
+    way = composing.ways_of_and(('class', 'stroke', 'slant'), wanted)['conditions']
     assert list(way.runs) == ['class', *['stroke'] * 3, *['slant'] * 3]
     np.testing.assert_array_equal(way.labels, [[7, 0, 1, 2, 2, 0, 1], [3, 2, 0, 1, 1, 2, 0]])
     energies = {

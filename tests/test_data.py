@@ -8,7 +8,9 @@ import sys
 import jax
 import numpy as np
 import pytest
+from matplotlib.colors import rgb_to_hsv
 from PIL import Image
+from scipy import stats
 from tfds_sets import png, prepare
 
 from ebm_jax import data
@@ -291,6 +293,26 @@ def test_changed_sets():
         for a, b in itertools.permutations(examples.x, 2)
     }
     assert all(image.tobytes() in halves for image in mixed.x)
+
+
+def test_coloured_images_have_one_saturated_colour_each(tmp_path):
+    """The brightest channel is the grey image, the darkest is 0; hues are uniform."""
+    grey = data.digits('train')
+    x = data.coloured(grey).x
+    assert x.shape == (*grey.x.shape[:3], 3) and x.dtype == np.uint8
+    np.testing.assert_array_equal(x.max(-1, keepdims=True), grey.x)
+    np.testing.assert_array_equal(x.min(-1), 0)
+    turns = rgb_to_hsv(x.sum((1, 2)) / x.sum((1, 2)).max())[:, 0]
+    assert stats.kstest(turns, 'uniform').pvalue > 0.01
+    np.savez(tmp_path / 'grey.npz', x=grey.x, y=grey.y)
+    source = f'npz:{tmp_path}/grey.npz?coloured=true'
+    np.testing.assert_array_equal(load(source, 'train').x, x)
+    assert load(f'{source}&test=.1', 'test').x.shape[1:] == (8, 8, 3)
+    with pytest.raises(InputError, match='coloured must be true or false'):
+        load(source.replace('true', '1'), 'train')
+    np.savez(tmp_path / 'grey.npz', x=x, y=grey.y)
+    with pytest.raises(InputError, match='it has 3 channels, not 1'):
+        load(source, 'train')
 
 
 def test_images_on_disk_are_those_in_memory(tmp_path):

@@ -448,6 +448,12 @@ def test_attributes_of_drawn_strokes():
     np.testing.assert_array_equal(
         attributes.level(values, attributes.thirds(values)), np.repeat([0, 1, 2], 3)
     )
+    colours = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 128], [255, 128, 0]])
+    drawn = np.round((images[[1, 2, 1, 0]] / 255) * colours[:, None, None]).astype(np.uint8)
+    np.testing.assert_allclose(attributes.hue(drawn), [1 / 6, 1 / 2, 5 / 6, 1 / 4], atol=2e-3)
+    np.testing.assert_allclose(attributes.slant(drawn), [1, -1, 1, 0], atol=1e-6)
+    weights = [1, 1, 128 / 255, 128 / 255]
+    np.testing.assert_allclose(attributes.stroke_weight(drawn), weights, atol=1e-6)
     train = data.digits('train')
     relabelled = attributes.relabelled(train, 'slant', attributes.thirds(attributes.slant(train.x)))
     assert np.bincount(relabelled.y).tolist() == [479, 479, 479] and relabelled.x is train.x

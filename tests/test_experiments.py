@@ -32,7 +32,7 @@ from experiments.commands import compose as compose_runs
 from experiments.common import building, launch, report, runs, settings, sources
 from experiments.common.section import Shown
 from experiments.evaluations import density, full, robustness
-from experiments.studies import digits_compose
+from experiments.studies import composing
 
 SHARED = ROOT.parent / 'shared' / 'data'
 NAMES = [
@@ -456,14 +456,19 @@ def test_the_table_of_compare_fits_the_terminal(monkeypatch):
 
 
 @pytest.mark.slow
-def test_digits_compose_trains_measures_and_continues(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(digits_compose, 'LABELS', ('class', 'slant'))  # two of its three runs
-    monkeypatch.setattr(digits_compose, 'PAIRS', ((3, 8),))
+def test_compositions_are_trained_measured_and_continued(tmp_path, monkeypatch, capsys):
+    """Of coloured digits: class and colour, two of the study's four runs."""
+    monkeypatch.setattr(composing, 'PAIRS', ((3, 8),))
+    grey = {split: data.digits(split) for split in ('train', 'test')}
+    arrays = {f'{key}_{split}': getattr(grey[split], key) for split in grey for key in 'xy'}
+    np.savez(tmp_path / 'digits.npz', **arrays)
     small = [argument.replace('--config.', '--config.icd.') for argument in SMALL_ICD]
     arguments = [
-        'experiments.studies.digits_compose',
+        'experiments.studies.coloured_compose',
         f'--workdir={tmp_path}/compose',
         *small,
+        f'--config.icd.data.source=npz:{tmp_path}/digits.npz?coloured=true',
+        '--config.compose.attributes=("colour",)',
         '--config.icd.steps=1',
         '--config.icd.picture_every=9',
         '--config.compose.num=8',
@@ -473,19 +478,21 @@ def test_digits_compose_trains_measures_and_continues(tmp_path, monkeypatch, cap
     assert set(found['and']) == {
         'real images',
         'class',
-        'slant',
-        'class AND slant',
-        'class AND slant, by conditions',
+        'colour',
+        'class AND colour',
+        'class AND colour, by conditions',
     }
-    assert set(found['or']) == {'3 OR 8'} and set(found['not']) == {'NOT left', 'NOT right'}
-    assert set(found['not']['NOT left']) == {'alone', 'difference', 'conditions'}
-    row = found['and']['class AND slant, by conditions']
+    assert set(found['or']) == {'3 OR 8'} and set(found['not']) == {'NOT red', 'NOT blue'}
+    assert set(found['not']['NOT red']) == {'alone', 'difference', 'conditions'}
+    real = found['and']['real images']
+    np.testing.assert_allclose([real['class'], real['colour']], [0.1, 1 / 3], atol=0.06)
+    row = found['and']['class AND colour, by conditions']
     assert 0 <= row['interval'][0] <= row['asked'] <= row['interval'][1] <= 1
     again = in_process(monkeypatch, capsys, *arguments)
     assert (
         again.count('already trained') == 2 and first.splitlines()[-5:] == again.splitlines()[-5:]
     )
-    assert (tmp_path / 'compose' / 'samples' / 'class_and_slant_by_conditions.png').exists()
+    assert (tmp_path / 'compose' / 'samples' / 'class_and_colour_by_conditions.png').exists()
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from commands import assert_one_sentence, in_process, succeed
+from spoken import digits_folder
 
 from ebm_jax.errors import InputError
 from ebm_jax.evaluate import extractor
@@ -340,11 +341,15 @@ def test_optimisers_of_the_study(name):
     np.testing.assert_allclose(second['w'], times * first['w'], rtol=1e-4)
 
 
-def test_frames_have_their_own_network():
-    with pytest.raises(InputError, match='frames have the convolutions'):
+def test_speech_has_the_network_of_its_experiment(tmp_path):
+    with pytest.raises(InputError, match='speech has the convolutions'):
         systems.task_of('frames:FILE.npz', 'mlp')
-    with pytest.raises(InputError, match='npz:FILE.*frames:FILE'):
+    with pytest.raises(InputError, match='npz:FILE.*frames:FILE.*fsdd:FILE'):
         systems.task_of('nonsense')
+    task = systems.task_of(f'fsdd:{digits_folder(tmp_path, rate=8000)}')
+    assert task.train.x.shape[1:] == (32, 40, 1) and task.train.num_classes == 2
+    params = task.network.init(jax.random.key(0), jnp.zeros((32, 40, 1)))
+    assert task.network.apply(params, jnp.zeros((32, 40, 1))).shape == (2,)
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@
 from ebm_jax.data.examples import (
     Examples,
     batch_at,
+    coloured,
     digits,
     divided,
     few_of_each,
@@ -27,6 +28,7 @@ __all__ = [
     'Examples',
     'OnDisk',
     'batch_at',
+    'coloured',
     'digits',
     'divided',
     'few_of_each',

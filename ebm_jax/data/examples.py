@@ -320,6 +320,26 @@ def inverted(examples: Examples) -> Examples:
     )
 
 
+def coloured(examples: Examples, seed: int = 0) -> Examples:
+    """Grey images in a colour each: the channels are multiplied by a fully saturated colour whose
+    hue is uniform over the circle, so that it says nothing about the class.
+
+    Returns: the examples as RGB.
+    Raises: InputError where they are not grey.
+    Source: ours, as coloured versions of MNIST are made.
+    """
+    from matplotlib.colors import hsv_to_rgb
+
+    if examples.x.shape[-1] != 1:
+        raise InputError(
+            f'{examples.name} cannot be coloured: it has {examples.x.shape[-1]} channels, not 1'
+        )
+    turns = np.random.default_rng(seed).random(len(examples.x))
+    colours = hsv_to_rgb(np.stack([turns, *np.ones((2, len(turns)))], 1)).astype(np.float32)
+    x = np.round(examples.x * colours[:, None, None]).astype(np.uint8)
+    return examples._replace(name=f'{examples.name} coloured', x=x)
+
+
 def uniform_noise(examples: Examples, seed: int = 0) -> Examples:
     """The same number of images of independent uniform pixels; for features, uniform in [-1, 1]."""
     rng, shape = np.random.default_rng(seed), examples.x.shape

@@ -1,5 +1,5 @@
-"""Attributes of grey digits that are computed from the image, to measure whether samples have the
-attributes they were asked for."""
+"""Attributes of digits, bright strokes on black, that are computed from the image, to measure
+whether samples have the attributes they were asked for."""
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -8,30 +8,50 @@ from ebm_jax.data import Examples
 from ebm_jax.images import as_unit
 
 
+def ink(images: ArrayLike) -> np.ndarray:
+    """How bright each pixel is, the largest of its channels: [N, H, W, C] -> [N, H, W] in
+    [0, 1]."""
+    images = np.asarray(images)
+    return as_unit(images).reshape(images.shape).max(-1)
+
+
 def stroke_weight(images: ArrayLike) -> np.ndarray:
     """How dark the ink is, sum x^2 / sum x with ink x in [0, 1]: [N, H, W, C] -> [N] in [0, 1],
     high for bold strokes."""
-    ink = as_unit(images)
-    return np.sum(ink**2, 1) / np.maximum(np.sum(ink, 1), 1e-9)
+    x = ink(images)
+    return np.sum(x**2, (1, 2)) / np.maximum(np.sum(x, (1, 2)), 1e-9)
 
 
 def slant(images: ArrayLike) -> np.ndarray:
     """How far strokes lean to the right, -cov(column, row) / var(row) of the ink: [N, H, W, C] ->
     [N], 0 upright."""
-    images = np.asarray(images)
-    ink = as_unit(images).reshape(*images.shape[:3], -1).mean(3)
-    ink = ink / np.maximum(ink.sum((1, 2), keepdims=True), 1e-9)
-    rows, columns = np.mgrid[: ink.shape[1], : ink.shape[2]]
+    x = ink(images)
+    x = x / np.maximum(x.sum((1, 2), keepdims=True), 1e-9)
+    rows, columns = np.mgrid[: x.shape[1], : x.shape[2]]
 
     def mean(values):
-        return np.sum(ink * values, (1, 2))
+        return np.sum(x * values, (1, 2))
 
     covariance = mean(rows * columns) - mean(rows) * mean(columns)
     return -covariance / np.maximum(mean(rows**2) - mean(rows) ** 2, 1e-9)
 
 
-ATTRIBUTES = {'stroke': stroke_weight, 'slant': slant}
-LEVELS = {'stroke': ('thin', 'medium', 'bold'), 'slant': ('left', 'upright', 'right')}
+def hue(images: ArrayLike) -> np.ndarray:
+    """Hue of the mean colour, from magenta on, so that the thirds are red, green and blue: RGB
+    [N, H, W, 3] -> [N] in [0, 1), in turns."""
+    from matplotlib.colors import rgb_to_hsv
+
+    images = np.asarray(images)
+    colour = as_unit(images).reshape(images.shape).mean((1, 2))
+    return (rgb_to_hsv(np.clip(colour, 0, 1))[:, 0] + 1 / 6) % 1
+
+
+ATTRIBUTES = {'stroke': stroke_weight, 'slant': slant, 'colour': hue}
+LEVELS = {
+    'stroke': ('thin', 'medium', 'bold'),
+    'slant': ('left', 'upright', 'right'),
+    'colour': ('red', 'green', 'blue'),
+}
 
 
 def thirds(values: np.ndarray) -> np.ndarray:
@@ -45,7 +65,7 @@ def level(values: np.ndarray, edges: np.ndarray) -> np.ndarray:
 
 
 def relabelled(examples: Examples, attribute: str, edges: np.ndarray) -> Examples:
-    """The same images, labelled by their level of an attribute ('stroke' or 'slant')."""
+    """The same images, labelled by their level of an attribute, a name of ATTRIBUTES."""
     return Examples(
         f'{examples.name} by {attribute}',
         examples.x,

@@ -1,5 +1,6 @@
-"""Data by name: 'digits', 'npz:FILE[?test=.1]', 'folder:FOLDER[?size=64&test=.1]',
-'tfds:NAME[@FOLDER][?size=64&label=FIELD&memory=false]'. test=.1 cuts a tenth off for tests."""
+"""Data by name: 'digits', 'npz:FILE[?test=.1&coloured=true]', 'folder:FOLDER[?size=64&test=.1]',
+'tfds:NAME[@FOLDER][?size=64&label=FIELD&memory=false]'. test=.1 cuts a tenth off for tests;
+coloured=true gives each grey image a colour (`data.coloured`)."""
 
 import pathlib
 import tomllib
@@ -46,24 +47,26 @@ def load(source: str, split: str) -> Examples:
     if kind == 'digits' and not where:
         return data.digits(split)
     if kind in ('npz', 'folder') and where:
-        where, options = options_of(source, ('test', 'size') if kind == 'folder' else ('test',))
+        own = 'size' if kind == 'folder' else 'coloured'
+        where, options = options_of(source, ('test', own))
         size, share = _pixels(source, options), options.get('test')
+        coloured = _truth(source, options, 'coloured', 'false')
         # what is to be divided comes as one set
         asked = split if share is None else 'train'
         found = data.npz(where, asked) if kind == 'npz' else data.folder(where, asked, size)
-        return found if share is None else data.divided(found, _share(source, share), split)
+        if share is not None:
+            found = data.divided(found, _share(source, share), split)
+        return data.coloured(found) if coloured else found
     if kind == 'tfds' and where:
         name, folder, options = tfds_parts(source, ('size', 'label', 'memory'))
-        memory = options.pop('memory', 'true')
-        if memory not in ('true', 'false'):
-            raise InputError(f'{source!r}: memory must be true or false, got {memory!r}')
         # what is tested is small, and looked at from all sides
-        in_memory = memory == 'true' or split == 'test'
+        in_memory = _truth(source, options, 'memory', 'true') or split == 'test'
         pixels = _pixels(source, options)
-        options.pop('size', None)
+        for read in ('memory', 'size'):
+            options.pop(read, None)
         return data.tfds(name, split, folder, size=pixels, memory=in_memory, **options)
     raise InputError(
-        f'unknown data {source!r}: give digits, npz:FILE[?test=.1], '
+        f'unknown data {source!r}: give digits, npz:FILE[?test=.1&coloured=true], '
         'folder:FOLDER[?size=64&test=.1] or '
         'tfds:NAME[@FOLDER][?size=64&label=FIELD&memory=false]'
     )
@@ -74,6 +77,13 @@ def _pixels(source, options):
     if size is not None and not (size.isdecimal() and int(size) > 0):
         raise InputError(f'{source!r}: the size must be a whole number of pixels, got {size!r}')
     return int(size) if size else None
+
+
+def _truth(source, options, name, default):
+    text = options.get(name, default)
+    if text not in ('true', 'false'):
+        raise InputError(f'{source!r}: {name} must be true or false, got {text!r}')
+    return text == 'true'
 
 
 def _share(source, text):

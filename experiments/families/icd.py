@@ -267,9 +267,9 @@ def labelled_splits(c: IcdData) -> Datasets:
         remaining = np.unique(train.y)  # renumbered, so that no class is without examples
         train, test = (_renumbered(examples, remaining) for examples in (train, test))
     if c.label != 'class':
-        if train.x.shape[-1] != 1:
+        if c.label == 'colour' and train.x.shape[-1] != 3:
             raise InputError(
-                f'--config.data.label={c.label} is measured on grey images, but {train.name} has '
+                f'--config.data.label=colour is measured on RGB images, but {train.name} has '
                 f'{train.x.shape[-1]} channels'
             )
         edges = thirds(ATTRIBUTES[c.label](train.x))

@@ -11,7 +11,7 @@ import jax
 import optax
 
 from ebm_jax import adapt, audio, augment, data, initial, kernels, mcmc, objectives, replay
-from ebm_jax.data import Examples, recordings
+from ebm_jax.data import Examples
 from ebm_jax.errors import InputError
 from ebm_jax.evaluate import attacks
 from ebm_jax.methods import dual_mcmc
@@ -21,9 +21,10 @@ from ebm_jax.methods.jem import jem
 from ebm_jax.networks import ConvNet, Generator, InferenceNet, WideResNet, per_example
 from ebm_jax.train import Recipe, per_network
 from ebm_jax.types import InitialSampler, Network, Transition, WeightRule
-from experiments import phonemes_st_jem
+from experiments import phonemes_st_jem, spoken_digits_st_jem
 from experiments.common import sources
 from experiments.common.settings import setting
+from experiments.families.speech_jem import load_speech
 
 BATCH, NUM_NEGATIVES, SHARDS = 64, 64, 8
 ENERGY = per_example(ConvNet(1, (16, 32), (1, 2)))
@@ -36,6 +37,8 @@ def _mlp(num_classes: int) -> nn.Module:
     return nn.Sequential([lambda x: x.reshape(len(x), -1), *hidden, nn.Dense(num_classes)])
 
 
+# {kind of source: the experiment whose network, features and noise its runs have}
+SPEECH = {'frames': phonemes_st_jem, 'fsdd': spoken_digits_st_jem}
 # of JEM and ST-JEM on images, none with normalisation: {name: number of classes -> module}
 CLASSIFIERS: dict[str, Callable[[int], nn.Module]] = {
     'convolutions': ConvNet,
@@ -76,17 +79,20 @@ class Task(NamedTuple):
 
 
 def task_of(source: str, network: str = 'convolutions') -> Task:
-    """Images (the built-in digits, or any that `sources.datasets_of` names), or frames of speech.
+    """Images (the built-in digits, or any that `sources.datasets_of` names), frames of speech, or
+    windows of spoken digits.
 
-    Args: network: one of CLASSIFIERS; frames have that of `phonemes_st_jem`.
+    Args: network: one of CLASSIFIERS; speech has that of its experiment in SPEECH.
     Raises: InputError for another source.
     """
-    kind, _, file = source.partition(':')
-    if kind != 'frames':
+    kind = source.partition(':')[0]
+    if kind not in SPEECH:
         try:
             images = sources.datasets_of(source)
         except InputError as error:
-            raise InputError(f'{error}; or frames:FILE.npz, frames of speech') from error
+            raise InputError(
+                f'{error}; or speech: frames:FILE.npz, fsdd:FILE.npz or fsdd:FOLDER'
+            ) from error
         return Task(
             images.train,
             images.test,
@@ -96,16 +102,17 @@ def task_of(source: str, network: str = 'convolutions') -> Task:
         )
     if network != 'convolutions':
         raise InputError(
-            f'--config.network={network} is for images: frames have the convolutions of '
-            'phonemes_st_jem'
+            f'--config.network={network} is for images: speech has the convolutions of its '
+            'experiment'
         )
-    config = phonemes_st_jem.get_config()
-    frames = recordings.frames(file)
-    shape = frames.train.x.shape[1:]
+    config = SPEECH[kind].get_config()
+    config.data.source = source
+    windows = load_speech(config)
+    shape = windows.train.x.shape[1:]
     return Task(
-        frames.train,
-        frames.test,
-        config.network.build(len(frames.names), shape),
+        windows.train,
+        windows.test,
+        config.network.build(windows.train.num_classes, shape),
         initial.normal(shape, 1 / audio.SPAN),
         augment.gaussian_noise(config.data.noise),
     )
@@ -214,7 +221,9 @@ ADJUSTABLE = ('jem', 'st_jem')  # those set up for other data, networks and opti
 class Grid:
     """The runs of the study."""
 
-    data: str = setting('digits', 'digits, npz:FILE or another set of images, or frames:FILE.npz')
+    data: str = setting(
+        'digits', 'digits, npz:FILE or another set of images, frames:FILE.npz or fsdd:FILE.npz'
+    )
     systems: tuple[str, ...] = setting(tuple(SYSTEMS), 'systems', choices=tuple(SYSTEMS))
     seeds: int = setting(5, 'runs of each setting', low=1)
     steps: int = setting(600, 'training steps of a run', low=1)
