@@ -12,20 +12,30 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from commands import assert_one_sentence, in_process, succeed
+from jax.flatten_util import ravel_pytree
+from scipy import special
 from spoken import digits_folder
 
+from ebm_jax import devices as across
+from ebm_jax import objectives
 from ebm_jax.errors import InputError
 from ebm_jax.evaluate import extractor
 from ebm_jax.images import as_float
 from ebm_jax.networks import ConvNet, per_example
 from ebm_jax.sharding import shard_batch, shard_state
-from ebm_jax.train import init_state, make_train_step, state_shapes, trace_step
+from ebm_jax.train import (
+    init_state,
+    make_local_step,
+    make_train_step,
+    state_shapes,
+    trace_step,
+)
 from ebm_jax.types import UNCONDITIONAL
 from experiments import digits_jem
 from experiments.common import runs, settings, sources
 from experiments.common.building import recovery_actions
 from experiments.families.jem import JemChain, training_chains
-from experiments.studies import stability, stability_figures, systems
+from experiments.studies import sharpness, stability, stability_figures, systems
 
 SMALL = [
     '--config.batch_size=16',
@@ -127,6 +137,56 @@ def test_a_run_that_diverges_recovers_by_its_configuration(recovered):
     assert text.endswith('Back to step 0, with learning rate x 1e-10.\n')
     rows = [json.loads(line) for line in (recovered / 'metrics.jsonl').read_text().splitlines()]
     assert [row['step'] for row in rows if 'loss' in row] == [1, 2, 4, 6]
+
+
+def test_sharpness_of_a_quadratic_and_of_balanced_weights():
+    """The largest eigenvalue, not that of largest magnitude; of a contrast with balanced weights of
+    energies theta.a_i, the curvature of log sum exp: the covariance of a_i under the weights."""
+    rng = np.random.default_rng(0)
+    axes, _ = np.linalg.qr(rng.normal(size=(60, 60)))
+    matrix = (axes * np.linspace(-9, 4, 60)) @ axes.T
+    point = rng.normal(size=60)
+    found = sharpness.largest_eigenvalue(lambda at: matrix @ at, point)
+    np.testing.assert_allclose(found, 4, rtol=1e-2)
+
+    positives, negatives = rng.normal(size=(2, 8, 60))
+    theta = 0.2 * rng.normal(size=60)
+
+    def contrast(at):
+        e_pos, e_neg = positives @ at, negatives @ at
+        return sum(objectives.contrast(e_pos, e_neg, objectives.balanced(e_pos, e_neg)))
+
+    with jax.enable_x64():
+        gradient = jax.jit(jax.grad(contrast))
+        found = sharpness.largest_eigenvalue(lambda at: np.asarray(gradient(at)), theta)
+    every = np.concatenate([positives, negatives])
+    weights = special.softmax(-every @ theta)
+    covariance = np.cov(every.T, aweights=weights, ddof=0)
+    np.testing.assert_allclose(found, np.linalg.eigvalsh(covariance)[-1], rtol=2e-2)
+
+
+def test_sharpness_is_measured_until_a_run_diverges(tmp_path, monkeypatch, capsys):
+    """Of the gradient that the training step takes: a rate of 1e6 diverges at the second step."""
+    task = systems.task_of('digits')._replace(
+        network=SMALL_NETWORK, optimizer=systems.OPTIMIZERS['sgd']
+    )
+    run = systems.recipe(task, systems.Setting('jem', 1, 0.1, 1.0))
+    with across.independent():
+        state, batch = init_state(jax.random.key(0), run), run.batch_at(0)
+        gradient, at = sharpness.training_gradients(run)(state, batch)
+        after, _ = make_local_step(run)(state, batch)
+    step = (at - np.asarray(ravel_pytree(after.params)[0])) / 0.1
+    np.testing.assert_allclose(gradient(at), step, atol=1e-4)
+    monkeypatch.setattr(sharpness, 'task_of', lambda data, network: task)
+    name, there = 'experiments.studies.sharpness', f'--workdir={tmp_path}/sharpness'
+    printed = in_process(monkeypatch, capsys, name, there, '--rate=1e6', '--num_steps=1')
+    found = json.loads((tmp_path / 'sharpness' / 'sharpness.json').read_text())
+    assert found['limit'] == pytest.approx(3.8e-6)
+    for one in found['curves'].values():
+        assert one['diverged_at'] and max(one['step']) < one['diverged_at'] <= 30
+    assert 'diverged at step' in printed
+    assert (tmp_path / 'sharpness' / 'sharpness.png').exists()
+    assert_one_sentence(monkeypatch, capsys, '--rate must be above 0', name, there, '--rate=0')
 
 
 @pytest.mark.slow
@@ -341,6 +401,14 @@ def test_optimisers_of_the_study(name):
     np.testing.assert_allclose(second['w'], times * first['w'], rtol=1e-4)
 
 
+def test_gradients_of_the_study_are_clipped():
+    """(3, 4) of norm 5 to norm .5, then the step."""
+    optimizer = systems.clipped(systems.OPTIMIZERS['sgd'], 0.5)(0.1)
+    grads = {'w': jnp.array([3.0, 4.0])}
+    step, _ = optimizer.update(grads, optimizer.init(grads), grads)
+    np.testing.assert_allclose(step['w'], [-0.03, -0.04], rtol=1e-5)
+
+
 def test_speech_has_the_network_of_its_experiment(tmp_path):
     with pytest.raises(InputError, match='speech has the convolutions'):
         systems.task_of('frames:FILE.npz', 'mlp')
@@ -398,7 +466,12 @@ def test_the_study_counts_what_diverged_and_continues(tmp_path, monkeypatch, cap
     assert in_process(monkeypatch, capsys, *arguments) == first
     assert asked[-1] == ('digits', 'convolutions') and len(tasks) == 1
     older = json.loads((tmp_path / 'stability.json').read_text())
-    for name in ('network', 'optimizer', 'alpha'):  # as it was before there were these settings
+    for name in (
+        'network',
+        'optimizer',
+        'clip',
+        'alpha',
+    ):  # as it was before there were these settings
         del older['config'][name]
     (tmp_path / 'stability.json').write_text(json.dumps(older))
     assert in_process(monkeypatch, capsys, *arguments) == first and len(tasks) == 1

@@ -68,25 +68,34 @@ class JemBuffer(Buffer):
     initial: str = setting(
         'uniform',
         'initial distribution: uniform noise, or a Gaussian of each class, fitted to 1,000 of its '
-        'training images at 8x8 pixels',
+        'training images at `side` pixels',
         choices=('uniform', 'class_gaussian'),
     )
+    side: int = setting(8, 'pixels of a side at which these Gaussians are fitted', low=2)
+    rank: int = setting(8, 'principal components of each of these Gaussians', low=1)
+
+    @property
+    def plain(self) -> Part:
+        """The initial distribution without classes."""
+        return Part('uniform')
 
     def part(self, train: data.Examples, labelled: np.ndarray | None = None) -> Part:
-        """The initial distribution of chains for images.
+        """The initial distribution of chains.
 
         Args: labelled: the training examples [n] whose labels may be seen; None for all.
         """
-        if self.initial == 'uniform':
-            return Part('uniform')
+        if self.initial != 'class_gaussian':
+            return self.plain
         seen = np.arange(len(train.y)) if labelled is None else labelled
         of_classes = [seen[train.y[seen] == label][:1000] for label in range(train.num_classes)]
         some = train.rows(np.sort(np.concatenate(of_classes)))
         try:
-            fitted = fit_class_gaussians(as_float(some.x), some.y, train.num_classes)
+            fitted = fit_class_gaussians(
+                as_float(some.x), some.y, train.num_classes, side=self.side, rank=self.rank
+            )
         except ValueError as error:
             raise InputError(
-                f'--config.buffer.initial=class_gaussian: {error}; use uniform'
+                f'--config.buffer.initial=class_gaussian: {error}; use {self.plain.name}'
             ) from error
         return Part(self.initial, {'gaussians': fitted.to_text()})
 

@@ -16,11 +16,11 @@ from ebm_jax.errors import InputError
 from ebm_jax.spec import FEATURES, Part
 from ebm_jax.types import Kernel, Network
 from experiments.common.experiment import Evaluation, Experiment, SpeechRun
-from experiments.common.groups import Buffer, Denoise
+from experiments.common.groups import Denoise
 from experiments.common.settings import group, setting
 from experiments.common.sources import Datasets, tfds_parts
 from experiments.evaluations import speech_quality, spoken_frames
-from experiments.families.jem import JemSettings, jem_experiment
+from experiments.families.jem import JemBuffer, JemSettings, jem_experiment
 from experiments.families.networks import Conv1DNetwork
 
 SOURCES = (
@@ -61,13 +61,29 @@ class Features:
 
 
 @dataclass
+class SpeechBuffer(JemBuffer):
+    """The replay buffer, and where its chains begin."""
+
+    initial: str = setting(
+        'normal',
+        'initial distribution: normal noise of the standard deviation of the features, or a '
+        'Gaussian of each class, fitted to 1,000 of its training windows at `side` values',
+        choices=('normal', 'class_gaussian'),
+    )
+
+    @property
+    def plain(self) -> Part:
+        return Part('normal', {'scale': 1 / audio.SPAN})
+
+
+@dataclass
 class SpeechSettings(JemSettings):
     """A JEM or ST-JEM run on speech."""
 
     data: Any = group(SpeechData)
     features: Features = group(Features)
     denoise: Denoise = group(Denoise)
-    buffer: Any = group(Buffer)
+    buffer: Any = group(SpeechBuffer)
     network: Any = group(Conv1DNetwork)
     ood: tuple[str, ...] = setting(
         ('inverted', 'noise'),
@@ -111,7 +127,7 @@ def speech_jem(
         config,
         datasets,
         network or config.network.build(datasets.train.num_classes, datasets.train.x.shape[1:]),
-        initial=Part('normal', {'scale': 1 / audio.SPAN}),
+        initial=config.buffer.part(datasets.train),
         prepare=augment.chain(*masks, noise),
         prepare_test=augment.chain(noise),
         kernel=kernel,

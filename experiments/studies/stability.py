@@ -58,6 +58,7 @@ from experiments.studies.systems import (
     Grid,
     Setting,
     Task,
+    clipped,
     name_of,
     recipe,
     task_of,
@@ -246,7 +247,7 @@ def check(c: Grid) -> None:
             f'--config.systems={",".join(c.systems)}: on data other than digits only '
             f'{" and ".join(ADJUSTABLE)} are set up: give {GIVE}'
         )
-    for name in ('network', 'optimizer', 'alpha'):
+    for name in ('network', 'optimizer', 'clip', 'alpha'):
         if getattr(c, name) != getattr(Grid(), name) and not set(c.systems) <= set(ADJUSTABLE):
             raise InputError(f'--config.{name} is of {" and ".join(ADJUSTABLE)} alone: give {GIVE}')
 
@@ -279,7 +280,8 @@ def run(values: Any) -> None:
     use_all_cores(c)
     file = workdir / 'stability.json'
     found = opened(file, c)
-    task = task_of(c.data, c.network)._replace(optimizer=OPTIMIZERS[c.optimizer], alpha=c.alpha)
+    optimizer = clipped(OPTIMIZERS[c.optimizer], c.clip)
+    task = task_of(c.data, c.network)._replace(optimizer=optimizer, alpha=c.alpha)
     workdir.mkdir(parents=True, exist_ok=True)
     for one in c.all_settings():
         if name_of(one, 0) not in found['runs']:

@@ -46,7 +46,18 @@ CLASSIFIERS: dict[str, Callable[[int], nn.Module]] = {
     'mlp': _mlp,
 }
 Optimizer = Callable[[jax.typing.ArrayLike], optax.GradientTransformation]  # of a learning rate
-OPTIMIZERS: dict[str, Optimizer] = {'adam': optax.adam, 'sgd': partial(optax.sgd, momentum=0.9)}
+MOMENTUM = 0.9
+OPTIMIZERS: dict[str, Optimizer] = {
+    'adam': optax.adam,
+    'sgd': partial(optax.sgd, momentum=MOMENTUM),
+}
+
+
+def clipped(optimizer: Optimizer, norm: float) -> Optimizer:
+    """The optimiser of gradients of that norm at most; 0: any."""
+    if not norm:
+        return optimizer
+    return lambda rate: optax.chain(optax.clip_by_global_norm(norm), optimizer(rate))
 
 
 class Setting(NamedTuple):
@@ -234,6 +245,7 @@ class Grid:
         'convolutions', 'of JEM and ST-JEM on images', choices=tuple(CLASSIFIERS)
     )
     optimizer: str = setting('adam', 'of JEM and ST-JEM', choices=tuple(OPTIMIZERS))
+    clip: float = setting(0.0, 'largest norm of a gradient of JEM and ST-JEM; 0: any', low=0)
     alpha: float = setting(
         0.0,
         'weight of mutual information in JEM and ST-JEM; above 0 half of the chains have a class',
