@@ -27,8 +27,9 @@ def as_float(images: ArrayLike) -> np.ndarray:
 
 
 def as_uint8(images: ArrayLike) -> np.ndarray:
-    """Floats in [-1, 1] (clipped to it) -> uint8 in [0, 255], of the same shape."""
-    return np.round((np.clip(np.asarray(images), -1, 1) + 1) * 127.5).astype(np.uint8)
+    """Floats in [-1, 1] (clipped to it; NaN to -1) -> uint8 in [0, 255], of the same shape."""
+    clipped = np.nan_to_num(np.clip(np.asarray(images), -1, 1), nan=-1.0)
+    return np.round((clipped + 1) * 127.5).astype(np.uint8)
 
 
 def as_pixels(images: ArrayLike) -> np.ndarray:

@@ -74,7 +74,8 @@ def fit_class_gaussians(
     the largest entry of each eigenvector is positive, so that other machines find the same.
 
     Args:
-      x: images [N, H, W, channels], reduced to side x side before. y: labels [N] in [0, C).
+      x: images [N, H, W, channels], reduced to at most `side` rows and columns before. y: labels
+        [N] in [0, C).
       rank: R, at least 1, and less than the values of a reduced image.
     Raises: ValueError for a class of fewer than two images, a rank out of range, or other shapes.
     Source: Tipping & Bishop 1999; as initial distribution: our reading of the informative
@@ -83,9 +84,9 @@ def fit_class_gaussians(
     x, y = np.asarray(x, np.float32), np.asarray(y)
     if x.ndim != 4 or y.shape != x.shape[:1]:
         raise ValueError(f'x must be [N, H, W, channels] and y [N], got {x.shape} and {y.shape}')
-    side = min(side, *x.shape[1:3])
+    rows, columns = (min(side, n) for n in x.shape[1:3])
     reduced = np.asarray(
-        jax.image.resize(x, (len(x), side, side, x.shape[3]), 'linear'), np.float64
+        jax.image.resize(x, (len(x), rows, columns, x.shape[3]), 'linear'), np.float64
     )
     flat = reduced.reshape(len(x), -1)
     if not 1 <= rank < flat.shape[1]:
@@ -99,10 +100,10 @@ def fit_class_gaussians(
         variance = max(values[:-rank].mean(), 0.0)
         scales = np.sqrt(np.maximum(values[-rank:] - variance, 0.0))
         means.append(images.mean(0).reshape(reduced.shape[1:]))
-        rows = (scales * vectors[:, -rank:]).T
-        largest = np.take_along_axis(rows, np.abs(rows).argmax(1)[:, None], 1)
-        rows = np.where(largest < 0, -rows, rows)
-        factors.append(rows.reshape(rank, *reduced.shape[1:]))
+        axes = (scales * vectors[:, -rank:]).T
+        largest = np.take_along_axis(axes, np.abs(axes).argmax(1)[:, None], 1)
+        axes = np.where(largest < 0, -axes, axes)
+        factors.append(axes.reshape(rank, *reduced.shape[1:]))
         noise.append(np.sqrt(variance))
     return ClassGaussians(
         *(np.round(found, 4).astype(np.float32) for found in (means, factors, noise))

@@ -184,8 +184,11 @@ class KlTerm:
     def value(self, params: PyTree, samples: Samples) -> tuple[Array, Metrics]:
         """(E_sg at the end of chains whose last m steps are live, less their entropy; metrics)."""
         tail = samples.tail
+        # where all chains here have diverged none may carry a gradient: 0 * nan would be nan
+        some = jnp.any(tail.valid)
+        live = jax.tree.map(lambda leaf: jnp.where(some, leaf, stop_gradient(leaf)), params)
         x = self._advance(
-            params, tail.key, tail.state, tail.label, self.first_live, self.kl_steps
+            live, tail.key, tail.state, tail.label, self.first_live, self.kl_steps
         ).position
         energies = jax.vmap(self.energies, (None, 0, 0))(stop_gradient(params), x, tail.label)
         energy = masked_mean(energies, tail.valid)

@@ -232,6 +232,8 @@ def _healthy(metrics, limits):
     values = jnp.stack([jnp.asarray(value, jnp.float32) for value in metrics.values()])
     healthy = jnp.all(jnp.isfinite(values))
     for name, limit in limits.items():
+        if name not in metrics:
+            raise ValueError(f'no metric {name!r} to limit: there are {", ".join(sorted(metrics))}')
         healthy &= jnp.abs(metrics[name]) <= limit
     return healthy
 

@@ -175,16 +175,23 @@ class TrainedModel:
         """Sound of `frames` frames, float [n], by a chain on the sum of its windows' energies.
 
         Args: labels: of each frame, int [frames], or one for all.
-        Raises: InputError where the model is not one of recordings.
+        Raises: InputError where the model is not one of recordings, and for labels that it does not
+          know or that are not as many as frames.
         """
-        frontend = self._frontend()
+        frontend, labels = self._frontend(), np.asarray(labels)
+        if frames < 1 or labels.shape not in ((), (frames,)):
+            raise InputError(
+                f'give at least one frame, and one label or as many as frames, got {frames} frames '
+                f'and labels of shape {list(labels.shape)}'
+            )
+        self._check_known(labels)
         features = sequences.generate_features(
             self.model.energy_fn,
             self.params,
             key,
             self.model.kernel(),
             frontend,
-            np.broadcast_to(np.asarray(labels), (frames,)),
+            np.broadcast_to(labels, (frames,)),
             self.model.num_steps(num_steps),
         )
         return frontend.sound(features)
@@ -305,7 +312,16 @@ class TrainedModel:
             raise InputError(
                 f'the networks of this model are conditional: give labels, {n} integers'
             )
+        self._check_known(labels)
         return [np.asarray(labels, np.int32)]
+
+    def _check_known(self, labels):
+        """Raises: InputError for a label that is neither a class nor UNCONDITIONAL."""
+        strange = [
+            y for y in np.ravel(labels) if y != UNCONDITIONAL and not 0 <= y < self.num_classes
+        ]
+        if strange:
+            raise InputError(f'labels are 0 to {self.num_classes - 1}, got {strange[0]}')
 
     def _for_each(self, one, inputs, description, key=None):
         key = jax.random.key(0) if key is None else key

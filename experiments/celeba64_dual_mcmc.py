@@ -4,10 +4,10 @@
     python -m experiments.celeba64_dual_mcmc --workdir=runs/celeba64_dual_mcmc
     python -m experiments.evaluate --workdir=runs/celeba64_dual_mcmc
 
-TFDS must have prepared the data set as array_record (see the README). The central square of each
-image is resized to 64x64 (our reading), and the attribute Male serves as the class where evaluation
-needs one. Steps in x have size s^2 / 2 = .045 (s = .3), and the generator's loss term on its chains
-counts 70 times.
+TFDS must have prepared the data set as array_record (docs/howto/data.md). The central square of
+each image is resized to 64x64 (our reading), and the attribute Male serves as the class where
+evaluation needs one. Steps in x have size s^2 / 2 = .045 (s = .3), and the generator's loss term on
+its chains counts 70 times.
 
 Time: not run (no copy of the data set was available; the loading code is tested on synthetic images
 of its shape). Expected, as published: FID 5.15, reconstruction error .0164 after 10 steps in z.

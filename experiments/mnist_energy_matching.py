@@ -8,8 +8,8 @@
 Flow matching on the gradient of one scalar energy for three quarters of the steps, then with
 contrastive divergence beside it. Samples go from noise to a digit in 40 steps.
 
-Expected: after 122 steps (three minutes on 2 busy cores) samples are still noise; a whole run has
-not been measured.
+Expected: Frechet distance 81 after 122 steps, 25 after 746 (five minutes; test images 1.1); a whole
+run has not been measured.
 """
 
 from experiments.common import launch

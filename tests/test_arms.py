@@ -84,12 +84,37 @@ def test_runs_are_kept_and_only_what_changed_is_trained_again(tmp_path, monkeypa
     trained.clear()
     results({'none': {'loss.alpha': 0.1}, 'half': {'loss.alpha': 0.5}})
     assert {title for title, *_ in trained} == {'none/0', 'none/1'}
+    older = json.loads((tmp_path / arms.FILE).read_text())
+    del older['base']['buffer']['side']  # a setting that was added since has its default
+    (tmp_path / arms.FILE).write_text(json.dumps(older))
+    trained.clear()
+    results({'none': {'loss.alpha': 0.1}, 'half': {'loss.alpha': 0.5}})
+    assert not trained
     settings.update(base, {'steps': 3})
     with pytest.raises(InputError, match='other settings'):
         results({})
     assert set(json.loads((tmp_path / arms.FILE).read_text())['runs']) == {
         f'{arm}/{seed}' for arm in ('none', 'half') for seed in (0, 1)
     }
+
+
+def test_a_run_whose_chains_diverge_and_a_damaged_study_are_told(tmp_path, monkeypatch, capsys):
+    base = digits_st_jem.get_config()
+    monkeypatch.setattr(arms, 'checked', lambda *given: None)
+    monkeypatch.setattr(arms.runs, 'build', lambda *given: None)
+    monkeypatch.setattr(arms, 'train', lambda *given: (None, base.steps, {}))
+
+    def measure(experiment, state):
+        raise InputError('3 of 4 chains end at values that are not finite')
+
+    def results():
+        return arms.results(tmp_path, digits_st_jem, base, {'a': {}}, 1, lambda seed: None, measure)
+
+    assert results() == {'a': [{'survived': 1.0}]}
+    assert 'a/0 is not measured: 3 of 4 chains' in capsys.readouterr().out
+    (tmp_path / arms.FILE).write_text('{"base": ')
+    with pytest.raises(InputError, match='cannot be read.*use another --workdir'):
+        results()
 
 
 def test_a_warm_up_keeps_its_share_of_a_run_of_another_length():
@@ -231,7 +256,7 @@ def test_studies_train_measure_and_continue(study, tmp_path, monkeypatch, capsys
     if study == 'equal_time':
         monkeypatch.setattr(equal_time, 'SAMPLES', 20)
         monkeypatch.setattr(extractor, 'STEPS', 10)
-        monkeypatch.setattr(equal_time, 'seconds_per_step', lambda experiment, steps: 0.1)
+        monkeypatch.setattr(equal_time, 'seconds_per_step', lambda recipe, steps: 0.1)
         arguments += ['--experiments=digits_dat', '--minutes=0.034']
     elif study == 'vary':
         arguments += ['--vary=loss.alpha=.5 loss.beta=.2', '--vary=', '--steps=2']

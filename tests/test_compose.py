@@ -10,6 +10,7 @@ import pytest
 
 from ebm_jax import composition, mcmc
 from ebm_jax.apply.sampling import sample
+from ebm_jax.errors import InputError
 from experiments.studies import composing
 
 
@@ -176,6 +177,25 @@ def test_runs_are_composed_each_with_its_own_parameters_and_label():
     np.testing.assert_allclose([x.mean(), x.var()], [1.5, 1 / 8], atol=0.02)
     with pytest.raises(ValueError):
         both((1.0, 3.0), jnp.array([0.5]), jnp.array([0]))
+
+
+def test_chains_that_diverge_are_refused_in_one_sentence():
+    """Steps of 100 down x^2 / 2 multiply x by -99 each."""
+
+    def drawn(step_size):
+        return sample(
+            jax.random.key(0),
+            lambda params, x, label: jnp.where(label, 1.0, 1e-4) * jnp.sum(x**2) / 2,
+            (),
+            mcmc.langevin(step_size, noise_scale=0.0),
+            lambda *arguments: jnp.ones(2),
+            np.array([0, 1, 1]),
+            200,
+        )
+
+    assert drawn(0.1).shape == (3, 2)
+    with pytest.raises(InputError, match='2 of 3 chains of 200 steps end at values'):
+        drawn(100.0)
 
 
 def test_the_studies_put_conditions_on_all_attributes_but_the_first():

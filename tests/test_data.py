@@ -124,6 +124,13 @@ def test_both_splits_of_a_folder_share_their_numbering(tmp_path):
     assert list(data.folder(tmp_path, 'train').y) == [0, 1, 2] and list(
         data.folder(tmp_path, 'test').y
     ) == [0, 2]
+    for name in 'abd':
+        (tmp_path / 'one' / name).mkdir(parents=True)
+        Image.fromarray(X[0]).save(tmp_path / 'one' / name / '0.png')
+    (tmp_path / 'one' / 'test' / 'b').mkdir(parents=True)
+    Image.fromarray(X[0]).save(tmp_path / 'one' / 'test' / 'b' / '0.png')
+    numbers = [list(data.folder(tmp_path / 'one', split).y) for split in ('train', 'test')]
+    assert numbers[1] == [numbers[0][1]]  # b is the second of a, b, d
 
 
 def test_palette_images_are_read_as_colours(tmp_path):
@@ -307,11 +314,12 @@ def test_coloured_images_have_one_saturated_colour_each(tmp_path):
     np.savez(tmp_path / 'grey.npz', x=grey.x, y=grey.y)
     source = f'npz:{tmp_path}/grey.npz?coloured=true'
     np.testing.assert_array_equal(load(source, 'train').x, x)
+    np.testing.assert_array_equal(load(source, 'test').x, data.coloured(grey, seed=1).x)
     assert load(f'{source}&test=.1', 'test').x.shape[1:] == (8, 8, 3)
     with pytest.raises(InputError, match='coloured must be true or false'):
         load(source.replace('true', '1'), 'train')
     np.savez(tmp_path / 'grey.npz', x=x, y=grey.y)
-    with pytest.raises(InputError, match='it has 3 channels, not 1'):
+    with pytest.raises(InputError, match=r'grey images.*3\]'):
         load(source, 'train')
 
 

@@ -11,6 +11,7 @@ import re
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from tfds_sets import png, prepare
 
 import ebm_jax
 from ebm_jax import data
+from ebm_jax.errors import InputError
 from ebm_jax.evaluate import extractor
 from ebm_jax.images import as_uint8
 from ebm_jax.record import update_summary
@@ -455,6 +457,26 @@ def test_the_table_of_compare_fits_the_terminal(monkeypatch):
     assert re.findall(r'run_\d', printed) == heads and '8.0 %' in printed
 
 
+def test_energies_of_other_units_or_sizes_do_not_compose():
+    def opened(units='pixels', speech=None, shape=(8, 8, 1)):
+        spec = SimpleNamespace(units=units, speech=speech, shape=shape)
+        model = SimpleNamespace(
+            has_energy=True, unconditional=True, class_conditional=True, spec=spec
+        )
+        return SimpleNamespace(model=model, num_classes=10)
+
+    term = compose_runs.parse('all', 'runs/a')
+    compose_runs.check(term, opened(), opened())
+    speech = opened('features', {'scale': {'mean': [0.0]}}), opened('features', {'scale': {}})
+    for other, first, says in (
+        (speech[0], opened(), 'in other units'),
+        (*speech, 'in other units'),
+        (opened(shape=(9, 9, 1)), opened(), 'only energies of one size'),
+    ):
+        with pytest.raises(InputError, match=f'runs/a.*{says}'):
+            compose_runs.check(term, other, first)
+
+
 @pytest.mark.slow
 def test_compositions_are_trained_measured_and_continued(tmp_path, monkeypatch, capsys):
     """Of coloured digits: class and colour, two of the study's four runs."""
@@ -647,7 +669,8 @@ def mistakes(workdir, tmp_path):
         ),
         'no such ood': (evaluate, [f'--workdir={workdir}', '--ood=nonsense'], 'NAME=DATA'),
         'unknown buffer': (icd, [new, '--config.buffer.kind=stack'], 'first_in_first_out'),
-        'unknown label': (icd, [new, '--config.data.label=colour'], 'stroke'),
+        'unknown label': (icd, [new, '--config.data.label=shape'], 'stroke'),
+        'colour of grey images': (icd, [new, '--config.data.label=colour'], 'RGB'),
         'all classes left out': (
             icd,
             [new, '--config.data.leave_out=(0,1,2,3,4,5,6,7,8,9)'],

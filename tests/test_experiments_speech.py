@@ -94,6 +94,13 @@ def test_a_loaded_run_classifies_and_generates_sound(trained, tmp_path):
     assert cleaned.shape == untouched.shape and not np.array_equal(cleaned, untouched)
     with pytest.raises(InputError, match='no generator'):
         opened.reconstruct(jax.random.key(0), sequence[None])
+    for says, frames, wrong in (
+        (f'labels are 0 to {opened.num_classes - 1}, got 99', 20, 99),
+        ('as many as frames', 20, [1, 2]),
+        ('at least one frame', 0, 1),
+    ):
+        with pytest.raises(InputError, match=says):
+            opened.generate_sound(jax.random.key(1), frames, wrong)
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ import pytest
 from benchmarks import made
 from ebm_jax import cost, fit, mcmc, model
 from ebm_jax.errors import InputError
+from ebm_jax.images import as_float
 from ebm_jax.spec import ModelSpec
 from ebm_jax.train import init_state, make_local_step, state_shapes, trace_step
 from ebm_jax.types import Kernel, Network
@@ -204,24 +205,26 @@ def test_the_refusal_of_a_number_of_devices_says_which_number_to_give():
         fit.check(recipe, jax.devices()[:8])
 
 
-def test_chains_and_fresh_samples_begin_at_the_fitted_gaussians():
+@pytest.mark.parametrize('name', ['digits_st_jem', 'vowels_st_jem'])
+def test_chains_and_fresh_samples_begin_at_the_fitted_gaussians(name):
     """By the spec alone, as config.json keeps it: the mean of many starts is that of the class's
     training images, and the buffer of the run is filled with such starts."""
-    module = importlib.import_module('experiments.digits_st_jem')
+    module = importlib.import_module(f'experiments.{name}')
     config = module.get_config()
-    config.buffer.initial = 'class_gaussian'
+    config.buffer.initial, config.buffer.side = 'class_gaussian', 16
     experiment = runs.build(module, config)
     kept = json.loads(json.dumps(experiment.model.spec.to_json()))
     opened = model.build(ModelSpec.from_json(kept))
     keys = jax.random.split(jax.random.key(0), 2000)
     starts = jax.vmap(lambda key: opened.initial_sampler({}, key, jnp.int32(3)))(keys)
-    threes = experiment.train.x[experiment.train.y == 3] / 127.5 - 1
-    # clipped to [-1, 1], so a little less bright where a pixel is often white
+    threes = as_float(experiment.train.x[experiment.train.y == 3])[:1000]
+    # clipped to [-1, 1], so a little less bright where a pixel is often white; windows of speech
+    # are fitted at 16 x 16 values
     np.testing.assert_allclose(starts.mean(0), threes.mean(0), atol=0.1)
     buffer = init_state(jax.random.key(0), experiment.recipe).chains.buffer
     of_class = np.asarray(buffer.position)[np.asarray(buffer.label) == 3]
     np.testing.assert_allclose(of_class.mean(0), threes.mean(0), atol=0.35)
-    assert np.abs(of_class.mean(0)).max() > 0.8  # uniform noise would have means near 0
+    assert np.abs(of_class.mean(0)).max() > 0.25  # noise would have means near 0
 
 
 def test_the_report_has_words_for_every_initial_distribution():

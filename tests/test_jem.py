@@ -19,7 +19,7 @@ from methods_under_test import (
     total,
 )
 
-from ebm_jax import adapt, mcmc, negatives, replay, versions
+from ebm_jax import adapt, devices, mcmc, negatives, replay, versions
 from ebm_jax import objectives as obj
 from ebm_jax.methods.jem import jem
 from ebm_jax.negatives import Negatives
@@ -405,6 +405,29 @@ def test_kl_gradient_is_minus_eta_times_the_product_of_gradients(conditional):
     expected = -2.0 * 0.1 * 0.8 * (product[:, None] * shares).mean(0)
     gradient = jax.grad(lambda p: method.loss(p, jax.random.key(0), BATCH, samples)[0]['kl'])
     np.testing.assert_allclose(gradient(params), expected, rtol=1e-4)
+
+
+def test_a_device_whose_chains_have_all_diverged_adds_nothing_to_the_kl_gradient():
+    """Its last step gives nan, and 0 * nan is nan. Of two devices, the gradient is that of the
+    other one alone."""
+    method = make_jem(
+        quadratic([0.8] * CLASSES),
+        adapt.fixed(mcmc.langevin(0.1, noise_scale=0.0)),
+        kl_weight=2.0,
+        kl_entropy_weight=0.0,
+    )
+    params, _, samples, _ = prepared(method)
+    tail = samples.tail
+    state = jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.nan), tail.state)
+    lost = tail.replace(state=state, valid=jnp.zeros_like(tail.valid))
+    tails = jax.tree.map(lambda *leaves: jnp.stack(leaves), lost, tail)
+
+    def kl(params, tail):
+        given = samples.replace(tail=tail)
+        return method.loss(params, jax.random.key(0), BATCH, given)[0]['kl']
+
+    by_device = jax.vmap(jax.grad(kl), (None, 0), axis_name=devices.AXIS)(params, tails)
+    np.testing.assert_allclose(by_device.mean(0), jax.grad(kl)(params, tail), rtol=1e-5)
 
 
 def test_the_kl_term_is_an_addend():

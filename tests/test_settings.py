@@ -9,12 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from absl import flags
 from commands import ROOT, assert_one_sentence, in_process
 
 from ebm_jax.errors import InputError
 from experiments import cifar10_dual_mcmc, digits_st_jem, images_st_jem
 from experiments.commands import list as list_command
-from experiments.common import building, groups, runs, settings
+from experiments.common import building, groups, launch, runs, settings
 from experiments.common.groups import Schedule
 from experiments.common.settings import group, setting
 from experiments.families.networks import SizedConvNetwork
@@ -103,6 +104,39 @@ def test_every_setting_of_every_experiment_is_declared_and_its_default_allowed()
 
 def test_the_reference_page_is_that_of_the_declarations():
     assert (ROOT / 'docs' / 'settings.md').read_text() == list_command.settings_page()
+    commands = list_command.commands_page()
+    assert (ROOT / 'docs' / 'commands.md').read_text() == commands
+    for row in (
+        '| `--suite` | `standard` |',
+        '| `--config.compose.num` | `100` |',
+        '| `--config.network` | `convolutions` | of JEM and ST-JEM on images |',
+    ):
+        assert row in commands
+    assert '--config.icd.steps`' not in commands
+
+
+@pytest.mark.parametrize(
+    'given, options, found',
+    [
+        ('3,1', {'kind': int, 'low': 1}, [3, 1]),
+        ('.5,0', {'low': 0}, [0.5, 0]),
+        ('-1', {}, [-1]),
+        ('0', {'above': 0}, 'must be numbers above 0, got 0'),
+        ('1.5', {'kind': int}, 'must be whole numbers, got 1.5'),
+        ('1,0', {'kind': int, 'low': 1}, 'must be whole numbers of at least 1, got 1,0'),
+        ('1,nan', {}, 'must be numbers, got 1,nan'),
+        ('', {}, 'must be numbers, got nothing'),
+    ],
+)
+def test_numbers_of_a_list_flag(given, options, found):
+    values = flags.FlagValues()
+    flags.DEFINE_list('radii', [], 'Radii.', flag_values=values)
+    values(['', f'--radii={given}'])
+    if isinstance(found, list):
+        assert launch.numbers(values, 'radii', **options) == found
+    else:
+        with pytest.raises(InputError, match=f'--radii {found}'):
+            launch.numbers(values, 'radii', **options)
 
 
 def test_the_list_has_every_program_with_a_line():

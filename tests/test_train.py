@@ -324,6 +324,11 @@ def test_a_loss_beyond_the_limit_is_flagged():
     )
 
 
+def test_a_limit_on_what_is_not_measured_is_refused():
+    with pytest.raises(ValueError, match="no metric 'gap' to limit: there are .*loss"):
+        one_step(linear_method(lambda p, batch: {'a': p[0]}), limits={'gap': 1.0})
+
+
 def test_a_chain_that_blew_up_is_flagged():
     explosive = jem(
         NETWORK,

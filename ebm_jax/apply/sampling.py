@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ebm_jax import batching
+from ebm_jax.errors import InputError
 from ebm_jax.mcmc import advance, run_chain
 from ebm_jax.types import (
     ArrayLike,
@@ -48,7 +49,8 @@ def sample(
         the initial position and the end of each block and part are kept.
       batch_size: chains at once. description: on the progress bar.
     Returns: numpy [N, ...], in the network's units; with a trajectory (that, [N, frames, ...]).
-    Raises: ValueError for every < 1, plain < 0 or trajectory < 0.
+    Raises: ValueError for every < 1, plain < 0 or trajectory < 0; InputError where chains end at
+      values that are not finite.
     """
     if every < 1 or plain < 0 or trajectory < 0:
         raise ValueError(
@@ -70,7 +72,7 @@ def sample(
         last_steps=num_steps - blocks * every,
         keep=trajectory > 0,
     )
-    return batching.for_each(
+    found = batching.for_each(
         chain.run,
         params,
         key,
@@ -78,6 +80,14 @@ def sample(
         batch_size=batch_size,
         description=description,
     )
+    ends = np.asarray(found[0] if trajectory else found)
+    lost = int(np.sum(~np.isfinite(ends.reshape(len(ends), -1)).all(1)))
+    if lost:
+        raise InputError(
+            f'{lost} of {len(ends)} chains of {num_steps} steps end at values that are not finite: '
+            'take fewer or smaller steps'
+        )
+    return found
 
 
 def _identity(key, x):

@@ -159,10 +159,15 @@ def folder(path: str | pathlib.Path, split: str, size: int | None = None) -> Exa
     top = pathlib.Path(path)
     root = top / split if (top / split).is_dir() else top
     # both splits share their numbering
-    places = [top / name for name in ('train', 'test') if (top / name).is_dir()] or [top]
-    names = sorted({file.parent.name for place in places for file in _images(place, '*/*', top)})
+    places = [top / name if (top / name).is_dir() else top for name in ('train', 'test')]
+
+    def of_classes(place):
+        files = _images(place, '*/*', top)
+        return [file for file in files if file.parent not in (top / 'train', top / 'test')]
+
+    names = sorted({file.parent.name for place in places for file in of_classes(place)})
     classes = {name: i for i, name in enumerate(names)}
-    files = _images(root, '*/*', top) if names else []
+    files = of_classes(root)
     if not files:
         files, classes = _images(root, '*', top), {root.name: 0}
     if not files:
@@ -324,19 +329,23 @@ def coloured(examples: Examples, seed: int = 0) -> Examples:
     """Grey images in a colour each: the channels are multiplied by a fully saturated colour whose
     hue is uniform over the circle, so that it says nothing about the class.
 
+    Args: examples: uint8 [N, H, W, 1].
     Returns: the examples as RGB.
-    Raises: InputError where they are not grey.
+    Raises: InputError where they are not grey images.
     Source: ours, as coloured versions of MNIST are made.
     """
     from matplotlib.colors import hsv_to_rgb
 
-    if examples.x.shape[-1] != 1:
+    if examples.x.shape[-1] != 1 or examples.x.dtype != np.uint8:
         raise InputError(
-            f'{examples.name} cannot be coloured: it has {examples.x.shape[-1]} channels, not 1'
+            f'{examples.name} cannot be coloured: it must be grey images, uint8 [N, H, W, 1], and is '
+            f'{examples.x.dtype} {list(examples.x.shape)}'
         )
     turns = np.random.default_rng(seed).random(len(examples.x))
     colours = hsv_to_rgb(np.stack([turns, *np.ones((2, len(turns)))], 1)).astype(np.float32)
-    x = np.round(examples.x * colours[:, None, None]).astype(np.uint8)
+    x = np.empty((*examples.x.shape[:3], 3), np.uint8)
+    for channel in range(3):
+        x[..., channel] = np.round(examples.x[..., 0] * colours[:, channel, None, None])
     return examples._replace(name=f'{examples.name} coloured', x=x)
 
 

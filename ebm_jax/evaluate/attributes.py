@@ -11,8 +11,8 @@ from ebm_jax.images import as_unit
 def ink(images: ArrayLike) -> np.ndarray:
     """How bright each pixel is, the largest of its channels: [N, H, W, C] -> [N, H, W] in
     [0, 1]."""
-    images = np.asarray(images)
-    return as_unit(images).reshape(images.shape).max(-1)
+    brightest = np.asarray(images).max(-1)
+    return as_unit(brightest).reshape(brightest.shape)
 
 
 def stroke_weight(images: ArrayLike) -> np.ndarray:
@@ -38,11 +38,12 @@ def slant(images: ArrayLike) -> np.ndarray:
 
 def hue(images: ArrayLike) -> np.ndarray:
     """Hue of the mean colour, from magenta on, so that the thirds are red, green and blue: RGB
-    [N, H, W, 3] -> [N] in [0, 1), in turns."""
+    [N, H, W, 3] -> [N] in [0, 1), in turns; an image without colour counts as red."""
     from matplotlib.colors import rgb_to_hsv
 
-    images = np.asarray(images)
-    colour = as_unit(images).reshape(images.shape).mean((1, 2))
+    colour = np.stack(
+        [as_unit(channel).mean(1) for channel in np.moveaxis(np.asarray(images), -1, 0)], 1
+    )
     return (rgb_to_hsv(np.clip(colour, 0, 1))[:, 0] + 1 / 6) % 1
 
 

@@ -7,7 +7,7 @@ adaptive tempered sequential Monte Carlo is a third estimate. All samples are on
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.flatten_util
@@ -254,41 +254,6 @@ def _estimate(log_weights, x, acceptance, sign=1.0):
         log_weights,
         np.asarray(x),
         np.asarray(acceptance),
-    )
-
-
-class Sandwich(NamedTuple):
-    """log Z between two bounds in expectation: annealed importance sampling and its reverse."""
-
-    lower: Estimate
-    upper: Estimate
-
-    @property
-    def gap(self) -> float:
-        """Upper minus lower estimate in nats; large where the bridges are too few."""
-        return self.upper.log_z - self.lower.log_z
-
-
-def sandwich(
-    key: Key,
-    energy_fn: Callable[[Params, Array], Array],
-    params: Params,
-    base: Base,
-    starts: np.ndarray,
-    **options: Any,
-) -> Sandwich:
-    """Forward and reverse annealed importance sampling.
-
-    Args:
-      starts: [n, ...], samples of the target. The upper bound holds where they are exact; long
-        chains with a Metropolis test come near.
-      options: of `annealed_importance_sampling`.
-    Source: Grosse et al. 2015 (bidirectional Monte Carlo).
-    """
-    forward, backward = jax.random.split(key)
-    return Sandwich(
-        annealed_importance_sampling(forward, energy_fn, params, base, **options),
-        annealed_importance_sampling(backward, energy_fn, params, base, starts=starts, **options),
     )
 
 

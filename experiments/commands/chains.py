@@ -47,8 +47,7 @@ def define(values: Any) -> None:
 
 def run(values: Any) -> None:
     """Run long chains, write and print."""
-    if not values.times or not all(time.isdecimal() and int(time) > 0 for time in values.times):
-        raise InputError(f'--times must be whole numbers above 0, got {",".join(values.times)}')
+    times = launch.numbers(values, 'times', int, low=1)
     _, experiment, state = runs.restore(values.workdir)
     if experiment.chains is None:
         raise InputError(
@@ -63,7 +62,7 @@ def run(values: Any) -> None:
         name: float(np.median(traces[name])) for name in names if name in traces
     }
     found['mixing'] = mixing.mixing({name: traces[name] for name in mixing.STATISTICS})
-    lengths = [int(time) * steps for time in values.times]
+    lengths = [time * steps for time in times]
     found['frechet_after'] = drift(workdir, experiment, params, key, lengths, values.samples)
     ages = buffer_ages(state)
     if ages is not None:

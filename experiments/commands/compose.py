@@ -153,11 +153,21 @@ def check(term: Term, opened: TrainedModel, first: TrainedModel) -> None:
             f'--given={term.workdir} names all {classes} labels, which is no condition: leave one '
             'out'
         )
+    if units_of(model) != units_of(first.model):
+        raise InputError(
+            f'{term.workdir} has examples in other units than the first run: only energies of '
+            'images, or of speech by the same features, can be composed'
+        )
     if model.spec.shape != first.model.spec.shape:
         raise InputError(
             f'{term.workdir} has images of {list(model.spec.shape)}, the first run of '
             f'{list(first.model.spec.shape)}: only energies of one size can be composed'
         )
+
+
+def units_of(model: Model) -> Any:
+    """What decides what the numbers of an example mean."""
+    return model.spec.units, model.spec.speech
 
 
 def combined(

@@ -26,7 +26,6 @@ from typing import Any
 
 from absl import flags
 
-from ebm_jax.errors import InputError
 from ebm_jax.evaluate import attacks, distance, extractor, predict
 from ebm_jax.evaluate.extractor import Extractor
 from ebm_jax.record import update_summary, write_json
@@ -109,7 +108,9 @@ def run(values: Any) -> None:
     """Evaluate, write and print."""
     began = time.time()
     workdir = pathlib.Path(values.workdir)
-    radii = {norm: numbers_of(values, f'radii_{norm}') for norm in attacks.NORMS}
+    radii = {
+        norm: sorted(launch.numbers(values, f'radii_{norm}', above=0)) for norm in attacks.NORMS
+    }
     _, experiment, state = runs.restore(workdir, values.data)
     suite = ood_suite(values.ood_suite) if values.ood_suite else {}
     requested = requested_ood(experiment, tuple(values.ood), suite)
@@ -172,19 +173,6 @@ def run(values: Any) -> None:
     update_summary(workdir, summary_of(found))
     print('\n'.join(lines))
     print(f'\nLook at {report.write(workdir)}')
-
-
-def numbers_of(values: Any, flag: str) -> list[float]:
-    """The numbers of a list flag. Raises: InputError for others than finite ones above 0."""
-    try:
-        found = [float(text) for text in getattr(values, flag)]
-    except ValueError:
-        found = []
-    if not found or not all(0 < number < float('inf') for number in found):
-        raise InputError(
-            f'--{flag}={",".join(getattr(values, flag))} must be numbers above 0, as .25,.5,1'
-        )
-    return sorted(found)
 
 
 def summary_of(found: dict[str, Any]) -> dict[str, Any]:

@@ -1,13 +1,20 @@
-"""All experiments and commands, a line each: python -m experiments.list [--settings]
+"""All experiments and commands, a line each: python -m experiments.list [--settings | --commands]
 
---settings prints the reference page of all settings instead (docs/settings.md).
+--settings prints the reference page of all settings instead (docs/settings.md), --commands that of
+the flags of commands and studies (docs/commands.md).
 """
 
 import ast
+import importlib
 import pathlib
 import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from absl import flags
 
 from experiments.common import settings
+from experiments.common.groups import RunSettings
 from experiments.families import networks
 from experiments.families.dat import DatSettings
 from experiments.families.dual_mcmc import DualSettings
@@ -17,6 +24,7 @@ from experiments.families.jem import JemSettings
 from experiments.families.speech_jem import SpeechSettings
 
 EXPERIMENTS = pathlib.Path(__file__).parent.parent
+COMMANDS, STUDIES = EXPERIMENTS / 'commands', EXPERIMENTS / 'studies'
 FAMILIES = {
     'JEM and ST-JEM on images': JemSettings,
     'JEM and ST-JEM on speech': SpeechSettings,
@@ -45,8 +53,8 @@ def lines() -> list[str]:
     shown = []
     for title, folder in (
         ('Experiments: python -m experiments.NAME --workdir=DIR', EXPERIMENTS),
-        ('Commands: python -m experiments.NAME --workdir=DIR', EXPERIMENTS / 'commands'),
-        ('Studies: python -m experiments.studies.NAME --workdir=DIR', EXPERIMENTS / 'studies'),
+        ('Commands: python -m experiments.NAME --workdir=DIR', COMMANDS),
+        ('Studies: python -m experiments.studies.NAME --workdir=DIR', STUDIES),
     ):
         shown += ['', title]
         shown += [f'  {name:<26}{line}' for name, line in first_lines(folder).items()]
@@ -72,5 +80,60 @@ def settings_page() -> str:
     return '\n'.join(parts).rstrip() + '\n'
 
 
+def commands_page() -> str:
+    """docs/commands.md."""
+    parts = [
+        '# Commands',
+        '',
+        'Made by `python -m experiments.list --commands > docs/commands.md`; '
+        '`python -m experiments.NAME --help` says more of each. Settings of runs that a study '
+        'trains (`--config.icd.SETTING=VALUE`) are on the [page of settings](settings.md).',
+        '',
+    ]
+    for folder, package in ((COMMANDS, 'experiments'), (STUDIES, 'experiments.studies')):
+        for name, line in first_lines(folder).items():
+            module = importlib.import_module(f'experiments.{folder.name}.{name}')
+            parts += [f'## `{package}.{name}`', '', line, '']
+            if hasattr(module, 'define'):
+                parts += [*flag_table(module.define), '']
+    return '\n'.join(parts).rstrip() + '\n'
+
+
+def flag_table(define: Callable[[flags.FlagValues], None]) -> list[str]:
+    """Markdown: a row for each flag that `define` defines, and each setting of its own."""
+    values = flags.FlagValues()
+    define(values)
+    rows = []
+    for name in values:
+        flag = values[name]
+        if name == 'config':
+            rows += [
+                (f'config.{path}', value, part.metadata['meaning'].text)
+                for path, part, _, value in own_settings(flag.value)
+            ]
+        elif not name.startswith('config.'):
+            choices, meaning = getattr(flag.parser, 'enum_values', None), flag.help
+            if choices:  # absl writes them first, between |
+                meaning = f'{meaning.partition(">: ")[2]} One of {", ".join(choices)}.'
+            rows.append((name, flag.default, meaning))
+    table = ['| flag | default | meaning |', '|---|---|---|']
+    for name, default, meaning in rows:
+        shown = '' if default in (None, '', [], ()) else f'`{default}`'
+        table.append(f'| `--{name}` | {shown} | {meaning.replace("|", "/")} |')
+    return table
+
+
+def own_settings(config: Any) -> Iterator[tuple[str, Any, Any, Any]]:
+    """As `settings.walk`, without the groups that are settings of runs."""
+    runs = [name for name, value in vars(config).items() if isinstance(value, RunSettings)]
+    for row in settings.walk(config):
+        if row[0].partition('.')[0] not in runs:
+            yield row
+
+
+PAGES = {'--settings': settings_page, '--commands': commands_page}
+
+
 if __name__ == '__main__':
-    print('\n'.join(lines()) if '--settings' not in sys.argv[1:] else settings_page().rstrip())
+    asked = [page for flag, page in PAGES.items() if flag in sys.argv[1:]]
+    print(asked[0]().rstrip() if asked else '\n'.join(lines()))

@@ -7,6 +7,7 @@ exit code 1.
 import difflib
 import importlib
 import logging
+import math
 import os
 import pathlib
 import re
@@ -154,6 +155,31 @@ def _unknown(name, known):
     hint = f' (did you mean --config.{close[0]}?)' if close else ''
     there = f'; there are {", ".join(beside)}' if group and beside else ''
     return f'there is no setting --config.{name}{there}{hint}'
+
+
+def numbers(
+    values: Any, name: str, kind: type = float, low: float | None = None, above: float | None = None
+) -> list[Any]:
+    """The numbers of a list flag, in the order given.
+
+    Args: kind: float or int. low, above: what each must be at least, or exceed.
+    Raises: InputError for anything else, or none.
+    """
+    given = values[name].value
+    try:
+        found = [kind(text) for text in given]
+    except ValueError:
+        found = []
+    allowed = all(
+        math.isfinite(n) and (low is None or n >= low) and (above is None or n > above)
+        for n in found
+    )
+    if not found or not allowed:
+        which = {float: 'numbers', int: 'whole numbers'}[kind]
+        which += f' of at least {low:g}' if low is not None else ''
+        which += f' above {above:g}' if above is not None else ''
+        raise InputError(f'--{name} must be {which}, got {",".join(given) or "nothing"}')
+    return found
 
 
 def define_config(values: Any, config: Any) -> None:

@@ -56,7 +56,8 @@ def load(source: str, split: str) -> Examples:
         found = data.npz(where, asked) if kind == 'npz' else data.folder(where, asked, size)
         if share is not None:
             found = data.divided(found, _share(source, share), split)
-        return data.coloured(found) if coloured else found
+        # other colours in each split
+        return data.coloured(found, seed=('train', 'test').index(split)) if coloured else found
     if kind == 'tfds' and where:
         name, folder, options = tfds_parts(source, ('size', 'label', 'memory'))
         # what is tested is small, and looked at from all sides

@@ -83,6 +83,7 @@ class JemBuffer(Buffer):
         """The initial distribution of chains.
 
         Args: labelled: the training examples [n] whose labels may be seen; None for all.
+        Raises: InputError where the Gaussians cannot be fitted.
         """
         if self.initial != 'class_gaussian':
             return self.plain
@@ -95,7 +96,8 @@ class JemBuffer(Buffer):
             )
         except ValueError as error:
             raise InputError(
-                f'--config.buffer.initial=class_gaussian: {error}; use {self.plain.name}'
+                f'--config.buffer.initial=class_gaussian with side={self.side} and '
+                f'rank={self.rank}: {error}; change them, or use {self.plain.name}'
             ) from error
         return Part(self.initial, {'gaussians': fitted.to_text()})
 

@@ -24,9 +24,9 @@ from ebm_jax.evaluate import calibration, distance
 from ebm_jax.evaluate.extractor import Extractor
 from ebm_jax.fit import check
 from ebm_jax.images import Grid, as_uint8, save_grid
-from ebm_jax.record import write_json
+from ebm_jax.record import read_json, write_json
 from ebm_jax.sharding import shard_batch, shard_state
-from ebm_jax.train import TrainState, init_state, make_train_step
+from ebm_jax.train import Recipe, TrainState, init_state, make_train_step
 from experiments.commands import list as list_command
 from experiments.common import launch, runs, settings, sources
 from experiments.common.experiment import Experiment
@@ -216,6 +216,15 @@ def train(
     return state, steps, trace
 
 
+def checked(module: ModuleType, config: Any, datasets: Datasets | None = None) -> Recipe:
+    """The recipe of a configuration that can be trained. Raises: InputError where it does not fit
+    the data, the devices or the memory that there are."""
+    recipe = runs.build(module, config, datasets).recipe
+    assert recipe is not None
+    check(recipe, jax.local_devices())
+    return recipe
+
+
 def configured(base: Any, changes: Changes) -> Any:
     """A copy of the base with an arm's changes."""
     config = settings.copy(base)
@@ -252,11 +261,7 @@ def results(
         'experiment': module.__name__,
         'protocol': plain(protocol or {}),
     }
-    done: dict[str, Any] = {**given, 'runs': {}}
-    if file.exists():
-        done = json.loads(file.read_text())
-    if any(done.get(name) != value for name, value in given.items()):
-        raise InputError(f'{workdir} holds a study with other settings: use another --workdir')
+    done = opened(file, base, given)
     workdir.mkdir(parents=True, exist_ok=True)
     missing = [
         (seed, arm)
@@ -267,9 +272,7 @@ def results(
     if missing:  # what does not fit is refused before anything is trained
         first = datasets(0)
         for arm in dict.fromkeys(arm for _, arm in missing):
-            recipe = runs.build(module, configured(base, arms[arm]), first).recipe
-            assert recipe is not None
-            check(recipe, jax.local_devices())
+            checked(module, configured(base, arms[arm]), first)
     for seed, arm in missing:
         changes, key = arms[arm], f'{arm}/{seed}'
         config = configured(base, {**changes, 'seed': seed})
@@ -277,12 +280,40 @@ def results(
         state, steps, trace = train(experiment, seed, config.steps, key, traced)
         found = {'survived': steps / config.steps}
         if steps == config.steps:
-            found |= measure(experiment, state)
+            try:
+                found |= measure(experiment, state)
+            except InputError as error:  # its chains diverge
+                tqdm.write(f'{key} is not measured: {error}')
         done['runs'][key] = {'changes': plain(changes), 'metrics': found, 'trace': trace}
         write_json(file, done)
     return {
         arm: [done['runs'][f'{arm}/{seed}']['metrics'] for seed in range(seeds)] for arm in arms
     }
+
+
+def read(file: pathlib.Path) -> dict[str, Any]:
+    """What a study has found so far; {} where it begins. Raises: InputError for a damaged file."""
+    found, problem = read_json(file, {})
+    if problem:
+        raise InputError(f'{file} {problem}: move it away, or use another --workdir')
+    return found
+
+
+def opened(file: pathlib.Path, base: Any, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The study of a file, or a new one: what was `given`, and 'runs'. Settings that were added
+    since have their defaults in older studies.
+
+    Args: base: the configuration that given['base'] is the text of.
+    Raises: InputError for a damaged file, or a study of something else.
+    """
+    found = read(file) or {**given, 'runs': {}}
+    try:
+        found['base'] = settings.to_dict(settings.from_dict(base, found['base']))
+    except (KeyError, TypeError, ValueError):
+        found['base'] = None  # of another family, or of settings that are gone
+    if any(found.get(name) != value for name, value in given.items()):
+        raise InputError(f'{file.parent} holds a study with other settings: use another --workdir')
+    return found
 
 
 def traces(workdir: pathlib.Path, arms: Sequence[str], seeds: int) -> dict[str, list[Trace]]:

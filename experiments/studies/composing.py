@@ -35,6 +35,7 @@ from experiments.common.runs import fit_experiment
 from experiments.common.section import share_interval
 from experiments.common.settings import group, setting
 from experiments.families.icd import IcdSettings
+from experiments.studies import arms
 
 PAIRS = ((3, 8), (0, 1), (4, 7))  # of classes, for OR
 
@@ -79,15 +80,17 @@ def settings_of(icd: IcdSettings) -> Settings:
 
 
 def train(module: ModuleType, workdir: pathlib.Path, config: Settings) -> Runs:
-    """The runs, trained where they are not yet."""
+    """The runs, trained where they are not yet. Raises: InputError, before any training, where one
+    of them cannot be trained."""
     use_all_cores(config)
-    runs = {}
-    for label in config.labels:
-        one = settings.copy(config.icd)
+    found, configs = {}, {label: settings.copy(config.icd) for label in config.labels}
+    for label, one in configs.items():
         one.data.label = label
+        arms.checked(module, one)
+    for label, one in configs.items():
         experiment, state = fit_experiment(workdir / label, module, one)
-        runs[label] = experiment, state.eval_params
-    return runs
+        found[label] = experiment, state.eval_params
+    return found
 
 
 class AttributeProbe:
@@ -124,12 +127,17 @@ def sample(
     return draw(jax.random.key(0), composed, params, wanted, models[0])
 
 
-def wanted_of_and(num: int, labels: Sequence[str]) -> dict[str, np.ndarray]:
+def classes_of(runs: Runs) -> int:
+    """How many classes the data have."""
+    return runs['class'][0].train.num_classes
+
+
+def wanted_of_and(num: int, classes: int, labels: Sequence[str]) -> dict[str, np.ndarray]:
     """{label: int [num]}: the wanted value of each factor; of attributes, the low or the high
     third."""
     extremes = np.random.default_rng(0).choice([0, 2], (num, len(labels)))
     return {
-        label: np.arange(num) % 10 if label == 'class' else extremes[:, i]
+        label: np.arange(num) % classes if label == 'class' else extremes[:, i]
         for i, label in enumerate(labels)
     }
 
@@ -176,15 +184,16 @@ def ways_of_and(labels: Sequence[str], wanted: Mapping[str, np.ndarray]) -> dict
 def measure_and(runs: Runs, probe: AttributeProbe, c: Questions, folder: pathlib.Path) -> Section:
     """Success rates of each factor and of all together, for single factors and all products."""
     names = tuple(runs)
-    wanted, heads = wanted_of_and(c.num, names), ''.join(f'{label:>8}' for label in names)
+    wanted = wanted_of_and(c.num, classes_of(runs), names)
+    heads = ''.join(f'{label:>8}' for label in names)
     lines = [
-        f'{"energy":<50}{heads}  all asked   share of {c.num} samples that show what was wanted; '
+        f'{"energy":<54}{heads}  all asked   share of {c.num} samples that show what was wanted; '
         '* = asked for'
     ]
     rows: dict[str, dict[str, Any]] = {}
     rows['real images'] = real = chance(probe, runs['class'][0].test, wanted)
     cells = ''.join(f'{100 * real[label]:>6.0f}  ' for label in names)
-    lines.append(f'{"(real test images)":<50}{cells}{100 * real["asked"]:>6.1f} %')
+    lines.append(f'{"(real test images)":<54}{cells}{100 * real["asked"]:>6.1f} %')
     for labels in (
         chosen
         for size in range(1, len(names) + 1)
@@ -206,7 +215,7 @@ def measure_and(runs: Runs, probe: AttributeProbe, c: Questions, folder: pathlib
                 f'{100 * hit[label].mean():>6.0f}{"*" if label in labels else " "} '
                 for label in names
             )
-            lines.append(f'{name:<50}{cells}{shares(rows[name], "asked")}')
+            lines.append(f'{name:<54}{cells}{shares(rows[name], "asked")}')
             file = name.replace(' ', '_').replace(',', '').lower()
             save_grid(folder / f'{file}.png', Grid(images[:100], 10))
     return {'and': rows}, lines
@@ -227,11 +236,15 @@ def chance(
 
 def measure_or(runs: Runs, probe: AttributeProbe, c: Questions, folder: pathlib.Path) -> Section:
     """Mixtures of two classes: how many samples show either, and how the two share them."""
-    rows, lines, num = {}, [''], c.num
+    rows: dict[str, dict[str, float]] = {}
+    lines, num = [''], c.num
     combine = partial(composition.any_of, sharpness=c.sharpness)
-    drawn = sample(runs, ('class', 'class'), combine, np.repeat(PAIRS, num, 0))
-    drawn = drawn.reshape(len(PAIRS), num, *drawn.shape[1:])
-    for (a, b), images in zip(PAIRS, drawn):
+    pairs = [pair for pair in PAIRS if max(pair) < classes_of(runs)]
+    if not pairs:
+        return {'or': rows}, []
+    drawn = sample(runs, ('class', 'class'), combine, np.repeat(pairs, num, 0))
+    drawn = drawn.reshape(len(pairs), num, *drawn.shape[1:])
+    for (a, b), images in zip(pairs, drawn):
         shown = probe(images)['class']
         rows[f'{a} OR {b}'] = {
             'either': float(np.isin(shown, (a, b)).mean()),
@@ -248,7 +261,7 @@ def measure_or(runs: Runs, probe: AttributeProbe, c: Questions, folder: pathlib.
 def measure_not(runs: Runs, probe: AttributeProbe, c: Questions, folder: pathlib.Path) -> Section:
     """A class without the high or low third of an attribute, beside the class alone. Steps are
     those of `composition.divided`: half as long for the difference."""
-    rows, lines, classes = {}, [''], np.arange(c.num) % 10
+    rows, lines, classes = {}, [''], np.arange(c.num) % classes_of(runs)
     alone = sample(runs, ('class',), composition.all_of, classes[:, None])
     for label, unwanted in itertools.product(c.attributes, (2, 0)):
         word = LEVELS[label][unwanted]

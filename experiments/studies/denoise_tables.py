@@ -21,7 +21,6 @@ recordings of the speakers that training left out. Writes WORKDIR/denoise.txt an
 
 import functools
 import itertools
-import math
 import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -92,18 +91,6 @@ def define(values: Any) -> None:
         'speakers', 'heard', ['heard', 'unheard'], 'Whose recordings.', flag_values=values
     )
     flags.mark_flag_as_required('workdir', values)
-
-
-def numbers(values: Any, name: str, kind: type, low: float | None) -> list[float]:
-    """The numbers of a flag, of at least `low`. Raises: InputError."""
-    given, least = ','.join(values[name].value), '' if low is None else f' of at least {low}'
-    try:
-        found = [kind(text) for text in values[name].value]
-    except ValueError as error:
-        raise InputError(f'--{name} must be numbers, got {given}') from error
-    if not found or not all(map(math.isfinite, found)) or low is not None and min(found) < low:
-        raise InputError(f'--{name} must be numbers{least}, got {given}')
-    return found
 
 
 def stoi(clean: Sequences, sounds: Sequences, rate: int) -> float:
@@ -189,8 +176,8 @@ def ways_of(
 
 def run(values: Any) -> None:
     """De-noise in every way, write and print."""
-    steps = numbers(values, 'steps', int, 1)
-    anchors, levels = numbers(values, 'anchors', float, 0), numbers(values, 'levels', float, None)
+    steps = launch.numbers(values, 'steps', int, low=1)
+    anchors, levels = launch.numbers(values, 'anchors', low=0), launch.numbers(values, 'levels')
     if unknown := [kind for kind in values.ways if kind not in KINDS]:
         raise InputError(f'--ways={unknown[0]} is not one of {", ".join(KINDS)}')
     _, experiment, state = runs.restore(values.workdir)

@@ -19,7 +19,6 @@ table.md, and a picture of each row's samples; rerunning continues.
 """
 
 import functools
-import json
 import pathlib
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -35,7 +34,7 @@ from ebm_jax.evaluate import extractor
 from ebm_jax.evaluate.extractor import Extractor
 from ebm_jax.record import write_json
 from ebm_jax.train import TrainState
-from experiments.common import launch, runs
+from experiments.common import launch
 from experiments.common.cores import use_all_cores
 from experiments.common.experiment import Experiment
 from experiments.common.sources import Datasets
@@ -112,14 +111,12 @@ def planned(
     Raises: InputError where the folder holds a study of another experiment or other data.
     """
     given = {'experiment': module.__name__, 'data': base.data.source}
-    plan: dict[str, Any] = {**given, 'seconds': {}}
-    if file.exists():
-        plan = json.loads(file.read_text())
-        if any(plan[name] != value for name, value in given.items()):
-            raise InputError(f'{file.parent} holds a study with other settings: use another folder')
+    plan = arms.read(file) or {**given, 'seconds': {}}
+    if any(plan[name] != value for name, value in given.items()):
+        raise InputError(f'{file.parent} holds a study with other settings: use another folder')
     new = {name: row for name, row in rows.items() if name not in plan['seconds']}
-    built = [runs.build(module, arms.configured(base, row), datasets) for row in new.values()]
-    timed = seconds_per_step([experiment.recipe for experiment in built]) if built else []
+    recipes = [arms.checked(module, arms.configured(base, row), datasets) for row in new.values()]
+    timed = seconds_per_step(recipes) if recipes else []
     plan['seconds'] |= dict(zip(new, timed))
     write_json(file, plan)
     return plan['seconds']

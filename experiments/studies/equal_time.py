@@ -21,10 +21,12 @@ from absl import flags
 
 from ebm_jax.evaluate import extractor
 from ebm_jax.evaluate.extractor import Extractor
-from ebm_jax.train import TrainState
-from experiments.common import launch, runs, settings, sources, timing
+from ebm_jax.record import write_json
+from ebm_jax.train import Recipe, TrainState
+from experiments.common import launch, settings, sources, timing
 from experiments.common.cores import use_all_cores
 from experiments.common.experiment import Experiment
+from experiments.common.groups import ImageData
 from experiments.studies import arms
 
 SAMPLES = 500
@@ -45,10 +47,10 @@ def define(values: Any) -> None:
     flags.mark_flag_as_required('workdir', values)
 
 
-def seconds_per_step(experiment: Experiment, steps: int) -> float:
+def seconds_per_step(recipe: Recipe, steps: int) -> float:
     """The mean over a run of so many steps, whose program may change on the way; of each program
     the median of a few steps."""
-    recipes = [experiment.recipe.at(int(step)) for step in np.linspace(0, steps - 1, 20)]
+    recipes = [recipe.at(int(step)) for step in np.linspace(0, steps - 1, 20)]
     programs = {id(recipe.method): recipe for recipe in recipes}
     seconds = dict(zip(programs, timing.seconds_per_step(list(programs.values()))))
     return statistics.fmean(seconds[id(recipe.method)] for recipe in recipes)
@@ -73,7 +75,9 @@ def run(values: Any) -> None:
     """Train what is missing, write and print."""
     workdir, whole = pathlib.Path(values.workdir), sources.datasets_of(values.data)
     workdir.mkdir(parents=True, exist_ok=True)
-    modules = arms.modules('experiments', values.experiments)
+    modules = arms.modules(
+        'experiments', values.experiments, lambda config: isinstance(config.data, ImageData)
+    )
     bases = {name: module.get_config() for name, module in modules.items()}
     for base in bases.values():
         settings.update(base, {'data.source': values.data})
@@ -81,13 +85,14 @@ def run(values: Any) -> None:
     judge = extractor.classifier_extractor(whole.train, workdir / 'extractor.npz')
     found: dict[str, list[dict[str, float]]] = {}
     for name, module in modules.items():
-        file = workdir / name / 'seconds.txt'  # a rerun has the same number of steps
-        if not file.exists():
-            experiment = runs.build(module, settings.copy(bases[name]), whole)
-            seconds = seconds_per_step(experiment, bases[name].steps)
+        file = workdir / name / 'seconds.json'  # a rerun has the same number of steps
+        timed = arms.read(file)
+        if not timed:
+            recipe = arms.checked(module, settings.copy(bases[name]), whole)
+            timed = {'seconds': seconds_per_step(recipe, bases[name].steps)}
             file.parent.mkdir(exist_ok=True)
-            file.write_text(f'{seconds}\n')
-        seconds = float(file.read_text())
+            write_json(file, timed)
+        seconds = timed['seconds']
         steps = max(20, round(60 * values.minutes / seconds))
         found |= arms.results(
             workdir / name,

@@ -110,12 +110,12 @@ def run(values: Any) -> None:
     workdir, rows = pathlib.Path(values.workdir), arms.chosen(values, ARMS)
     train = load(values.data, 'train')
     shape = train.x.shape[1:]
-    outside = {'letters': data.letters(values.limit, shape[0])}
+    outside = {'letters': data.matched(data.letters(values.limit, min(shape[:2])), shape)}
     for name, source in ood_names(tuple(values.ood), '--ood').items():
         examples = data.subsample(load(source, 'test'), values.limit)
         outside[name] = data.matched(examples, shape)
-    left_out = [int(label) for label in values.leave_out]
-    if left_out:
+    if values.leave_out:
+        left_out = launch.numbers(values, 'leave_out', int, low=0)
         held = data.subsample(data.select_classes(train, left_out), values.limit)
         outside['left out'] = held
         train = data.select_classes(train, left_out, keep=False)

@@ -22,7 +22,7 @@ import numpy as np
 from absl import flags
 from jax.flatten_util import ravel_pytree
 from matplotlib.figure import Figure
-from scipy.sparse.linalg import LinearOperator, eigsh
+from scipy.sparse.linalg import ArpackError, LinearOperator, eigsh
 from tqdm.auto import tqdm
 
 from ebm_jax import devices as across
@@ -64,7 +64,8 @@ def define(values: Any) -> None:
 
 
 def largest_eigenvalue(gradient: Gradient, at: np.ndarray) -> float:
-    """The largest eigenvalue of the symmetric Jacobian of `gradient`: R^n -> R^n at a point [n]."""
+    """The largest eigenvalue of the symmetric Jacobian of `gradient`: R^n -> R^n at a point [n];
+    nan where the gradient is not finite, or where Lanczos's method does not converge."""
 
     def times(direction):
         direction = direction.reshape(-1).astype(at.dtype)
@@ -75,7 +76,12 @@ def largest_eigenvalue(gradient: Gradient, at: np.ndarray) -> float:
     n = len(at)
     jacobian = LinearOperator((n, n), matvec=times, dtype=np.float64)
     begin = np.random.default_rng(0).normal(size=n)
-    found = eigsh(jacobian, 1, which='LA', tol=1e-2, v0=begin, return_eigenvectors=False)
+    try:
+        found = eigsh(
+            jacobian, 1, which='LA', tol=1e-2, v0=begin, maxiter=300, return_eigenvectors=False
+        )
+    except ArpackError:
+        return float('nan')
     return float(found[0])
 
 
@@ -129,6 +135,7 @@ def curve(run: Recipe, seed: int, steps: int, every: int, title: str) -> dict[st
     return found
 
 
+@figures.styled
 def picture(curves: dict[str, dict[str, Any]], limit: float) -> Figure:
     """The curves, and what is stable."""
     figure = Figure(figsize=(6, 3.2), layout='constrained')
@@ -156,6 +163,7 @@ def run(values: Any) -> None:
     for system in ADJUSTABLE:
         one = recipe(task, Setting(system, values.num_steps, values.rate, 1.0), values.seed)
         found = curves[system] = curve(one, values.seed, values.steps, values.every, system)
+        write_json(workdir / 'sharpness.json', {'limit': limit, 'curves': curves})
         lines.append(f'{system:<8}{"step":>6}{"sharpness":>12}{"E+ - E-":>10}')
         lines += [
             f'{"":<8}{step:>6}{sharp:>12.1f}{gap:>10.2f}'
@@ -163,7 +171,6 @@ def run(values: Any) -> None:
         ]
         if found['diverged_at']:
             lines.append(f'{"":<8}diverged at step {found["diverged_at"]}')
-    write_json(workdir / 'sharpness.json', {'limit': limit, 'curves': curves})
     (workdir / 'sharpness.txt').write_text('\n'.join(lines) + '\n')
     figures.save(picture(curves, limit), workdir / 'sharpness.png', dpi=90)
     print('\n'.join(lines))

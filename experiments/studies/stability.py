@@ -50,6 +50,7 @@ from ebm_jax.types import Params
 from experiments.common import launch, settings
 from experiments.common.cores import use_all_cores
 from experiments.common.section import share_interval
+from experiments.studies import arms
 from experiments.studies.stability_figures import Row, heat_maps, survival_curves
 from experiments.studies.systems import (
     ADJUSTABLE,
@@ -258,11 +259,10 @@ def define(values: Any) -> None:
 
 
 def opened(file: pathlib.Path, c: Grid) -> dict[str, Any]:
-    """The results of the study so far. Raises: InputError where they are of another grid."""
+    """The results of the study so far. Raises: InputError where they are damaged, or of another
+    grid."""
     grid = settings.to_dict(c)
-    if not file.exists():
-        return {'config': grid, 'runs': {}, 'guarded': {}}
-    found = json.loads(file.read_text())
+    found = arms.read(file) or {'config': grid, 'runs': {}, 'guarded': {}}
     free = ('systems', 'guarded')
     there = settings.to_dict(Grid()) | found['config']  # settings that were added since
     if any(there[name] != grid[name] for name in grid if name not in free):

@@ -113,8 +113,7 @@ def task_of(source: str, network: str = 'convolutions') -> Task:
         )
     if network != 'convolutions':
         raise InputError(
-            f'--config.network={network} is for images: speech has the convolutions of its '
-            'experiment'
+            f'the network {network} is for images: speech has the convolutions of its experiment'
         )
     config = SPEECH[kind].get_config()
     config.data.source = source

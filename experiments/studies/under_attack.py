@@ -85,7 +85,7 @@ def measure(
 
 def run(values: Any) -> None:
     """Train what is missing, write and print."""
-    workdir, radii = pathlib.Path(values.workdir), [float(radius) for radius in values.radii]
+    workdir, radii = pathlib.Path(values.workdir), sorted(launch.numbers(values, 'radii', above=0))
     whole = sources.datasets_of(values.data)
     found: dict[str, list[dict[str, float]]] = {}
     large = whole.train.x.shape[1] > 16
