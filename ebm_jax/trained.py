@@ -1,15 +1,9 @@
 """A trained model: opened from a run or an exported folder, queried, sampled and exported.
 
-    model = ebm_jax.load('runs/demo')
-    model.class_probs(x)
-
-An exported folder is self-contained: model.safetensors (the evaluation parameters), config.json
-(the model's spec, the settings that trained it, its metrics, and the SHA-256 of the weights) and
-README.md (the model card). Nothing in it is executable.
+model = ebm_jax.load('runs/demo')
+model.class_probs(x)
 """
 
-import hashlib
-import json
 import pathlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,22 +12,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save
 
-from ebm_jax import batching, cost, mcmc
+from ebm_jax import batching, exported, mcmc
 from ebm_jax.apply import latent as apply_latent
 from ebm_jax.apply import sequences
-from ebm_jax.card import card
 from ebm_jax.checkpoint import Checkpoints
 from ebm_jax.errors import InputError
 from ebm_jax.model import Model, build
-from ebm_jax.record import atomic_write, read_summary, write_json
+from ebm_jax.record import read_summary
 from ebm_jax.spec import ModelSpec
 from ebm_jax.types import UNCONDITIONAL, ArrayLike, Key, Network, ParamEnergyFn, Params
-
-WEIGHTS, CONFIG, CARD = 'model.safetensors', 'config.json', 'README.md'
-FORMAT = 'ebm_jax model 1'
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -233,44 +221,15 @@ class TrainedModel:
         Returns: the SHA-256 of the weights.
         Raises: InputError for a folder that holds something else, or cannot be written.
         """
-        folder = pathlib.Path(folder)
-        if folder.is_file() or (
-            folder.is_dir() and any(folder.iterdir()) and not is_export(folder)
-        ):
-            raise InputError(f'{folder} holds something else: choose an empty or new folder')
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            beside = folder / f'{WEIGHTS}.part'
-            # save_file would make a file that nobody else can read
-            beside.write_bytes(
-                save({k: np.asarray(leaf) for k, leaf in _flat(self.params).items()})
-            )
-            digest = _sha256(beside)
-            beside.replace(folder / WEIGHTS)
-            content = {
-                'format': FORMAT,
-                'model': self.model.spec.to_json(),
-                'step': self.step,
-                'sha256': digest,
-                'settings': dict(self.settings),
-                'metrics': dict(self.metrics),
-            }
-            write_json(folder / CONFIG, content)
-            text = card(
-                self.model.spec,
-                name=self.settings.get('experiment', 'An energy-based model').rpartition('.')[2],
-                metrics=self.metrics,
-                parameters=cost.num_parameters(self.params),
-                step=self.step,
-                digest=digest,
-                commands=commands,
-            )
-            atomic_write(folder / CARD, text)
-        except OSError as error:
-            raise InputError(
-                f'{folder} cannot be written ({error.strerror}): choose a folder you can write to'
-            ) from error
-        return digest
+        return exported.write(
+            pathlib.Path(folder),
+            self.model.spec,
+            self.params,
+            self.step,
+            settings=self.settings,
+            metrics=self.metrics,
+            commands=commands,
+        )
 
     def check_label(self, label: int | None) -> None:
         """Refuse a label that the energy does not know.
@@ -337,68 +296,29 @@ def load(
     Raises: InputError for a folder that is neither, is damaged, or needs such a network.
     """
     path = pathlib.Path(path)
-    content = read_config(path)
+    content = exported.read_config(path)
     if 'model' not in content:
         raise InputError(
-            f'{path / CONFIG} does not describe its model: train by Recipe(description=...), '
-            'see ebm_jax.spec'
+            f'{path / exported.CONFIG} does not describe its model: train by '
+            'Recipe(description=...), see ebm_jax.spec'
         )
     try:
         model = build(ModelSpec.from_json(content['model']), networks)
     except InputError as error:
         raise InputError(f'{path}: {error}') from error
-    if is_export(path):
+    if exported.is_export(path):
         return _load_export(path, content, model)
     with Checkpoints(path / 'checkpoints', read_only=True) as checkpoints:
         step, params = checkpoints.restore_eval_params()
-    params = _matched(path, model, _flat(params))
+    params = exported.matched(path, model, exported.flat(params))
     settings = {name: value for name, value in content.items() if name != 'model'}
     return TrainedModel(
         model=model, params=params, step=step, settings=settings, metrics=read_summary(path)
     )
 
 
-def read_config(path: pathlib.Path) -> dict[str, Any]:
-    """The config.json of a run or an export.
-
-    Raises: InputError where there is none that can be read.
-    """
-    file = pathlib.Path(path) / CONFIG
-    if not file.is_file():
-        raise InputError(
-            f'no model in {path} ({CONFIG} is missing): give the workdir of a run or an exported '
-            'folder'
-        )
-    try:
-        content = json.loads(file.read_text())
-    except (ValueError, OSError) as error:
-        raise InputError(f'{file} cannot be read ({error}): it may be damaged') from error
-    if not isinstance(content, dict):
-        raise InputError(f'{file} holds no settings: it may be damaged')
-    return content
-
-
-def is_export(path: pathlib.Path) -> bool:
-    """Whether a folder is an exported model."""
-    return (path / WEIGHTS).is_file()
-
-
 def _load_export(path, content, model):
-    if content.get('format') != FORMAT:
-        raise InputError(
-            f'{path} has the format {content.get("format")!r}, not {FORMAT!r}: it is of another '
-            'version of ebm_jax, or not exported by it'
-        )
-    if _sha256(path / WEIGHTS) != content.get('sha256'):
-        raise InputError(
-            f'{path / WEIGHTS} is not the file that was exported (its SHA-256 differs): copy the '
-            'folder again'
-        )
-    try:
-        weights = load_file(path / WEIGHTS)
-    except (SafetensorError, OSError) as error:
-        raise InputError(f'{path / WEIGHTS} cannot be read ({error}): it is damaged') from error
-    params = _matched(path, model, weights)
+    params = exported.matched(path, model, exported.weights(path, content))
     try:
         return TrainedModel(
             model=model,
@@ -409,52 +329,6 @@ def _load_export(path, content, model):
         )
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(
-            f'{path / CONFIG} lacks a part of an exported model, or holds a wrong one '
+            f'{path / exported.CONFIG} lacks a part of an exported model, or holds a wrong one '
             f'({type(error).__name__}: {error}): it is damaged, copy the folder again'
         ) from error
-
-
-def _matched(path, model, found):
-    """Parameters {'a/b': array} as the pytree that the networks of the model take.
-
-    Raises: InputError where they do not belong to these networks.
-    """
-    spec = model.spec
-    x, label = jnp.zeros(spec.shape), [jnp.zeros((), jnp.int32)] if spec.conditional else []
-
-    def shapes(name):
-        z_or_x = jnp.zeros(spec.latent.latent_dim) if name == 'generator' else x
-        return jax.eval_shape(lambda: model.networks[name].init(jax.random.key(0), z_or_x, *label))
-
-    if spec.latent is None:
-        wanted = shapes('network')
-    else:
-        wanted = {name: shapes(name) for name in model.networks}
-    if model.classifier is not None:
-        outputs = jax.eval_shape(model.classifier.logits, wanted, x).shape
-        if outputs != (spec.num_classes,):
-            raise InputError(
-                f'{path}: the network has outputs {list(outputs)} where the description says '
-                f'{spec.num_classes} classes: it is damaged'
-            )
-    shape = {name: np.shape(leaf) for name, leaf in found.items()}
-    needed = {name: tuple(leaf.shape) for name, leaf in _flat(wanted).items()}
-    differing = sorted(name for name in shape | needed if shape.get(name) != needed.get(name))
-    if differing:
-        name = differing[0]
-        raise InputError(
-            f'{path}: the parameter {name} is {shape.get(name, "missing")} where the model has '
-            f'{needed.get(name, "none")}: weights and config.json do not belong together'
-        )
-    return jax.tree.unflatten(jax.tree.structure(wanted), [found[name] for name in needed])
-
-
-def _flat(params):
-    """{'a/b': leaf} of nested dicts, lists and tuples."""
-    leaves = jax.tree_util.tree_leaves_with_path(params)
-    return {jax.tree_util.keystr(path, simple=True, separator='/'): leaf for path, leaf in leaves}
-
-
-def _sha256(file):
-    with file.open('rb') as stream:
-        return hashlib.file_digest(stream, 'sha256').hexdigest()

@@ -9,7 +9,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from ebm_jax import adapt, initial, kernels, mcmc, replay
+from ebm_jax import adapt, initial, kernels, mcmc, replay, teaching
 from ebm_jax import objectives as obj
 from ebm_jax.methods import dual_mcmc
 from ebm_jax.methods.dat import dat
@@ -91,8 +91,8 @@ GENERATOR = dense(LATENT, PIXELS, lambda h: jnp.tanh(h).reshape(SHAPE))
 INFERENCE = dense(PIXELS, 2 * LATENT, lambda h: (h[:LATENT], h[LATENT:]))
 
 
-def make_dual(settings=dual_mcmc.PAPER._replace(x_steps=3, z_steps=3), **options):
-    used = dual_mcmc.needs(settings).networks
+def make_dual(settings=teaching.PAPER._replace(x_steps=3, z_steps=3), **options):
+    used = teaching.needs(settings).networks
     networks = [
         network if used[name] else None
         for name, network in (
@@ -167,9 +167,9 @@ METHODS = {
     'cd': make_icd(kl_weight=0.0, l2_weight=0.0, from_data=True),
     'pcd': make_icd(kl_weight=0.0, l2_weight=0.0, buffer=replay.persistent(START, 8)),
     'dual_mcmc': make_dual(),
-    'dual_mcmc_sequential': make_dual(dual_mcmc.RELEASE._replace(x_steps=3, z_steps=3)),
-    'divergence_triangle': make_dual(dual_mcmc.DIVERGENCE_TRIANGLE),
-    'short_run': make_dual(dual_mcmc.SHORT_RUN._replace(x_steps=3)),
+    'dual_mcmc_sequential': make_dual(teaching.RELEASE._replace(x_steps=3, z_steps=3)),
+    'divergence_triangle': make_dual(teaching.DIVERGENCE_TRIANGLE),
+    'short_run': make_dual(teaching.SHORT_RUN._replace(x_steps=3)),
     'guide': make_guide(),
     'dat': make_dat(),
     'energy_matching': make_energy_matching(),

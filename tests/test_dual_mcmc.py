@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 
-from ebm_jax import devices, mcmc
+from ebm_jax import devices, mcmc, teaching
 from ebm_jax import objectives as obj
 from ebm_jax.apply import latent
 from ebm_jax.apply.refine import refine
@@ -50,7 +50,7 @@ LANGEVIN = mcmc.langevin(0.1, temperature=1.0)
 
 
 def linear(settings, **options):
-    used = dm.needs(settings).networks
+    used = teaching.needs(settings).networks
     return dm.dual_mcmc(
         *(NETWORKS[name] if used[name] else None for name in NETWORKS),
         settings._replace(sigma=SIGMA),
@@ -59,7 +59,7 @@ def linear(settings, **options):
 
 
 def params_of(settings):
-    return {name: PARAMS[name] for name, used in dm.needs(settings).networks.items() if used}
+    return {name: PARAMS[name] for name, used in teaching.needs(settings).networks.items() if used}
 
 
 @partial(jax.jit, static_argnums=0)
@@ -85,7 +85,7 @@ def posterior(x):
 
 
 @pytest.mark.parametrize(
-    'settings', [dm.ALTERNATING_BACK_PROPAGATION, dm.PAPER._replace(x_steps=0)]
+    'settings', [teaching.ALTERNATING_BACK_PROPAGATION, teaching.PAPER._replace(x_steps=0)]
 )
 def test_the_chain_in_z_samples_the_exact_posterior_of_a_linear_generator(settings):
     settings = settings._replace(z_steps=150)
@@ -98,7 +98,7 @@ def test_the_chain_in_z_samples_the_exact_posterior_of_a_linear_generator(settin
 
 
 def test_without_steps_the_latents_are_samples_of_the_inference_model():
-    method = linear(dm.PAPER._replace(x_steps=0, z_steps=0))
+    method = linear(teaching.PAPER._replace(x_steps=0, z_steps=0))
     z = samples_of(method, PARAMS).z_end.reshape(-1, 2, D)
     for i, x in enumerate(DATA):
         mean, log_variance = INFERENCE.apply(PARAMS['inference'], x)
@@ -136,7 +136,7 @@ def test_the_chain_in_x_leaves_a_perfect_generators_density_where_it_is(kernel, 
         ENERGY,
         generator,
         None,
-        dm.COOPNETS._replace(x_steps=steps),
+        teaching.COOPNETS._replace(x_steps=steps),
         x_kernel=kernel,
         z_kernel=EXACT,
         latent_dim=X,
@@ -171,7 +171,7 @@ def test_the_chain_in_x_leaves_a_perfect_generators_density_where_it_is(kernel, 
 )
 def test_each_loss_term_moves_its_own_network_only(name, taught):
     method, batch = (
-        linear(dm.Settings(3, 3, **dict.fromkeys(dm.LOSS_TERMS, 1.0)), num_negatives=2),
+        linear(teaching.Settings(3, 3, **dict.fromkeys(teaching.LOSS_TERMS, 1.0)), num_negatives=2),
         {
             'x': DATA,
             'y': jnp.zeros(2, jnp.int32),
@@ -191,7 +191,7 @@ def test_each_loss_term_moves_its_own_network_only(name, taught):
 
 def test_the_papers_gradients_in_closed_form():
     """Of the samples at hand: misfits and -log q are quadratic."""
-    settings = dm.PAPER._replace(x_steps=3, z_steps=3)
+    settings = teaching.PAPER._replace(x_steps=3, z_steps=3)
     method = linear(settings)
     s = samples_of(method, PARAMS)
     found = gradient(method, PARAMS, s)
@@ -250,13 +250,13 @@ def moments(x):
 
 
 def test_the_vae_preset_has_the_gradient_of_the_evidence_bound():
-    params = params_of(dm.VAE)
-    found = gradient(linear(dm.VAE), params, samples_of(linear(dm.VAE), params))
+    params = params_of(teaching.VAE)
+    found = gradient(linear(teaching.VAE), params, samples_of(linear(teaching.VAE), params))
     assert_gradients(found, jax.grad(neg_elbo)(params, *moments(BATCH['x'])), 0.06)
 
 
 def test_variational_cooperative_learning_is_a_vae_on_revised_samples():
-    settings = dm.VARIATIONAL_COOPERATIVE._replace(x_steps=3)
+    settings = teaching.VARIATIONAL_COOPERATIVE._replace(x_steps=3)
     method = linear(settings)
     s = samples_of(method, PARAMS)
     found = gradient(method, PARAMS, s)
@@ -297,7 +297,7 @@ def test_the_divergence_triangle_has_the_gradient_of_its_three_divergences():
             - mean_energy(e, frozen(mean_g), frozen(cov_g))
         )
 
-    method = linear(dm.DIVERGENCE_TRIANGLE)
+    method = linear(teaching.DIVERGENCE_TRIANGLE)
     s = samples_of(method, PARAMS)
     np.testing.assert_array_equal(s.x, s.z @ PARAMS['generator']['w'].T + PARAMS['generator']['b'])
     assert_gradients(gradient(method, PARAMS, s), jax.grad(triangle)(PARAMS), 0.08)
@@ -307,7 +307,7 @@ def test_the_divergence_triangle_has_the_gradient_of_its_three_divergences():
 def test_alternating_back_propagation_climbs_the_likelihood():
     """With exact posterior samples its gradient is that of -log N(x; b, w w^T + sigma^2 I)
     (Fisher's identity)."""
-    settings = dm.ALTERNATING_BACK_PROPAGATION._replace(z_steps=150)
+    settings = teaching.ALTERNATING_BACK_PROPAGATION._replace(z_steps=150)
     method, params = linear(settings), params_of(settings)
 
     def nll(params):
@@ -323,8 +323,8 @@ def test_alternating_back_propagation_climbs_the_likelihood():
 
 
 def test_coopnets_teach_energy_and_generator_by_the_chain_alone():
-    method = linear(dm.COOPNETS._replace(x_steps=3))
-    params = params_of(dm.COOPNETS)
+    method = linear(teaching.COOPNETS._replace(x_steps=3))
+    params = params_of(teaching.COOPNETS)
     s = samples_of(method, params)
     found = gradient(method, params, s)
     residual = (s.z @ params['generator']['w'].T + params['generator']['b'] - s.x) / SIGMA**2
@@ -335,7 +335,7 @@ def test_coopnets_teach_energy_and_generator_by_the_chain_alone():
 
 
 def test_short_run_chains_start_at_noise():
-    settings = dm.SHORT_RUN._replace(x_steps=4)
+    settings = teaching.SHORT_RUN._replace(x_steps=4)
     method = linear(
         settings, x_initial_sampler=lambda key, label: 7.0 + 0.1 * jax.random.normal(key, (X,))
     )
@@ -350,7 +350,7 @@ def test_short_run_chains_start_at_noise():
 
 @pytest.mark.parametrize('sequential', [False, True])
 def test_the_energy_learns_from_the_generator_of_before_or_after_its_update(sequential):
-    settings = dm.PAPER._replace(x_steps=0, z_steps=0, sequential=sequential)
+    settings = teaching.PAPER._replace(x_steps=0, z_steps=0, sequential=sequential)
     small = {'x': DATA, 'y': jnp.zeros(2, jnp.int32)}
     method = linear(settings, num_negatives=2)
     optimizer = per_network({name: optax.sgd(0.1) for name in NETWORKS})
@@ -373,7 +373,7 @@ def test_the_energy_learns_from_the_generator_of_before_or_after_its_update(sequ
     )
     assert np.abs(after.params['generator']['w'] - state.params['generator']['w']).max() > 1e-3
     assert np.abs(after.params['inference']['a'] - state.params['inference']['a']).max() > 1e-3
-    assert set(metrics) >= {f'loss/{name}' for name in dm.LOSS_TERMS[:5]}
+    assert set(metrics) >= {f'loss/{name}' for name in teaching.LOSS_TERMS[:5]}
     np.testing.assert_allclose(
         metrics['loss'],
         sum(value for name, value in metrics.items() if name.startswith('loss/')),
@@ -383,7 +383,11 @@ def test_the_energy_learns_from_the_generator_of_before_or_after_its_update(sequ
 
 def test_settings_use_the_networks_they_name():
     used = {
-        name: {network for network, yes in dm.needs(getattr(dm, name)).networks.items() if yes}
+        name: {
+            network
+            for network, yes in teaching.needs(getattr(teaching, name)).networks.items()
+            if yes
+        }
         for name in (
             'PAPER',
             'COOPNETS',
@@ -409,47 +413,47 @@ def test_settings_use_the_networks_they_name():
 @pytest.mark.parametrize(
     'settings, networks, options, message',
     [
-        (dm.PAPER, (ENERGY, GENERATOR, None), {}, "use a network 'inference'"),
-        (dm.COOPNETS, (ENERGY, GENERATOR, INFERENCE), {}, "use no network 'inference'"),
-        (dm.PAPER._replace(sigma=0.0), (ENERGY, GENERATOR, INFERENCE), {}, 'sigma must'),
+        (teaching.PAPER, (ENERGY, GENERATOR, None), {}, "use a network 'inference'"),
+        (teaching.COOPNETS, (ENERGY, GENERATOR, INFERENCE), {}, "use no network 'inference'"),
+        (teaching.PAPER._replace(sigma=0.0), (ENERGY, GENERATOR, INFERENCE), {}, 'sigma must'),
         (
-            dm.PAPER._replace(x_steps=-1),
+            teaching.PAPER._replace(x_steps=-1),
             (ENERGY, GENERATOR, INFERENCE),
             {},
             'x_steps must be at least 0',
         ),
         (
-            dm.PAPER._replace(contrast=-1.0),
+            teaching.PAPER._replace(contrast=-1.0),
             (ENERGY, GENERATOR, INFERENCE),
             {},
             'contrast must be finite',
         ),
-        (dm.NO_TERMS, (None, None, None), {}, 'nothing to learn'),
+        (teaching.NO_TERMS, (None, None, None), {}, 'nothing to learn'),
         (
-            dm.COOPNETS._replace(generator_chain=0.0, sequential=True),
+            teaching.COOPNETS._replace(generator_chain=0.0, sequential=True),
             (ENERGY, GENERATOR, None),
             {},
             "the network 'generator', but all",
         ),
         (
-            dm.PAPER._replace(from_generator=False),
+            teaching.PAPER._replace(from_generator=False),
             (ENERGY, GENERATOR, INFERENCE),
             {},
             'their z is nothing to',
         ),
         (
-            dm.PAPER,
+            teaching.PAPER,
             (ENERGY, GENERATOR, INFERENCE),
             {'latent_dim': 0},
             'latent_dim must be at least 1',
         ),
         (
-            dm.PAPER,
+            teaching.PAPER,
             (ENERGY, GENERATOR, INFERENCE),
             {'x_initial_sampler': lambda key, label: 0},
             'x_initial_sampler is where',
         ),
-        (dm.SHORT_RUN, (ENERGY, None, None), {}, 'x_initial_sampler is where'),
+        (teaching.SHORT_RUN, (ENERGY, None, None), {}, 'x_initial_sampler is where'),
     ],
 )
 def test_what_does_not_fit_is_refused(settings, networks, options, message):
@@ -477,7 +481,7 @@ def test_conditional_networks_get_the_labels_of_their_own_examples():
         )
 
     centred = Network(ENERGY.init, lambda p, x, y: ENERGY.apply(p, x - y))
-    settings = dm.Settings(1, 1, **dict.fromkeys(dm.LOSS_TERMS, 1.0))
+    settings = teaching.Settings(1, 1, **dict.fromkeys(teaching.LOSS_TERMS, 1.0))
     drift = mcmc.langevin(0.1, noise_scale=0.0)
     method = dm.dual_mcmc(
         centred,

@@ -12,10 +12,9 @@ import pytest
 from commands import assert_one_sentence, in_process, succeed
 
 import ebm_jax
-from ebm_jax import data
+from ebm_jax import data, teaching
 from ebm_jax.errors import InputError
 from ebm_jax.evaluate import extractor
-from ebm_jax.methods import dual_mcmc
 from ebm_jax.train import state_shapes
 from experiments import digits_dual_mcmc
 from experiments.common import runs
@@ -210,7 +209,7 @@ def test_every_preset_is_the_same_method_under_other_settings(preset):
     config.teaching.sigma = 0.25
     experiment = runs.build(module, config)
     settings = method_settings(config)
-    used = {name for name, yes in dual_mcmc.needs(settings).networks.items() if yes}
+    used = {name for name, yes in teaching.needs(settings).networks.items() if yes}
     assert set(state_shapes(experiment.recipe).params) == used and settings.sigma == 0.25
     model = experiment.model
     assert (model.latent is None) == ('generator' not in used)
@@ -221,7 +220,7 @@ def test_teaching_overrides_the_preset():
     config = importlib.import_module(NAME).get_config()
     config.preset, config.teaching.inference_chain = 'release', 0.0
     settings = method_settings(config)
-    assert settings == dual_mcmc.RELEASE._replace(
+    assert settings == teaching.RELEASE._replace(
         inference_chain=0.0, x_steps=config.x_chain.num_steps
     )
     config.preset = 'divergence_triangle'  # which has no chain in x, whatever x_chain says

@@ -23,13 +23,12 @@ from methods_under_test import (
     sampler_of,
 )
 
-from ebm_jax import adapt, mcmc, replay, validity
+from ebm_jax import adapt, mcmc, replay, teaching, validity
 from ebm_jax import objectives as obj
 from ebm_jax.checkpoint import Checkpoints
 from ebm_jax.errors import Diverged, InputError, Stopped
 from ebm_jax.fit import fit
 from ebm_jax.guard import Guard, RecoveryAction
-from ebm_jax.methods import dual_mcmc
 from ebm_jax.sharding import shard_batch, shard_state
 from ebm_jax.train import Recipe, init_state, make_train_step
 from ebm_jax.types import UNCONDITIONAL, Kernel, Method
@@ -118,7 +117,7 @@ def test_the_loss_of_icd_is_that_of_the_valid_chains():
 
 
 def test_the_loss_of_dual_mcmc_is_that_of_the_valid_chains():
-    settings = dual_mcmc.PAPER._replace(x_steps=2, z_steps=2)
+    settings = teaching.PAPER._replace(x_steps=2, z_steps=2)
     method = make_dual(
         settings,
         x_kernel=faulty(KERNEL, jnp.nan),

@@ -50,10 +50,12 @@ LIBRARY = {
     'process': BASE,
     'record': BASE,
     'replay': BASE,
+    'teaching': BASE,
     'adapt': BASE | {'mcmc'},
     'negatives': BASE | {'replay'},
     'kl': BASE | {'mcmc', 'negatives', 'objectives', 'replay'},
-    'methods': BASE | {'adapt', 'kernels', 'kl', 'mcmc', 'negatives', 'objectives', 'replay'},
+    'methods': BASE
+    | {'adapt', 'kernels', 'kl', 'mcmc', 'negatives', 'objectives', 'replay', 'teaching'},
     'apply': BASE | {'audio', 'data', 'mcmc', 'objectives'},
     'evaluate': BASE | {'apply', 'data', 'mcmc', 'networks', 'objectives'},
     'train': BASE,
@@ -69,7 +71,8 @@ LIBRARY = {
     | {'apply', 'augment', 'composition', 'data', 'evaluate', 'kernels', 'mcmc', 'networks'}
     | {'objectives', 'spec'},
     'card': {'spec'},
-    'trained': BASE | {'apply', 'card', 'checkpoint', 'mcmc', 'model', 'record', 'spec'},
+    'exported': BASE | {'card', 'model', 'record', 'spec'},
+    'trained': BASE | {'apply', 'checkpoint', 'exported', 'mcmc', 'model', 'record', 'spec'},
     '__init__': {'trained', 'types'},
 }
 FOLDERS = ('apply', 'data', 'evaluate', 'methods', 'networks')

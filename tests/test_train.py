@@ -14,9 +14,8 @@ from jax.sharding import AxisType, Mesh, PartitionSpec
 from methods_under_test import make_dual
 from trees import as_data
 
-from ebm_jax import adapt, augment, devices, initial, mcmc, replay, versions
+from ebm_jax import adapt, augment, devices, initial, mcmc, replay, teaching, versions
 from ebm_jax import objectives as obj
-from ebm_jax.methods import dual_mcmc
 from ebm_jax.methods.icd import icd
 from ebm_jax.methods.jem import jem
 from ebm_jax.networks import ConvNet, per_example
@@ -139,7 +138,7 @@ def test_one_device_equals_four_with_a_population_of_past_samples():
 @pytest.mark.parametrize('sequential', [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_one_device_equals_four_with_three_networks(sequential):
     method = make_dual(
-        dual_mcmc.PAPER._replace(x_steps=2, z_steps=2, elbo_data=0.1, sequential=sequential),
+        teaching.PAPER._replace(x_steps=2, z_steps=2, elbo_data=0.1, sequential=sequential),
         num_negatives=24,
         conditional=True,
     )

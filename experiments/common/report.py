@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 from ebm_jax.errors import InputError
 from ebm_jax.evaluate import figures
+from ebm_jax.exported import is_export, read_config
 from ebm_jax.record import atomic_write, read_or_leave_out, read_rows, read_summary
-from ebm_jax.trained import is_export, read_config
 from experiments.common import page, settings
 from experiments.common.headlines import headlines_of
 from experiments.common.section import Shown

@@ -14,9 +14,10 @@ from ebm_jax.checkpoint import Checkpoints
 from ebm_jax.compiling import compile_quickly_on_tpu
 from ebm_jax.errors import InputError
 from ebm_jax.evaluate import predict
+from ebm_jax.exported import is_export, read_config
 from ebm_jax.fit import fit
 from ebm_jax.train import TrainState, state_shapes
-from ebm_jax.trained import TrainedModel, is_export, load, read_config
+from ebm_jax.trained import TrainedModel, load
 from experiments.common import report, settings, sources
 from experiments.common.building import prepare_images, recovery_actions
 from experiments.common.cores import use_all_cores

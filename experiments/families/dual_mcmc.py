@@ -9,14 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ebm_jax import model
+from ebm_jax import model, teaching
 from ebm_jax.apply import latent
 from ebm_jax.data import Examples
 from ebm_jax.evaluate import predict
 from ebm_jax.images import Grid, as_float, stacked
 from ebm_jax.initial import uniform
 from ebm_jax.methods import dual_mcmc as method
-from ebm_jax.methods.dual_mcmc import NETWORKS
 from ebm_jax.model import Model
 from ebm_jax.networks import Generator, InferenceNet, SpectralEnergy, per_example
 from ebm_jax.spec import LatentSpec, ModelSpec, Part, Sampling, latent_spec
@@ -40,14 +39,14 @@ from experiments.evaluations.generator import inpainting, reconstruction
 from experiments.families.networks import ComputeType
 
 PRESETS = {
-    'paper': method.PAPER,
-    'release': method.RELEASE,
-    'coopnets': method.COOPNETS,
-    'variational_cooperative': method.VARIATIONAL_COOPERATIVE,
-    'divergence_triangle': method.DIVERGENCE_TRIANGLE,
-    'alternating_back_propagation': method.ALTERNATING_BACK_PROPAGATION,
-    'short_run': method.SHORT_RUN,
-    'vae': method.VAE,
+    'paper': teaching.PAPER,
+    'release': teaching.RELEASE,
+    'coopnets': teaching.COOPNETS,
+    'variational_cooperative': teaching.VARIATIONAL_COOPERATIVE,
+    'divergence_triangle': teaching.DIVERGENCE_TRIANGLE,
+    'alternating_back_propagation': teaching.ALTERNATING_BACK_PROPAGATION,
+    'short_run': teaching.SHORT_RUN,
+    'vae': teaching.VAE,
 }
 
 
@@ -205,7 +204,7 @@ class DualSettings(RunSettings):
     def recovery_paths(self) -> dict[str, tuple[str, ...]]:
         return {
             'new_key': (),
-            'learning_rate': tuple(f'optimizer.{name}.learning_rate' for name in NETWORKS),
+            'learning_rate': tuple(f'optimizer.{name}.learning_rate' for name in teaching.NETWORKS),
             'num_steps': ('x_chain.num_steps',),
             'step_size': ('x_chain.step_size',),
         }
@@ -221,7 +220,7 @@ def for_small_images(config: DualSettings) -> DualSettings:
     return config
 
 
-def method_settings(config: DualSettings) -> method.Settings:
+def method_settings(config: DualSettings) -> teaching.Settings:
     """The method's Settings: the preset, overridden by what config.teaching sets."""
     preset = PRESETS[config.preset]
     own = {name: value for name, value in asdict(config.teaching).items() if value is not None}
@@ -254,7 +253,7 @@ def image_dual_mcmc(
         classes = num_classes if conditional else 0
         networks = config.network.build(shape, config.latent_dim, classes)
     used = {
-        name: networks[name] for name, needed in method.needs(settings).networks.items() if needed
+        name: networks[name] for name, needed in teaching.needs(settings).networks.items() if needed
     }
     spec = model_spec(config, used, settings, shape, num_classes)
     trained = model.build(spec, used)
@@ -308,7 +307,7 @@ def _optimizer(config, optimizer):
 def model_spec(
     config: DualSettings,
     networks: dict[str, Network],
-    settings: method.Settings,
+    settings: teaching.Settings,
     shape: tuple[int, ...],
     num_classes: int,
 ) -> ModelSpec:

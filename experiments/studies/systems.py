@@ -10,7 +10,18 @@ import flax.linen as nn
 import jax
 import optax
 
-from ebm_jax import adapt, audio, augment, data, initial, kernels, mcmc, objectives, replay
+from ebm_jax import (
+    adapt,
+    audio,
+    augment,
+    data,
+    initial,
+    kernels,
+    mcmc,
+    objectives,
+    replay,
+    teaching,
+)
 from ebm_jax.data import Examples
 from ebm_jax.errors import InputError
 from ebm_jax.evaluate import attacks
@@ -201,7 +212,7 @@ def _dual_mcmc(task: Task, setting: Setting) -> Callable[..., Recipe]:
         ENERGY._replace(apply=energy),
         per_example(Generator(task.train.x.shape[1:], (64, 32))),
         per_example(InferenceNet(16, (32, 64), (1, 2))),
-        dual_mcmc.PAPER._replace(x_steps=setting.num_steps, z_steps=10),
+        teaching.PAPER._replace(x_steps=setting.num_steps, z_steps=10),
         x_kernel=mcmc.langevin(setting.step_size, noise_scale=0.001),
         z_kernel=mcmc.langevin(0.005, noise_scale=0.1),
         latent_dim=16,
