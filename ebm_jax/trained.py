@@ -178,6 +178,7 @@ class TrainedModel:
             self.params,
             key,
             self.model.kernel(),
+            self.model.initial_sampler,
             frontend,
             np.broadcast_to(labels, (frames,)),
             self.model.num_steps(num_steps),

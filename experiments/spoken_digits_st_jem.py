@@ -29,6 +29,9 @@ def get_config() -> SpeechSettings:
     config.data.window, config.data.every = 32, 4
     config.data.time_mask, config.data.frequency_mask = 6, 4
     config.sampler.num_steps = 15
+    config.sampler.step_size = config.fresh.step_size = 0.1
+    config.buffer.initial = 'class_gaussian'
+    config.buffer.side = config.buffer.rank = 16
     config.loss.alpha = 1.0
     config.network = SpeechNetwork()
     return config

@@ -576,14 +576,23 @@ def test_noisy_recordings_have_their_level_and_no_part_of_themselves_in_the_babb
 
 
 def test_generated_sequences_follow_their_phones():
-    """E = |window - y|^2 / 2: each frame ends at the mean label of the windows that see it."""
+    """E = |window - y|^2 / 2: each frame ends at the mean label of the windows that see it. Chains
+    begin at the initial distribution of the label in the middle of each window."""
     model = model_of(lambda params, x, label: 0.5 * jnp.sum((x - label) ** 2), None, by_frame=True)
     frame_labels = np.array([0, 0, 0, 0, 0, 1, 1, 1, 1, 1])
     labels = frame_labels[2:8]  # of the middle of each window
+
+    def initial(params, key, label):
+        return jnp.full((model.speech.length, model.speech.analysis.bins, 1), 7.0) + label
+
     kernel, key = mcmc.langevin(0.5, noise_scale=0.0), jax.random.key(0)
     x = apply_sequences.generate_features(
-        model.energy_fn, (), key, kernel, model.speech, frame_labels, 60
+        model.energy_fn, (), key, kernel, initial, model.speech, frame_labels, 60
     )
+    begun = apply_sequences.generate_features(
+        model.energy_fn, (), key, kernel, initial, model.speech, frame_labels, 0
+    )
+    np.testing.assert_array_equal(begun[:, 0, 0], [7.0] * 5 + [8.0] * 5)
     means = [np.mean([labels[t] for t in range(6) if t <= frame < t + 5]) for frame in range(10)]
     np.testing.assert_allclose(
         x, np.broadcast_to(np.array(means)[:, None, None], x.shape), atol=1e-4

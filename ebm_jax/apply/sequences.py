@@ -25,6 +25,7 @@ from ebm_jax.types import (
     Kernel,
     Key,
     ParamEnergyFn,
+    ParamInitialSampler,
     Params,
 )
 
@@ -208,20 +209,25 @@ def generate_features(
     params: Params,
     key: Key,
     kernel: Kernel,
+    initial_sampler: ParamInitialSampler,
     frontend: Frontend,
     frame_labels: ArrayLike,
     num_steps: int,
 ) -> np.ndarray:
     """A sequence [T, F, 1] with the given frame labels, int [T], at least one window long; its
-    chain begins at N(0, I / SPAN^2), see `generate`."""
-    said = np.asarray(frame_labels)
-    said = np.pad(said, (0, max(0, frontend.length - len(said))), mode='edge')
-    labels = labels_along(said, len(said), frontend.length, 1)
+    chain begins at windows of the initial distribution side by side, each of the label of its
+    middle frame, see `generate`."""
+    said, length = np.asarray(frame_labels), frontend.length
+    said = np.pad(said, (0, max(0, length - len(said))), mode='edge')
+    labels = labels_along(said, len(said), length, 1)
+    middles = np.arange(length // 2, len(said) + length, length)[: -(-len(said) // length)]
+    begun = said[np.minimum(middles, len(said) - 1)]
 
     def one(params, key, labels):
         initial_key, key = jax.random.split(key)
-        shape = len(said), frontend.analysis.bins, 1
-        x = jax.random.normal(initial_key, shape, jnp.float32) / audio.SPAN
+        keys = jax.random.split(initial_key, len(begun))
+        windows = jax.vmap(initial_sampler, (None, 0, 0))(params, keys, jnp.asarray(begun))
+        x = windows.reshape(-1, *windows.shape[2:])[: len(said)]
         window_energy = partial(energy_fn, params)
         return generate(key, window_energy, kernel, x, num_steps, frontend.length, labels)
 

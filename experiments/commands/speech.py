@@ -204,6 +204,7 @@ def generate(values: Any, inputs: Inputs) -> Result:
         inputs.opened.params,
         jax.random.key(values.seed),
         model.kernel(),
+        model.initial_sampler,
         frontend,
         phones,
         steps,
