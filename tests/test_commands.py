@@ -24,6 +24,10 @@ DOCUMENTS = [
     'docs/howto/data.md',
     'docs/howto/evaluate.md',
     'docs/howto/export.md',
+    'docs/howto/choose.md',
+    'docs/howto/compose.md',
+    'docs/howto/generators.md',
+    'docs/howto/speech.md',
     'docs/concepts/more_methods.md',
     'docs/adding_a_method.md',
 ]
@@ -79,6 +83,7 @@ SHORT_FLAGS = {
     'experiments.compose': ['--num=4', '--steps=1'],
     'experiments.chains': ['--steps=16', '--num=8', '--samples=10'],
     'experiments.speech': ['--steps=1'],
+    'experiments.studies.vary': ['--steps=2'],
     'experiments.studies.denoise_tables': ['--steps=1', '--levels=10', '--recordings=1'],
     'experiments.studies.stability': [
         '--config.steps=2',
