@@ -45,7 +45,7 @@ def card(
         for name, value in sorted(rows.items())
         if isinstance(value, int | float) and not isinstance(value, bool) and name not in OF_THE_RUN
     }
-    use = ['images = model.sample(jax.random.key(0), 16)  # network units']
+    use = ['images = model.sample(jax.random.key(0), 16)  # in [-1, 1]']
     if spec.speech is not None:
         use = ['sound = model.generate_sound(jax.random.key(0), 100, labels=0)  # 100 frames']
     elif spec.kind == CLASSIFIER:
@@ -67,11 +67,13 @@ def card(
         'import ebm_jax',
         'import jax',
         '',
-        "model = ebm_jax.load('this folder')",
+        "model = ebm_jax.load('FOLDER')  # this one",
         *use,
         '```',
         '',
         '## Metrics',
+        '',
+        'By `evaluate`, whose flags `--ood` and `--suite` add to the defaults; names: docs/howto/evaluate.md.',
         '',
         '| metric | value |',
         '|---|---|',

@@ -164,7 +164,7 @@ def run(values: Any) -> None:
         one = recipe(task, Setting(system, values.num_steps, values.rate, 1.0), values.seed)
         found = curves[system] = curve(one, values.seed, values.steps, values.every, system)
         write_json(workdir / 'sharpness.json', {'limit': limit, 'curves': curves})
-        lines.append(f'{system:<8}{"step":>6}{"sharpness":>12}{"E+ - E-":>10}')
+        lines.append(f'{system:<8}{"step":>6}{"sharpness":>12}{"E- - E+":>10}')
         lines += [
             f'{"":<8}{step:>6}{sharp:>12.1f}{gap:>10.2f}'
             for step, sharp, gap in zip(found['step'], found['sharpness'], found['gap'])
