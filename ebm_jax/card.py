@@ -73,7 +73,8 @@ def card(
         '',
         '## Metrics',
         '',
-        'By `evaluate`, whose flags `--ood` and `--suite` add to the defaults; names: docs/howto/evaluate.md.',
+        'By `evaluate`, whose flags `--ood` and `--suite` add to the defaults; names: '
+        'docs/howto/evaluate.md.',
         '',
         '| metric | value |',
         '|---|---|',

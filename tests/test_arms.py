@@ -15,23 +15,23 @@ from ebm_jax.images import as_float
 from experiments import digits_energy_matching, digits_icd, digits_st_jem
 from experiments.common import settings, sources
 from experiments.common.sources import Datasets
-from experiments.studies import arms, dual_mcmc_tables, equal_time, icd_ablation
+from experiments.studies import arms, asked, dual_mcmc_tables, equal_time, icd_ablation
 
 MADE = Examples('made', np.arange(100, dtype=np.uint8).reshape(100, 1, 1, 1), np.arange(100) % 10)
 
 
 def test_validation_is_cut_from_training_and_nothing_else():
     test = MADE._replace(name='test')
-    found = arms.validation(Datasets(train=MADE, test=test), 20, seed=3)
+    found = asked.validation(Datasets(train=MADE, test=test), 20, seed=3)
     held, kept = found.test.x.reshape(-1), found.train.x.reshape(-1)
     assert len(held) == 20 and sorted([*held, *kept]) == list(range(100))
-    again = arms.validation(Datasets(train=MADE, test=test), 20, seed=3)
+    again = asked.validation(Datasets(train=MADE, test=test), 20, seed=3)
     np.testing.assert_array_equal(again.test.x, found.test.x)
-    assert set(arms.validation(Datasets(train=MADE, test=test), 20, seed=4).test.x.flat) != set(
+    assert set(asked.validation(Datasets(train=MADE, test=test), 20, seed=4).test.x.flat) != set(
         held
     )
     with pytest.raises(InputError, match='cannot be cut off'):
-        arms.validation(Datasets(train=MADE, test=test), 60)
+        asked.validation(Datasets(train=MADE, test=test), 60)
 
 
 def test_intervals_are_students_and_the_table_says_so():

@@ -10,12 +10,12 @@ from ebm_jax.model import INITIAL
 from ebm_jax.spec import Part, Sampling
 from ebm_jax.types import Network
 from experiments.common import sources
+from experiments.common.assembly import classifier_experiment
 from experiments.common.building import prepare_images, shard_capacity
 from experiments.common.experiment import Experiment, TrainingChains
 from experiments.common.groups import Buffer, ImageData, Optimizer, PersistentRunSettings
 from experiments.common.settings import group, setting
 from experiments.common.sources import Datasets
-from experiments.families.jem import classifier_experiment
 from experiments.families.networks import ConvNetwork
 
 BOUNDS = (-1.0, 1.0)

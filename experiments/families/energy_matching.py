@@ -12,11 +12,11 @@ from ebm_jax.model import INITIAL
 from ebm_jax.spec import Part, Sampling, energy_spec
 from ebm_jax.types import Network
 from experiments.common import sources
+from experiments.common.assembly import energy_experiment
 from experiments.common.experiment import Experiment
 from experiments.common.groups import ImageData, Optimizer, RunSettings
 from experiments.common.settings import group, setting
 from experiments.common.sources import Datasets
-from experiments.families.icd import energy_experiment
 from experiments.families.networks import EnergyNetwork
 
 

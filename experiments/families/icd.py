@@ -6,7 +6,6 @@ one in u).
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -16,21 +15,16 @@ import numpy as np
 from ebm_jax import data, model, objectives, replay
 from ebm_jax.data import Examples
 from ebm_jax.errors import InputError
-from ebm_jax.evaluate import post_hoc, predict
 from ebm_jax.evaluate.attributes import ATTRIBUTES, relabelled, thirds
 from ebm_jax.methods.icd import icd
 from ebm_jax.spec import Part, Sampling, TransitionPart, energy_spec
-from ebm_jax.train import LIMITS, Pictures, Recipe, TrainState
 from ebm_jax.types import InitialSampler, Kernel, Method, Network, ReplayBuffer, Transition
 from experiments.common import sources
+from experiments.common.assembly import energy_experiment
 from experiments.common.building import (
-    batches,
-    buffer_pictures,
     chain_numbers,
     kernel_part,
     make_kernel,
-    optimizer_of,
-    prepare_images,
     shard_capacity,
     traced_kernel,
 )
@@ -43,7 +37,7 @@ from experiments.common.groups import (
     PersistentRunSettings,
 )
 from experiments.common.settings import group, setting
-from experiments.common.sources import Datasets, ood_names
+from experiments.common.sources import Datasets
 from experiments.evaluations.kl_term import kl_cost, kl_gradient_ratio
 from experiments.families.networks import EnergyNetwork
 
@@ -198,58 +192,6 @@ def sampling_of(config: IcdSettings, shape: tuple[int, ...]) -> Sampling:
         transition=transition_parts(config.transition, shape),
         every=config.fresh.every,
         plain=config.fresh.plain,
-    )
-
-
-def energy_experiment(
-    config: Any,
-    datasets: Datasets,
-    trained: model.Model,
-    method: Method,
-    *,
-    limits: Mapping[str, float] = LIMITS,
-    show: tuple[str, ...] = ('loss', 's_gap', 'grad_norm'),
-    chains: TrainingChains | None = None,
-    pictures: Callable[[TrainState], Pictures] | None = None,
-    prepare_test: Transition | None = None,
-) -> Experiment:
-    """The experiment of a method that trains an energy without a classifier.
-
-    Args:
-      config: settings of the run: those of RunSettings, `data` and `optimizer`.
-      trained: the model. method: how it is trained.
-      limits: of metrics, beyond which the run has diverged. show: metrics on the progress bar.
-      chains: those of training, where they outlive a step.
-      pictures: what to show while it trains; default: the chains of the replay buffer.
-      prepare_test: (key, example) -> network input where scores are computed; default: as
-        config.data says, without crop and flip.
-    """
-    c, picture_classes = config.optimizer, 0
-    if trained.spec.conditional:
-        picture_classes = datasets.train.num_classes
-    recipe = Recipe(
-        method=method,
-        optimizer=optimizer_of(c, c.learning_rate, config.steps, c.weight_decay),
-        batch_at=batches(datasets.train, config.batch_size, config.seed),
-        prepare=prepare_images(config.data.noise, config.data.crop, config.data.flip),
-        ema=c.ema,
-        limits=limits,
-        pictures=pictures or (lambda state: buffer_pictures(state, picture_classes)),
-        show=show,
-        description=trained.spec.to_json(),
-    )
-    view, scores = trained.view()
-    if not trained.spec.conditional:
-        view = post_hoc.with_features(view, trained.networks['network'])
-    return Experiment(
-        recipe=recipe,
-        model=trained,
-        datasets=datasets,
-        predict=predict.predictor(view, prepare_test or prepare_images(config.data.noise)),
-        scores=scores,
-        input_noise=config.data.noise,
-        chains=chains,
-        ood=ood_names(config.ood),
     )
 
 

@@ -1,39 +1,34 @@
 """JEM and ST-JEM: their settings, and the experiments on images or other data that they define."""
 
-import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
 
-from ebm_jax import adapt, data, model, objectives, replay
+from ebm_jax import adapt, data, objectives, replay
 from ebm_jax.errors import InputError
-from ebm_jax.evaluate import calibration, post_hoc, predict
 from ebm_jax.images import as_float
 from ebm_jax.initial import fit_class_gaussians
 from ebm_jax.methods.jem import jem
 from ebm_jax.model import INITIAL
-from ebm_jax.spec import Part, Sampling, classifier_spec
-from ebm_jax.train import Recipe
+from ebm_jax.spec import Part, Sampling
 from ebm_jax.types import (
     Batch,
     InitialSampler,
     Kernel,
-    Method,
     Network,
     Transition,
     WeightRule,
 )
 from experiments.common import sources
+from experiments.common.assembly import classifier_experiment
 from experiments.common.building import (
     batches,
-    buffer_pictures,
     chain_numbers,
     kernel_part,
     make_kernel,
-    optimizer_of,
     prepare_images,
     shard_capacity,
     traced_kernel,
@@ -47,7 +42,7 @@ from experiments.common.groups import (
     PersistentRunSettings,
 )
 from experiments.common.settings import group, setting
-from experiments.common.sources import Datasets, ood_names
+from experiments.common.sources import Datasets
 from experiments.families.networks import ConvNetwork
 
 
@@ -266,73 +261,6 @@ def jem_experiment(
         batch_at=batch_at,
         chains=training_chains(config.sampler, loss.num_negatives, kernel),
         spec_changes=spec_changes,
-        **more,
-    )
-
-
-def classifier_experiment(
-    config: Any,
-    datasets: Datasets,
-    network: Network,
-    method: Method,
-    *,
-    sampling: Sampling,
-    prepare: Transition,
-    prepare_test: Transition,
-    prepare_more: Mapping[str, Transition] | None = None,
-    batch_at: Callable[[int], Batch] | None = None,
-    spec_changes: dict[str, Any] | None = None,
-    **more: Any,
-) -> Experiment:
-    """The experiment of a method that trains a classifier whose logits are energies.
-
-    Args:
-      config: settings of the run: those of RunSettings, `data.noise` and `optimizer`.
-      network: one example -> logits. method: how it is trained.
-      sampling: how fresh samples are drawn.
-      prepare, prepare_test: (key, example) -> network input; prepare_more: of further entries of a
-        batch.
-      batch_at: step -> batch; default: of the training examples.
-      spec_changes: changes of the model's spec.
-      more: further fields of Experiment.
-    """
-    num_classes, shape = datasets.train.num_classes, datasets.train.x.shape[1:]
-    spec = classifier_spec(network, shape, num_classes, sampling)
-    spec = dataclasses.replace(spec, **spec_changes or {})
-    trained = model.build(spec, {'network': network})
-    view, _ = trained.view()
-    predict_fn = predict.predictor(view, prepare_test)
-    some = data.subsample(datasets.test, 2000)  # for the curve during training
-
-    def evaluate(state):
-        found = predict.predict_dataset(predict_fn, state.eval_params, some)
-        return {'test_accuracy': calibration.accuracy(found['logits'], some.y)}
-
-    def pictures(state):
-        return buffer_pictures(state, num_classes, trained.pictures, names=trained.spec.class_names)
-
-    optimizer = config.optimizer
-    recipe = Recipe(
-        method=method,
-        optimizer=optimizer_of(
-            optimizer, optimizer.learning_rate, config.steps, optimizer.weight_decay
-        ),
-        batch_at=batch_at or batches(datasets.train, config.batch_size, config.seed),
-        prepare=prepare,
-        prepare_more=prepare_more or {},
-        ema=optimizer.ema,
-        pictures=pictures,
-        evaluate=evaluate,
-        description=trained.spec.to_json(),
-    )
-    return Experiment(
-        recipe=recipe,
-        model=trained,
-        datasets=datasets,
-        predict=predict.predictor(post_hoc.with_features(view, network), prepare_test),
-        scores=predict.CLASSIFIER_SCORES,
-        input_noise=config.data.noise,
-        ood=ood_names(config.ood),
         **more,
     )
 

@@ -41,7 +41,7 @@ from experiments.common.sources import Datasets
 from experiments.common.timing import seconds_per_step
 from experiments.evaluations.generator import held_out_inputs, reconstructed
 from experiments.families.dual_mcmc import PRESETS, DualSettings
-from experiments.studies import arms
+from experiments.studies import arms, asked
 
 TABLES: dict[str, dict[str, dict[str, Any]]] = {
     'order': {'joint': {'teaching.sequential': False}, 'sequential': {'teaching.sequential': True}},
@@ -73,12 +73,12 @@ COLUMNS = {
     'survived': 'survived',
 }
 SAMPLES = 500
-ELSEWHERE = {**arms.ELSEWHERE, 'steps': '--steps or --seconds'}
+ELSEWHERE = {**asked.ELSEWHERE, 'steps': '--steps or --seconds'}
 
 
 def define(values: Any) -> None:
     """The flags."""
-    arms.define_study(values, 'digits_dual_mcmc')
+    asked.define_study(values, 'digits_dual_mcmc')
     flags.DEFINE_enum('table', None, list(TABLES), 'Which table.', flag_values=values)
     flags.DEFINE_integer(
         'seconds', 0, 'Training time of a run; 0: the rows have equal steps.', 0, flag_values=values
@@ -96,7 +96,7 @@ def rows_of(base: DualSettings, values: Any) -> dict[str, dict[str, Any]]:
         raise InputError('give either --table or rows by --vary')
     if values.seconds and values.steps:
         raise InputError('give either --seconds or --steps, not both')
-    return TABLES[values.table] if values.table else arms.rows(base, values.vary, ELSEWHERE)
+    return TABLES[values.table] if values.table else asked.rows(base, values.vary, ELSEWHERE)
 
 
 def planned(
@@ -141,10 +141,10 @@ def measure(
 
 def run(values: Any) -> None:
     """Train what is missing, write and print."""
-    module, base = arms.base_of(values, is_dual)
+    module, base = asked.base_of(values, is_dual)
     rows = rows_of(base, values)
     use_all_cores(*(arms.configured(base, row) for row in rows.values()))
-    workdir, (whole, datasets) = pathlib.Path(values.workdir), arms.parts(values)
+    workdir, (whole, datasets) = pathlib.Path(values.workdir), asked.parts(values)
     workdir.mkdir(parents=True, exist_ok=True)
     seconds = planned(workdir / 'seconds.json', module, base, rows, datasets(0))
     steps = {

@@ -27,7 +27,7 @@ from experiments.common import launch, settings, sources, timing
 from experiments.common.cores import use_all_cores
 from experiments.common.experiment import Experiment
 from experiments.common.groups import ImageData
-from experiments.studies import arms
+from experiments.studies import arms, asked
 
 SAMPLES = 500
 
@@ -75,7 +75,7 @@ def run(values: Any) -> None:
     """Train what is missing, write and print."""
     workdir, whole = pathlib.Path(values.workdir), sources.datasets_of(values.data)
     workdir.mkdir(parents=True, exist_ok=True)
-    modules = arms.modules(
+    modules = asked.modules(
         'experiments', values.experiments, lambda config: isinstance(config.data, ImageData)
     )
     bases = {name: module.get_config() for name, module in modules.items()}

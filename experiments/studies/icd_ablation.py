@@ -30,11 +30,11 @@ from experiments.common.cores import use_all_cores
 from experiments.common.experiment import Experiment
 from experiments.evaluations.kl_term import gradient_ratio
 from experiments.families.icd import IcdSettings
-from experiments.studies import arms
+from experiments.studies import arms, asked
 
 SAMPLES = 500
 WHOLE = 'the data, which has all classes here'
-ELSEWHERE = {**arms.ELSEWHERE, 'steps': '--steps', 'data.label': WHOLE, 'data.leave_out': WHOLE}
+ELSEWHERE = {**asked.ELSEWHERE, 'steps': '--steps', 'data.label': WHOLE, 'data.leave_out': WHOLE}
 POINTS = 100  # of a trace
 KL_TERMS = {'with': {}, 'without': {'loss.kl_weight': 0.0}}
 PLAIN = {'network.norm': False, 'network.kernel_transform': 'plain', 'network.attention_after': 0}
@@ -49,7 +49,7 @@ NORMS = ('grad_norm/kl', 'grad_norm/contrast')
 
 def define(values: Any) -> None:
     """The flags."""
-    arms.define_study(values, 'digits_icd')
+    asked.define_study(values, 'digits_icd')
     flags.DEFINE_string(
         'set', '', 'Settings of all rows, as network.width=8 loss.kl_chains=32.', flag_values=values
     )
@@ -107,12 +107,12 @@ def plot(found: Mapping[str, Sequence[arms.Trace]], every: int) -> Figure:
 
 def run(values: Any) -> None:
     """Train what is missing, write and print."""
-    module, base = arms.base_of(values, of_icd)
-    settings.update(base, arms.changes_of(base, values.set, 'set', ELSEWHERE))
-    rows = arms.rows(base, values.vary, ELSEWHERE) if values.vary else claim()
+    module, base = asked.base_of(values, of_icd)
+    settings.update(base, asked.changes_of(base, values.set, 'set', ELSEWHERE))
+    rows = asked.rows(base, values.vary, ELSEWHERE) if values.vary else claim()
     every = max(1, base.steps // POINTS)
     use_all_cores(*(arms.configured(base, changes) for changes in rows.values()))
-    workdir, (whole, datasets) = pathlib.Path(values.workdir), arms.parts(values)
+    workdir, (whole, datasets) = pathlib.Path(values.workdir), asked.parts(values)
 
     @functools.cache  # trained once, and only where something is measured
     def judge():

@@ -24,7 +24,7 @@ from experiments.common import launch
 from experiments.common.cores import use_all_cores
 from experiments.common.experiment import Experiment
 from experiments.common.sources import Datasets, load, ood_names
-from experiments.studies import arms
+from experiments.studies import arms, asked
 
 ARMS: dict[str, dict[str, Any]] = {
     'as mnist_st_jem, shortened': {},
@@ -78,7 +78,7 @@ def define(values: Any) -> None:
     flags.DEFINE_integer('steps', 600, 'Training steps of a run.', 1, flag_values=values)
     flags.DEFINE_integer('validation', 2000, 'Images cut from training.', 10, flag_values=values)
     flags.DEFINE_integer('limit', 1000, 'Images of each other set.', 10, flag_values=values)
-    arms.define_rows(values)
+    asked.define_rows(values)
     flags.mark_flag_as_required('workdir', values)
 
 
@@ -107,7 +107,7 @@ def measure(
 
 def run(values: Any) -> None:
     """Train what is missing, write and print."""
-    workdir, rows = pathlib.Path(values.workdir), arms.chosen(values, ARMS)
+    workdir, rows = pathlib.Path(values.workdir), asked.chosen(values, ARMS)
     train = load(values.data, 'train')
     shape = train.x.shape[1:]
     outside = {'letters': data.matched(data.letters(values.limit, min(shape[:2])), shape)}
@@ -128,7 +128,7 @@ def run(values: Any) -> None:
         base_of(values.steps),
         rows,
         values.seeds,
-        lambda seed: arms.validation(whole, values.validation, seed),
+        lambda seed: asked.validation(whole, values.validation, seed),
         partial(measure, outside=outside),
         {
             name: getattr(values, name)

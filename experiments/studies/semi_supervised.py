@@ -29,7 +29,7 @@ from experiments.common import launch, settings
 from experiments.common.cores import use_all_cores
 from experiments.common.experiment import Experiment
 from experiments.common.sources import Datasets
-from experiments.studies import arms
+from experiments.studies import arms, asked
 
 ARMS: dict[str, dict[str, Any]] = {
     'the classifier alone': {
@@ -55,8 +55,8 @@ def define(values: Any) -> None:
     flags.DEFINE_integer(
         'steps', 0, "Training steps of a run; 0: the experiment's.", 0, flag_values=values
     )
-    arms.define_rows(values)
-    arms.define_part(values, 'test')
+    asked.define_rows(values)
+    asked.define_part(values, 'test')
     flags.mark_flag_as_required('workdir', values)
 
 
@@ -104,8 +104,8 @@ def of_scikit_learn(datasets: Datasets, known: np.ndarray) -> dict[str, float]:
 
 def run(values: Any) -> None:
     """Train what is missing, write and print."""
-    rows = arms.chosen(values, ARMS)
-    workdir, (whole, datasets) = pathlib.Path(values.workdir), arms.parts(values)
+    rows = asked.chosen(values, ARMS)
+    workdir, (whole, datasets) = pathlib.Path(values.workdir), asked.parts(values)
     module = mnist_semi_st_jem if whole.train.x.shape[1] > 16 else digits_semi_st_jem
     base = module.get_config()
     per_class = values.per_class or base.data.labels_per_class

@@ -24,7 +24,7 @@ from experiments.common import launch, settings, sources
 from experiments.common.cores import use_all_cores
 from experiments.common.experiment import Experiment
 from experiments.evaluations.robustness import robust_accuracy
-from experiments.studies import arms
+from experiments.studies import arms, asked
 
 PLAIN_ARMS: dict[str, dict[str, Any]] = {  # without refinement
     'plain classifier': {'loss.p_x_weight': 0.0, 'loss.alpha': 0.0},
@@ -56,7 +56,7 @@ def define(values: Any) -> None:
     flags.DEFINE_integer('attacked', 360, 'Test examples to attack.', 1, flag_values=values)
     flags.DEFINE_integer('attack_steps', 50, 'Steps of each attack.', 1, flag_values=values)
     flags.DEFINE_integer('refine', 10, 'Steps of the refinement.', 1, flag_values=values)
-    arms.define_rows(values)
+    asked.define_rows(values)
     flags.mark_flag_as_required('workdir', values)
 
 
@@ -92,7 +92,7 @@ def run(values: Any) -> None:
     jem, dat = (mnist_st_jem, mnist_dat) if large else (digits_st_jem, digits_dat)
     modules = {'plain': jem, 'jem': jem, 'dat': dat}
     plain_arms = PLAIN_ARMS | (SLOW_JEM if large else {})
-    rows_chosen = arms.chosen(values, plain_arms | JEM_ARMS | DAT_ARMS)
+    rows_chosen = asked.chosen(values, plain_arms | JEM_ARMS | DAT_ARMS)
     bases = {name: module.get_config() for name, module in modules.items()}
     for base in bases.values():
         settings.update(base, {'steps': values.steps, 'data.source': values.data})

@@ -27,12 +27,12 @@ from experiments.common import launch
 from experiments.common.cores import use_all_cores
 from experiments.common.experiment import Experiment
 from experiments.families.jem import JemData, JemSettings
-from experiments.studies import arms
+from experiments.studies import arms, asked
 
 
 def define(values: Any) -> None:
     """The flags."""
-    arms.define_study(values, 'digits_st_jem')
+    asked.define_study(values, 'digits_st_jem')
     flags.mark_flag_as_required('vary', values)
 
 
@@ -56,12 +56,12 @@ def measure(experiment: Experiment, state: TrainState, judge: Pipeline) -> dict[
 
 def run(values: Any) -> None:
     """Train what is missing, write and print."""
-    module, base = arms.base_of(values, of_images)
+    module, base = asked.base_of(values, of_images)
     if values.steps:
         base.optimizer.warmup = min(base.optimizer.warmup, values.steps // 4)
-    varied = arms.rows(base, values.vary)
+    varied = asked.rows(base, values.vary)
     use_all_cores(*(arms.configured(base, changes) for changes in varied.values()))
-    workdir, (whole, datasets) = pathlib.Path(values.workdir), arms.parts(values)
+    workdir, (whole, datasets) = pathlib.Path(values.workdir), asked.parts(values)
 
     @functools.cache  # fitted once, and only where something is measured
     def judge():
