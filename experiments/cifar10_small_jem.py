@@ -5,8 +5,10 @@ JEM's own is 1), but uniform weights and no mutual information.
         --config.data.source=npz:data/cifar10.npz
     python -m experiments.evaluate --workdir=runs/cifar10_small_jem
 
-Time: as cifar10_small_st_jem. Expected: not measured yet; on MNIST JEM diverges at ST-JEM's
-learning rate in two of five runs (docs/results/evaluation.md).
+Time: 48 minutes on one CPU core whose neighbour was busy, 5 of evaluation. Expected: accuracy 78 %,
+ECE 8 %, 56 % of fresh samples recognised, Frechet distance 4.3 (ST-JEM 3.1, test images 2.0); no
+divergence. On MNIST JEM diverges at ST-JEM's learning rate in two of five runs
+(docs/results/evaluation.md).
 """
 
 from experiments import cifar10_small_st_jem
