@@ -338,8 +338,8 @@ def coloured(examples: Examples, seed: int = 0) -> Examples:
 
     if examples.x.shape[-1] != 1 or examples.x.dtype != np.uint8:
         raise InputError(
-            f'{examples.name} cannot be coloured: it must be grey images, uint8 [N, H, W, 1], and is '
-            f'{examples.x.dtype} {list(examples.x.shape)}'
+            f'{examples.name} cannot be coloured: it must be grey images, uint8 [N, H, W, 1], and '
+            f'is {examples.x.dtype} {list(examples.x.shape)}'
         )
     turns = np.random.default_rng(seed).random(len(examples.x))
     colours = hsv_to_rgb(np.stack([turns, *np.ones((2, len(turns)))], 1)).astype(np.float32)
