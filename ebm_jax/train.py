@@ -157,6 +157,11 @@ def prepare_batch(preparations: Mapping[str, Transition], key: Key, batch: Batch
     return prepared
 
 
+def step_keys(state: TrainState) -> Key:
+    """The keys of the next step, [3]: of the preparations, of the chains, and of the loss."""
+    return jax.random.split(jax.random.fold_in(state.key, state.step), 3)
+
+
 def make_local_step(
     recipe: Recipe, *, watch_every: int = 0
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
@@ -178,8 +183,7 @@ def make_local_step(
     """
 
     def local_step(state, batch):
-        key = jax.random.fold_in(state.key, state.step)
-        prepare_key, sample_key, loss_key = jax.random.split(key, 3)
+        prepare_key, sample_key, loss_key = step_keys(state)
         batch = prepare_batch(recipe.preparations, prepare_key, batch)
         params, opt_state, chains = state.params, state.opt_state, state.chains
         losses: Metrics = {}

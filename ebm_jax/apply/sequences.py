@@ -220,7 +220,7 @@ def generate_features(
     said, length = np.asarray(frame_labels), frontend.length
     said = np.pad(said, (0, max(0, length - len(said))), mode='edge')
     labels = labels_along(said, len(said), length, 1)
-    middles = np.arange(length // 2, len(said) + length, length)[: -(-len(said) // length)]
+    middles = length * np.arange(-(-len(said) // length)) + length // 2
     begun = said[np.minimum(middles, len(said) - 1)]
 
     def one(params, key, labels):

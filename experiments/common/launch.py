@@ -165,8 +165,12 @@ def numbers(
     Args: kind: float or int. low, above: what each must be at least, or exceed.
     Raises: InputError for anything else, or none.
     """
-    given = values[name].value
+    given, which = values[name].value, 'numbers'
     try:
+        found = [float(text) for text in given]
+        which = {float: 'numbers', int: 'whole numbers'}[kind]
+        which += f' of at least {low:g}' if low is not None else ''
+        which += f' above {above:g}' if above is not None else ''
         found = [kind(text) for text in given]
     except ValueError:
         found = []
@@ -175,9 +179,6 @@ def numbers(
         for n in found
     )
     if not found or not allowed:
-        which = {float: 'numbers', int: 'whole numbers'}[kind]
-        which += f' of at least {low:g}' if low is not None else ''
-        which += f' above {above:g}' if above is not None else ''
         raise InputError(f'--{name} must be {which}, got {",".join(given) or "nothing"}')
     return found
 

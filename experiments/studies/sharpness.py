@@ -29,7 +29,14 @@ from ebm_jax import devices as across
 from ebm_jax.errors import InputError
 from ebm_jax.evaluate import figures
 from ebm_jax.record import write_json
-from ebm_jax.train import Recipe, TrainState, init_state, make_local_step, prepare_batch
+from ebm_jax.train import (
+    Recipe,
+    TrainState,
+    init_state,
+    make_local_step,
+    prepare_batch,
+    step_keys,
+)
 from ebm_jax.types import PyTree
 from experiments.common import launch
 from experiments.studies.systems import (
@@ -91,8 +98,7 @@ def training_gradients(run: Recipe) -> Callable[[TrainState, PyTree], tuple[Grad
 
     @jax.jit
     def drawn(state, raw):
-        key = jax.random.fold_in(state.key, state.step)
-        prepare_key, sample_key, loss_key = jax.random.split(key, 3)  # as in the training step
+        prepare_key, sample_key, loss_key = step_keys(state)
         batch = prepare_batch(run.preparations, prepare_key, raw)
         samples, _ = run.method.sample(sample_key, state.params, state.chains, batch)
         return loss_key, batch, samples

@@ -19,11 +19,10 @@ stability.json, heat maps (stability.png) and survival.png; rerunning the comman
 
 JEM and DAT: three layers of 32, 64, 128 channels, without normalisation (JEM also WRN-10-2 or two
 hidden layers of 256 units, SGD with momentum .9, and mutual information), batch 64, 64 negatives,
-Adam,
-buffer 2,000, noise .01, no clamp. On speech: the network, features and noise of `phonemes_st_jem`
-(frames:) or `spoken_digits_st_jem` (fsdd:, windows of log-mel features, without masks), chains from
-their normal distribution. DAT: steps of .2 down the energy, its classifier attacked by PGD (5
-steps, L2 radius .5).
+Adam, buffer 2,000, noise .01, no clamp. On speech: the network, features and noise of
+`phonemes_st_jem` (frames:) or `spoken_digits_st_jem` (fsdd:, windows of log-mel features, without
+masks), chains from their normal distribution. DAT: steps of .2 down the energy, its classifier
+attacked by PGD (5 steps, L2 radius .5).
 """
 
 import json

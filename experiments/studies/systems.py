@@ -199,8 +199,7 @@ def _icd(kl_weight: float, task: Task, setting: Setting) -> Callable[..., Recipe
         kl_chains=16,
         l2_weight=float(kl_weight > 0),
     )
-    adam = optax.adam(setting.learning_rate, 0.0, 0.9)
-    optimizer = optax.chain(optax.clip_by_global_norm(0.5), adam)
+    optimizer = clipped(partial(optax.adam, b1=0.0, b2=0.9), 0.5)(setting.learning_rate)
     return partial(Recipe, method=method, optimizer=optimizer, limits={'s_positives': 10.0})
 
 
