@@ -19,8 +19,9 @@ from ebm_jax.data import Examples
 from ebm_jax.spec import Part, Sampling
 from experiments.common import launch
 from experiments.common.experiment import Experiment
+from experiments.common.labelled import labelled_splits
 from experiments.common.sources import Datasets
-from experiments.families.icd import IcdSettings, image_icd, labelled_splits
+from experiments.families.icd import IcdSettings, image_icd
 from experiments.families.networks import EnergyNetwork
 
 

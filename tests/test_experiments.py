@@ -478,21 +478,29 @@ def test_energies_of_other_units_or_sizes_do_not_compose():
 
 
 @pytest.mark.slow
-def test_compositions_are_trained_measured_and_continued(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    'study, small',
+    [
+        ('coloured_compose', [*SMALL, '--config.network.strides=(2,2,2)']),
+        ('coloured_icd_compose', SMALL_ICD),
+    ],
+)
+def test_compositions_are_trained_measured_and_continued(
+    study, small, tmp_path, monkeypatch, capsys
+):
     """Of coloured digits: class and colour, two of the study's four runs."""
     monkeypatch.setattr(composing, 'PAIRS', ((3, 8),))
     grey = {split: data.digits(split) for split in ('train', 'test')}
     arrays = {f'{key}_{split}': getattr(grey[split], key) for split in grey for key in 'xy'}
     np.savez(tmp_path / 'digits.npz', **arrays)
-    small = [argument.replace('--config.', '--config.icd.') for argument in SMALL_ICD]
     arguments = [
-        'experiments.studies.coloured_compose',
+        f'experiments.studies.{study}',
         f'--workdir={tmp_path}/compose',
-        *small,
-        f'--config.icd.data.source=npz:{tmp_path}/digits.npz?coloured=true',
+        *(argument.replace('--config.', '--config.run.') for argument in small),
+        f'--config.run.data.source=npz:{tmp_path}/digits.npz?coloured=true',
         '--config.compose.attributes=("colour",)',
-        '--config.icd.steps=1',
-        '--config.icd.picture_every=9',
+        '--config.run.steps=1',
+        '--config.run.picture_every=9',
         '--config.compose.num=8',
     ]
     first = in_process(monkeypatch, capsys, *arguments)

@@ -220,6 +220,20 @@ def test_chains_grow_longer_on_schedule():
     assert method.at(3) is method.at(17) is not method.at(18)
 
 
+def test_the_weight_of_p_x_changes_at_its_step():
+    method = make_jem(p_x_weight=0.1, late_p_x_weight=(3, 0.02), extra_step_every=100)
+    params, _, samples, _ = prepared(make_jem())
+    plain, _ = make_jem().loss(params, jax.random.key(2), BATCH, samples)
+    for step, weight in ((0, 0.1), (2, 0.1), (3, 0.02), (9, 0.02)):
+        # whichever step the method at hand is of
+        now = method.at(3).at(step)
+        terms, _ = now.loss(params, jax.random.key(2), BATCH, samples)
+        np.testing.assert_allclose(terms['positives'], weight * plain['positives'], rtol=1e-6)
+        np.testing.assert_allclose(terms['negatives'], weight * plain['negatives'], rtol=1e-6)
+        np.testing.assert_allclose(terms['classifier'], plain['classifier'], rtol=1e-6)
+    assert method.at(1) is method.at(2) is not method.at(3)
+
+
 def test_the_adaptive_sampler_finds_the_better_step():
     """Scored by -|log a - log 0.3| of the step it tries, the step size goes from 0.1 to 0.3; each
     knob is perturbed in its turn."""
@@ -268,6 +282,8 @@ def test_the_adaptive_sampler_has_the_published_kernel():
         {'alpha': 1.5},
         {'num_steps': 0},
         {'num_negatives': 0},
+        {'late_p_x_weight': (0, 0.1)},
+        {'late_p_x_weight': (5, -0.1)},
     ],
 )
 def test_numbers_that_do_not_fit_are_refused(options):

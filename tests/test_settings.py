@@ -112,7 +112,7 @@ def test_the_reference_page_is_that_of_the_declarations():
         '| `--config.network` | `convolutions` | of JEM and ST-JEM on images |',
     ):
         assert row in commands
-    assert '--config.icd.steps`' not in commands
+    assert '--config.run.steps`' not in commands
 
 
 @pytest.mark.parametrize(

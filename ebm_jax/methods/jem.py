@@ -61,6 +61,7 @@ def jem(
     num_steps: int = 20,
     weights: WeightRule = obj.uniform,
     p_x_weight: float = 1.0,
+    late_p_x_weight: tuple[int, float] | None = None,
     alpha: float = 0.0,
     entropy_weight: float = 0.0,
     conditional: float = 0.0,
@@ -83,6 +84,8 @@ def jem(
         it need not be compiled anew at each of them (`Method.at`).
       weights: `uniform`, `balanced`, or a partial of it (beta, include_positives).
       p_x_weight: factor on the generative part.
+      late_p_x_weight: (training step from 0, factor from that step on), for a classifier whose
+        decisions are the sharper for a small factor, once a larger one has made its samples (ours).
       alpha: weight in [0, 1] of the batch's mutual information I = L_x - L_xy; outside that range
         one of the two contrasts would be maximised without bound (range: our reading).
       entropy_weight: weight of the entropy form of mutual information, H(mean p(y|x)) - mean
@@ -126,6 +129,10 @@ def jem(
             f'num_steps must be >= 1 and extra_step_every >= 0, got {num_steps} and '
             f'{extra_step_every}'
         )
+    if late_p_x_weight is not None and (late_p_x_weight[0] < 1 or not late_p_x_weight[1] >= 0):
+        raise ValueError(
+            f'late_p_x_weight is (a training step >= 1, a factor >= 0), got {late_p_x_weight}'
+        )
     check_weights(kl_weight=kl_weight, kl_entropy_weight=kl_entropy_weight)
     kl = None
     if kl_weight:
@@ -157,6 +164,8 @@ def jem(
         separate=separate,
         conditional=conditional,
         p_x_weight=p_x_weight,
+        early_p_x_weight=p_x_weight,
+        late_p_x_weight=late_p_x_weight,
         alpha=alpha,
         entropy_weight=entropy_weight,
         shards=shards,
@@ -179,7 +188,9 @@ class _Jem:
     extra_step_every: int
     separate: bool
     conditional: float
-    p_x_weight: float
+    p_x_weight: float  # of the training steps that this Method is for
+    early_p_x_weight: float
+    late_p_x_weight: tuple[int, float] | None
     alpha: float
     entropy_weight: float
     shards: int
@@ -189,20 +200,25 @@ class _Jem:
         return self.num_negatives // self.shards
 
     def method(self) -> Method:
-        """The Method whose loop has `loop` steps."""
+        """The Method whose loop has `loop` steps and whose p(x) has the factor `p_x_weight`."""
         return Method(
             init=self.init,
             sample=self.sample,
             loss=self.loss,
             gradients_per_step=self.num_negatives * self.loop,
             chain_steps=self.loop,
-            at=self.at if self.extra_step_every else None,
+            at=self.at if self.extra_step_every or self.late_p_x_weight else None,
         )
 
     def at(self, step: int) -> Method:
-        """The Method of a training step, from 0: its loop has K steps or a few more."""
-        blocks = -(-(step // self.extra_step_every) // EXTRA_STEPS)
-        return _with_loop(self, self.num_steps + blocks * EXTRA_STEPS)
+        """The Method of a training step, from 0: its loop has K steps or a few more, its p(x) the
+        factor of that step."""
+        blocks, weight = 0, self.early_p_x_weight
+        if self.extra_step_every:
+            blocks = -(-(step // self.extra_step_every) // EXTRA_STEPS)
+        if self.late_p_x_weight and step >= self.late_p_x_weight[0]:
+            weight = self.late_p_x_weight[1]
+        return _changed(self, self.num_steps + blocks * EXTRA_STEPS, weight)
 
     def positives(self, batch):
         """The examples of p(x) [P, ...]."""
@@ -346,6 +362,6 @@ class _Jem:
 
 
 @functools.lru_cache(maxsize=64)
-def _with_loop(parts, loop):
+def _changed(parts, loop, p_x_weight):
     """The same object for the same arguments, so that `Method.at` says when to compile again."""
-    return dataclasses.replace(parts, loop=loop).method()
+    return dataclasses.replace(parts, loop=loop, p_x_weight=p_x_weight).method()

@@ -87,7 +87,7 @@ def commands_page() -> str:
         '',
         'Made by `python -m experiments.list --commands > docs/commands.md`; '
         '`python -m experiments.NAME --help` says more of each. Settings of runs that a study '
-        'trains (`--config.icd.SETTING=VALUE`) are on the [page of settings](settings.md).',
+        'trains (`--config.run.SETTING=VALUE`) are on the [page of settings](settings.md).',
         '',
     ]
     for folder, package in ((COMMANDS, 'experiments'), (STUDIES, 'experiments.studies')):

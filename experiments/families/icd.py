@@ -10,16 +10,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import numpy as np
-
-from ebm_jax import data, model, objectives, replay
-from ebm_jax.data import Examples
+from ebm_jax import model, objectives, replay
 from ebm_jax.errors import InputError
-from ebm_jax.evaluate.attributes import ATTRIBUTES, relabelled, thirds
 from ebm_jax.methods.icd import icd
 from ebm_jax.spec import Part, Sampling, TransitionPart, energy_spec
 from ebm_jax.types import InitialSampler, Kernel, Method, Network, ReplayBuffer, Transition
-from experiments.common import sources
 from experiments.common.assembly import energy_experiment
 from experiments.common.building import (
     chain_numbers,
@@ -32,10 +27,10 @@ from experiments.common.experiment import Experiment, TrainingChains
 from experiments.common.groups import (
     Buffer,
     Chain,
-    ImageData,
     Optimizer,
     PersistentRunSettings,
 )
+from experiments.common.labelled import LabelledData, labelled_splits
 from experiments.common.settings import group, setting
 from experiments.common.sources import Datasets
 from experiments.evaluations.kl_term import kl_cost, kl_gradient_ratio
@@ -48,14 +43,6 @@ BUFFERS = {
     'reservoir': replay.reservoir,
     'persistent': replay.persistent,
 }
-
-
-@dataclass
-class IcdData(ImageData):
-    """The data set, what happens to an image, and what a conditional energy is conditioned on."""
-
-    label: str = setting('class', 'labels of a conditional energy', choices=('class', *ATTRIBUTES))
-    leave_out: tuple[int, ...] = setting((), 'classes that training never sees')
 
 
 @dataclass
@@ -109,7 +96,7 @@ class IcdLoss:
 class IcdSettings(PersistentRunSettings):
     """A run of improved contrastive divergence on images."""
 
-    data: IcdData = group(IcdData, noise=0.0)
+    data: LabelledData = group(LabelledData, noise=0.0)
     optimizer: Optimizer = group(
         Optimizer, learning_rate=2e-4, b1=0.0, b2=0.9, clip_norm=0.5, decay_to=1.0
     )
@@ -193,34 +180,6 @@ def sampling_of(config: IcdSettings, shape: tuple[int, ...]) -> Sampling:
         every=config.fresh.every,
         plain=config.fresh.plain,
     )
-
-
-def labelled_splits(c: IcdData) -> Datasets:
-    """The classes that the run may see, under the labels that it is conditioned on; the test images
-    of those left out are an out-of-distribution set."""
-    train, test = sources.splits(c.source)
-    extra_ood: dict[str, Any] = {}
-    if c.leave_out:
-        held_out = data.select_classes(test, c.leave_out)
-        extra_ood['held_out'] = lambda: held_out
-        train, test = (
-            data.select_classes(examples, c.leave_out, keep=False) for examples in (train, test)
-        )
-        remaining = np.unique(train.y)  # renumbered, so that no class is without examples
-        train, test = (_renumbered(examples, remaining) for examples in (train, test))
-    if c.label != 'class':
-        if c.label == 'colour' and train.x.shape[-1] != 3:
-            raise InputError(
-                f'--config.data.label=colour is measured on RGB images, but {train.name} has '
-                f'{train.x.shape[-1]} channels'
-            )
-        edges = thirds(ATTRIBUTES[c.label](train.x))
-        train, test = (relabelled(examples, c.label, edges) for examples in (train, test))
-    return Datasets(train=train, test=test, extra_ood=extra_ood)
-
-
-def _renumbered(examples: Examples, classes: np.ndarray) -> Examples:
-    return examples._replace(y=np.searchsorted(classes, examples.y).astype(np.int32))
 
 
 def method_of(

@@ -22,7 +22,6 @@ from ebm_jax.types import (
     Transition,
     WeightRule,
 )
-from experiments.common import sources
 from experiments.common.assembly import classifier_experiment
 from experiments.common.building import (
     batches,
@@ -37,19 +36,19 @@ from experiments.common.experiment import Experiment, TrainingChains
 from experiments.common.groups import (
     Buffer,
     Chain,
-    ImageData,
     Optimizer,
     PersistentRunSettings,
 )
+from experiments.common.labelled import LabelledData, labelled_splits
 from experiments.common.settings import group, setting
 from experiments.common.sources import Datasets
 from experiments.families.networks import ConvNetwork
 
 
 @dataclass
-class JemData(ImageData):
-    """The data set, what happens to an image before the network sees it, and whether all images
-    have labels."""
+class JemData(LabelledData):
+    """The data set, what happens to an image before the network sees it, its labels, and how many
+    of them are seen."""
 
     labels_per_class: int = setting(
         0, 'labels of each class that training may see (semi-supervised); 0: all', low=0
@@ -121,6 +120,10 @@ class JemLoss:
     )
     conditional: float = setting(0.5, 'share of the chains on p(x|y)', low=0, high=1)
     p_x_weight: float = setting(1.0, 'weight of the generative part', low=0)
+    late_from: int = setting(
+        0, 'training step from which that weight is late_p_x_weight; 0: never', low=0
+    )
+    late_p_x_weight: float = setting(0.01, 'weight of the generative part from then on', low=0)
     alpha: float = setting(0.0, 'weight of the mutual information of the batch', low=0, high=1)
     entropy_weight: float = setting(0.0, 'weight of the entropy form of mutual information', low=0)
     kl_weight: float = setting(0.0, "weight of ICD's KL term, at the last step of a chain", low=0)
@@ -161,11 +164,11 @@ def image_jem(
 
     Args:
       config: settings of the run.
-      datasets: default: those that config.data.source names.
+      datasets: default: those that config.data names.
       network: one example -> logits; default: that of config.network.
       kernel: of the chains of training; default: that of config.sampler.
     """
-    datasets = datasets or sources.datasets_of(config.data.source)
+    datasets = datasets or labelled_splits(config.data)
     c, train = config.data, datasets.train
     if c.labels_per_class and not config.loss.positives:
         raise InputError(
@@ -231,6 +234,7 @@ def jem_experiment(
         shards=config.shards,
         conditional=loss.conditional,
         p_x_weight=loss.p_x_weight,
+        late_p_x_weight=(loss.late_from, loss.late_p_x_weight) if loss.late_from else None,
         alpha=loss.alpha,
         entropy_weight=loss.entropy_weight,
         separate=loss.positives > 0,

@@ -19,7 +19,12 @@ from experiments.commands import list as list_command
 from experiments.common import launch, settings, sources
 from experiments.common.sources import Datasets
 
-ELSEWHERE = {'data.source': '--data', 'seed': '--seeds'}  # what a row cannot change
+ELSEWHERE = {  # what a row cannot change
+    'data.source': '--data',
+    'data.label': 'the labels of --data',
+    'data.leave_out': 'the classes of --data',
+    'seed': '--seeds',
+}
 
 
 def modules(

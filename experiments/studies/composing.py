@@ -35,6 +35,7 @@ from experiments.common.runs import fit_experiment
 from experiments.common.section import share_interval
 from experiments.common.settings import group, setting
 from experiments.families.icd import IcdSettings
+from experiments.families.jem import JemSettings
 from experiments.studies import arms
 
 PAIRS = ((3, 8), (0, 1), (4, 7))  # of classes, for OR
@@ -61,29 +62,31 @@ class Questions:
 class Settings:
     """A run for the class and for each attribute, and what is asked of their compositions."""
 
-    icd: Any = group(IcdSettings)
+    run: Any = group(IcdSettings)
     compose: Questions = group(Questions)
 
     def divisors(self) -> tuple[int, ...]:
-        return self.icd.divisors()
+        return self.run.divisors()
 
     @property
     def labels(self) -> tuple[str, ...]:
         return 'class', *self.compose.attributes
 
 
-def settings_of(icd: IcdSettings) -> Settings:
-    """The study of energies with these settings, but conditional ones."""
-    icd.loss.conditional = True
-    icd.transition.affine = 0.0  # it would change the slant that a chain was asked for
-    return Settings(icd=icd)
+def settings_of(run: IcdSettings | JemSettings) -> Settings:
+    """The study of energies with these settings; those of contrastive divergence as conditional
+    ones."""
+    if isinstance(run, IcdSettings):
+        run.loss.conditional = True
+        run.transition.affine = 0.0  # it would change the slant that a chain was asked for
+    return Settings(run=run)
 
 
 def train(module: ModuleType, workdir: pathlib.Path, config: Settings) -> Runs:
     """The runs, trained where they are not yet. Raises: InputError, before any training, where one
     of them cannot be trained."""
     use_all_cores(config)
-    found, configs = {}, {label: settings.copy(config.icd) for label in config.labels}
+    found, configs = {}, {label: settings.copy(config.run) for label in config.labels}
     for label, one in configs.items():
         one.data.label = label
         arms.checked(module, one)
@@ -313,11 +316,11 @@ def shares(row: Mapping[str, Any], name: str) -> str:
 def check(config: Settings) -> None:
     """Refuse, before any training, runs that cannot be composed. Raises: InputError."""
     settings.check(config)
-    if not config.icd.loss.conditional:
-        raise InputError('--config.icd.loss.conditional must be true')
-    if config.icd.data.leave_out:
+    if isinstance(config.run, IcdSettings) and not config.run.loss.conditional:
+        raise InputError('--config.run.loss.conditional must be true')
+    if config.run.data.leave_out:
         raise InputError(
-            '--config.icd.data.leave_out must be (): the compositions use all ten classes'
+            '--config.run.data.leave_out must be (): the compositions use all ten classes'
         )
 
 
