@@ -46,9 +46,10 @@ def write(
     Returns: the SHA-256 of the weights.
     Raises: InputError for a folder that holds something else, or cannot be written.
     """
-    if folder.is_file() or folder.is_dir() and any(folder.iterdir()) and not is_export(folder):
-        raise InputError(f'{folder} holds something else: choose an empty or new folder')
     try:
+        taken = folder.is_file() or folder.is_dir() and any(folder.iterdir())
+        if taken and not _is_own(folder):
+            raise InputError(f'{folder} holds something else: choose an empty or new folder')
         folder.mkdir(parents=True, exist_ok=True)
         beside = folder / f'{WEIGHTS}.part'
         # save_file would make a file that nobody else can read
@@ -104,6 +105,14 @@ def read_config(path: pathlib.Path) -> dict[str, Any]:
 def is_export(path: pathlib.Path) -> bool:
     """Whether a folder is an exported model."""
     return (path / WEIGHTS).is_file()
+
+
+def _is_own(folder):
+    """Whether a folder is an export of this library, whole or interrupted: others have files of the
+    same names."""
+    if not is_export(folder):
+        return False
+    return not (folder / CONFIG).exists() or read_config(folder).get('format') == FORMAT
 
 
 def weights(path: pathlib.Path, content: Mapping[str, Any]) -> dict[str, np.ndarray]:

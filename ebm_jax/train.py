@@ -57,7 +57,7 @@ class TrainState:
     @property
     def eval_params(self) -> Params:
         """The parameters to evaluate: their moving average where one is kept."""
-        return self.ema_params or self.params
+        return self.ema_params if jax.tree.leaves(self.ema_params) else self.params
 
 
 # The axes of devices in a sharded state.

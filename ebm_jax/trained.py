@@ -160,7 +160,8 @@ class TrainedModel:
     def generate_sound(
         self, key: Key, frames: int, labels: ArrayLike = UNCONDITIONAL, num_steps: int | None = None
     ) -> np.ndarray:
-        """Sound of `frames` frames, float [n], by a chain on the sum of its windows' energies.
+        """Sound of `frames` frames, of one window at least, float [n], by a chain on the sum of its
+        windows' energies.
 
         Args: labels: of each frame, int [frames], or one for all.
         Raises: InputError where the model is not one of recordings, and for labels that it does not

@@ -12,6 +12,9 @@ chains show digits; fresh ones, which begin at independent pixels, do not get th
 images, .65 against mixtures of two digits.
 """
 
+import dataclasses
+from functools import partial
+
 import jax.numpy as jnp
 
 from ebm_jax import kernels
@@ -48,9 +51,18 @@ def binary(examples: Examples) -> Examples:
     )
 
 
+def _binary_of(make):
+    return binary(make())
+
+
 def build(config: IcdSettings, datasets: Datasets | None = None) -> Experiment:
     given = datasets or labelled_splits(config.data)
-    found = Datasets(train=binary(given.train), test=binary(given.test))
+    found = dataclasses.replace(
+        given,
+        train=binary(given.train),
+        test=binary(given.test),
+        extra_ood={name: partial(_binary_of, make) for name, make in given.extra_ood.items()},
+    )
     temperature = config.sampler.noise
     return image_icd(
         config,

@@ -678,6 +678,21 @@ def mistakes(workdir, tmp_path):
         'no such ood': (evaluate, [f'--workdir={workdir}', '--ood=nonsense'], 'NAME=DATA'),
         'unknown buffer': (icd, [new, '--config.buffer.kind=stack'], 'first_in_first_out'),
         'unknown label': (icd, [new, '--config.data.label=shape'], 'stroke'),
+        'label that all images share': (
+            icd,
+            [
+                new,
+                f'--config.data.source=npz:{tmp_path}/two_greys.npz',
+                '--config.data.label=stroke',
+            ],
+            'the same stroke',
+        ),
+        'unknown class left out': (icd, [new, '--config.data.leave_out=(3,12)'], 'are 0 to 9'),
+        'weight that never changes': (
+            train,
+            [new, '--config.loss.late_from=400', '--config.steps=400'],
+            'never changes',
+        ),
         'colour of grey images': (icd, [new, '--config.data.label=colour'], 'RGB'),
         'all classes left out': (
             icd,
@@ -779,6 +794,13 @@ def test_a_mistake_gets_one_sentence_and_exit_code_2(
     np.savez(
         tmp_path / 'uneven.npz', x_train=images[8], y_train=labels, x_test=images[16], y_test=labels
     )
+    black_or_white = 255 * (images[8] > 99).astype(np.uint8)
+    two_greys = {
+        f'{name}_{split}': value[rows]
+        for split, rows in (('train', slice(15)), ('test', slice(10, 20)))
+        for name, value in (('x', black_or_white), ('y', labels))
+    }
+    np.savez(tmp_path / 'two_greys.npz', **two_greys)
     name, arguments, says = mistakes(trained[0], tmp_path)[mistake]
     assert_one_sentence(monkeypatch, capsys, says, name, *arguments)
     # the corrected command starts clean

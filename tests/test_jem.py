@@ -284,6 +284,8 @@ def test_the_adaptive_sampler_has_the_published_kernel():
         {'num_negatives': 0},
         {'late_p_x_weight': (0, 0.1)},
         {'late_p_x_weight': (5, -0.1)},
+        {'p_x_weight': -1.0},
+        {'entropy_weight': float('nan')},
     ],
 )
 def test_numbers_that_do_not_fit_are_refused(options):

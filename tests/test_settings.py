@@ -1,6 +1,7 @@
 """Settings: one declaration makes checks, help, the reference page and what a resume may change."""
 
 import json
+import re
 from dataclasses import dataclass
 
 import chex
@@ -109,9 +110,14 @@ def test_the_reference_page_is_that_of_the_declarations():
     for row in (
         '| `--suite` | `standard` |',
         '| `--config.compose.num` | `100` |',
-        '| `--config.network` | `convolutions` | of JEM and ST-JEM on images |',
+        '| `--config.network` | `convolutions` | of JEM and ST-JEM on images. One of ',
+        'p(one of the labels \\| x). May be repeated. |',
+        '| `--config.compose.attributes` | ',
     ):
         assert row in commands
+    rows = [line for line in commands.splitlines() if line.startswith('|')]
+    assert all(len(re.findall(r'(?<!\\)\|', row)) == 4 for row in rows)
+    assert not any(line.startswith(' ') for line in commands.splitlines())
     assert '--config.run.steps`' not in commands
 
 
@@ -262,6 +268,8 @@ def test_networks_follow_the_size_of_the_images():
         assert 2 <= grid <= 4 and len(module.widths) == len(module.strides), side
     config.network.widths = (4, 8)
     assert config.network.build(10, (8, 8, 1)).module.widths == (4, 8)
+    config.network.widths = (4,)  # one layer takes the first of the strides
+    assert config.network.build(10, (28, 28, 1)).module.strides == (2,)
 
 
 @pytest.mark.parametrize('kind', ['adam', 'adamw', 'sgd'])

@@ -110,6 +110,14 @@ def test_an_export_opens_as_the_run_does(run, tmp_path, monkeypatch, capsys):
     assert np.load(tmp_path / 'drawn.npz')['x'].shape == (2, 8, 8, 1)
     with pytest.raises(InputError, match='holds something else'):
         opened.export(run[0])
+    opened.export(out)  # its own folder, again
+    foreign = tmp_path / 'foreign'  # of another library, with files of the same names
+    foreign.mkdir()
+    for name in ('model.safetensors', 'config.json'):
+        (foreign / name).write_text('{"model_type": "bert"}')
+    with pytest.raises(InputError, match='holds something else'):
+        opened.export(foreign)
+    assert (foreign / 'model.safetensors').read_text() == '{"model_type": "bert"}'
 
 
 def test_a_model_opens_without_the_experiments(run, tmp_path):

@@ -129,11 +129,16 @@ def jem(
             f'num_steps must be >= 1 and extra_step_every >= 0, got {num_steps} and '
             f'{extra_step_every}'
         )
-    if late_p_x_weight is not None and (late_p_x_weight[0] < 1 or not late_p_x_weight[1] >= 0):
-        raise ValueError(
-            f'late_p_x_weight is (a training step >= 1, a factor >= 0), got {late_p_x_weight}'
-        )
-    check_weights(kl_weight=kl_weight, kl_entropy_weight=kl_entropy_weight)
+    late_from, late = late_p_x_weight or (1, 0.0)
+    if late_from < 1:
+        raise ValueError(f'late_p_x_weight is (a training step >= 1, a factor), got {late_from}')
+    check_weights(
+        p_x_weight=p_x_weight,
+        late_p_x_weight=late,
+        entropy_weight=entropy_weight,
+        kl_weight=kl_weight,
+        kl_entropy_weight=kl_entropy_weight,
+    )
     kl = None
     if kl_weight:
         if sampler.tunes or extra_step_every:

@@ -111,7 +111,7 @@ def run(values: Any) -> None:
     out = pathlib.Path(values.out)
     save_grid(with_ending(out, '.png'), Grid(models[0].model.pictures(images)))
     np.savez(with_ending(out, '.npz'), x=images)
-    print(f'{values.num} samples: {out}.png and {out}.npz')
+    print(f'{values.num} samples: {with_ending(out, ".png")} and {with_ending(out, ".npz")}')
 
 
 def parse(kind: str, text: str) -> Term:

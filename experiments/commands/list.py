@@ -8,7 +8,7 @@ import ast
 import importlib
 import pathlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from absl import flags
@@ -107,20 +107,36 @@ def flag_table(define: Callable[[flags.FlagValues], None]) -> list[str]:
     for name in values:
         flag = values[name]
         if name == 'config':
-            rows += [
-                (f'config.{path}', value, part.metadata['meaning'].text)
-                for path, part, _, value in own_settings(flag.value)
-            ]
+            for path, part, _, value in own_settings(flag.value):
+                of = part.metadata['meaning']
+                rows.append((f'config.{path}', value, with_choices(of.text, of.choices)))
         elif not name.startswith('config.'):
-            choices, meaning = getattr(flag.parser, 'enum_values', None), flag.help
+            choices, meaning = getattr(flag.parser, 'enum_values', ()), flag.help
             if choices:  # absl writes them first, between |
-                meaning = f'{meaning.partition(">: ")[2]} One of {", ".join(choices)}.'
-            rows.append((name, flag.default, meaning))
+                meaning = meaning.partition('>: ')[2]
+            meaning, repeated, _ = meaning.partition('repeat this option')  # absl's words
+            meaning = ' '.join(meaning.split()).rstrip(';')
+            if repeated:
+                meaning += ' May be repeated.'
+            default = flag.default
+            if isinstance(default, list) and not repeated:
+                default = ','.join(default)
+            rows.append((name, default, with_choices(meaning, choices)))
     table = ['| flag | default | meaning |', '|---|---|---|']
     for name, default, meaning in rows:
         shown = '' if default in (None, '', [], ()) else f'`{default}`'
-        table.append(f'| `--{name}` | {shown} | {meaning.replace("|", "/")} |')
+        table.append(f'| `--{name}` | {shown} | {table_cell(meaning)} |')
     return table
+
+
+def with_choices(meaning: str, choices: Sequence[str] | None) -> str:
+    """What a flag means, with the values that it takes."""
+    return f'{meaning.rstrip(".")}. One of {", ".join(choices)}.' if choices else meaning
+
+
+def table_cell(text: str) -> str:
+    """Text that does not end its cell of a Markdown table."""
+    return text.replace('|', r'\|')
 
 
 def own_settings(config: Any) -> Iterator[tuple[str, Any, Any, Any]]:

@@ -90,7 +90,7 @@ def run(values: Any) -> None:
     if frames is not None:
         arrays['trajectory'] = frames
     np.savez(with_ending(out, '.npz'), **arrays)
-    said = f'{values.num} samples: {out}.png and {out}.npz'
+    said = f'{values.num} samples: {with_ending(out, ".png")} and {with_ending(out, ".npz")}'
     if values.singly:
         pictures = model.pictures(images)
         for i, picture in enumerate(pictures):

@@ -37,7 +37,10 @@ class Schedule:
     decay_steps: int = setting(0, 'step at which the cosine ends; 0: the last of the run', low=0)
     decay_to: float = setting(0.05, 'share of the learning rate at its end', low=0, high=1)
     milestones: tuple[int, ...] = setting(
-        (), 'steps after the warm-up at which the rate is multiplied by drop; (): a cosine', low=1
+        (),
+        'training steps, later than the warm-up, at which the rate is multiplied by drop; (): a '
+        'cosine',
+        low=1,
     )
     drop: float = setting(1.0, 'factor at each milestone', above=0)
     b1: float = setting(0.9, 'first beta of Adam; momentum of sgd', low=0, below=1)

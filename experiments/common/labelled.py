@@ -9,7 +9,7 @@ import numpy as np
 from ebm_jax import data
 from ebm_jax.data import Examples
 from ebm_jax.errors import InputError
-from ebm_jax.evaluate.attributes import ATTRIBUTES, relabelled, thirds
+from ebm_jax.evaluate.attributes import ATTRIBUTES, LEVELS, relabelled, thirds
 from experiments.common import sources
 from experiments.common.groups import ImageData
 from experiments.common.settings import setting
@@ -34,6 +34,12 @@ def labelled_splits(c: LabelledData) -> Datasets:
     train, test = sources.splits(c.source)
     extra_ood: dict[str, Any] = {}
     if c.leave_out:
+        unknown = sorted(set(c.leave_out) - set(range(train.num_classes)))
+        if unknown:
+            raise InputError(
+                f'--config.data.leave_out names {", ".join(map(str, unknown))}, but the classes of '
+                f'{train.name} are 0 to {train.num_classes - 1}'
+            )
         held_out = data.select_classes(test, c.leave_out)
         extra_ood['held_out'] = lambda: held_out
         train, test = (
@@ -49,6 +55,11 @@ def labelled_splits(c: LabelledData) -> Datasets:
             )
         edges = thirds(ATTRIBUTES[c.label](train.x))
         train, test = (relabelled(examples, c.label, edges) for examples in (train, test))
+        if np.min(np.bincount(train.y, minlength=len(LEVELS[c.label]))) == 0:
+            raise InputError(
+                f'--config.data.label={c.label}: too many images of {train.name} have the same '
+                f'{c.label} to tell low, middle and high: use another label'
+            )
     return Datasets(train=train, test=test, extra_ood=extra_ood)
 
 

@@ -175,6 +175,11 @@ def image_jem(
             '--config.data.labels_per_class needs --config.loss.positives, the examples of p(x) of '
             'a step, which are drawn from all images'
         )
+    if config.loss.late_from >= config.steps:
+        raise InputError(
+            f'--config.loss.late_from={config.loss.late_from} must be below the '
+            f'{config.steps} training steps: else the weight never changes'
+        )
     labelled = labelled_rows(config, datasets)
     return jem_experiment(
         config,

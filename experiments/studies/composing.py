@@ -245,7 +245,9 @@ def measure_or(runs: Runs, probe: AttributeProbe, c: Questions, folder: pathlib.
     pairs = [pair for pair in PAIRS if max(pair) < classes_of(runs)]
     if not pairs:
         return {'or': rows}, []
-    drawn = sample(runs, ('class', 'class'), combine, np.repeat(pairs, num, 0))
+    wanted = np.repeat(pairs, num, 0)
+    wanted[1::2] = wanted[1::2, ::-1]  # chains may begin at their first label: both in turn
+    drawn = sample(runs, ('class', 'class'), combine, wanted)
     drawn = drawn.reshape(len(pairs), num, *drawn.shape[1:])
     for (a, b), images in zip(pairs, drawn):
         shown = probe(images)['class']
@@ -318,6 +320,11 @@ def check(config: Settings) -> None:
     settings.check(config)
     if isinstance(config.run, IcdSettings) and not config.run.loss.conditional:
         raise InputError('--config.run.loss.conditional must be true')
+    if config.run.data.label != 'class':
+        raise InputError(
+            '--config.run.data.label is set by the study: name attributes by '
+            '--config.compose.attributes'
+        )
     if config.run.data.leave_out:
         raise InputError(
             '--config.run.data.leave_out must be (): the compositions use all ten classes'
