@@ -131,6 +131,9 @@ def fit(
                 report=report,
                 echo=echo,
             )
+            if guard.attempt:
+                change = guard.actions[guard.attempt - 1].name
+                echo(f'Continuing with {change}, attempt {guard.attempt} of {len(guard.actions)}')
             while True:
                 try:
                     return loop.run(guard.recipe(recipe), None if guard.attempt else traced)
@@ -385,7 +388,7 @@ class _Loop:
             error.step,
             error.why,
             f'{used} Nothing was saved after that; {kept}. Try a lower learning rate, more chain '
-            'steps (K), or a smaller step size.',
+            'steps (K), or a smaller step size, in a new workdir.',
         )
         self.summarise(
             {'diverged': True, 'finished': False, 'step': error.step, 'account': error.account}

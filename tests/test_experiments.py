@@ -882,21 +882,29 @@ def test_a_damaged_checkpoint_and_a_damaged_config(trained, tmp_path, monkeypatc
 
 @pytest.mark.slow
 def test_a_run_that_diverges_ends_with_its_account_and_exit_code_1(tmp_path):
-    done = command(
+    given = [
         'experiments.digits_jem',
         f'--workdir={tmp_path}',
         *SMALL,
         '--config.steps=60',
-        '--config.optimizer.learning_rate=1e6',
+        '--config.checkpoint_every=50',
         '--config.optimizer.warmup=1',
-        '--config.guard.actions=()',
-    )
+        '--config.guard.actions=("new_key",)',
+    ]
+    done = command(*given, '--config.optimizer.learning_rate=1e6')
     assert (
         done.returncode == 1
         and 'diverged at step' in done.stderr
+        and 'in a new workdir' in done.stderr
         and 'Traceback' not in done.stderr
     )
     assert json.loads((tmp_path / 'summary.json').read_text())['diverged']
+    # without a checkpoint, but its attempts are used: other settings would not be these
+    assert not list((tmp_path / 'checkpoints').glob('[0-9]*'))
+    other = command(*given, '--config.optimizer.learning_rate=1e-3')
+    assert other.returncode == 2 and 'optimizer.learning_rate (1000000.0 there' in other.stderr
+    again = command(*given, '--config.optimizer.learning_rate=1e6')
+    assert again.returncode == 1 and 'attempt 1 of 1' in again.stdout
 
 
 @pytest.mark.parametrize('name', NAMES)

@@ -107,8 +107,8 @@ def fit_experiment(
 
 
 def check_same_run(workdir: pathlib.Path, module: ModuleType, config: Any) -> None:
-    """Refuse to continue a run under other settings. A workdir without checkpoints holds no run
-    yet.
+    """Refuse to continue a run under other settings. A workdir that holds neither checkpoints nor
+    recoveries holds no run yet.
 
     A schedule as long as the run (decay_steps = 0) gets its length here, in place: that of the
     saved run, else the steps of `config`.
@@ -116,7 +116,8 @@ def check_same_run(workdir: pathlib.Path, module: ModuleType, config: Any) -> No
     if workdir.exists() and not workdir.is_dir():
         raise InputError(f'--workdir={workdir} is a file: choose a folder')
     saved = None
-    if any((workdir / 'checkpoints').glob('[0-9]*')):
+    recovered = (workdir / 'recoveries' / 'log.json').exists()
+    if recovered or any((workdir / 'checkpoints').glob('[0-9]*')):
         saved = read_config(workdir)
         if saved.get('experiment') != module.__name__:
             other = saved.get('experiment', 'a Python program')
