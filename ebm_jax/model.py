@@ -39,6 +39,7 @@ from ebm_jax.types import (
     Transition,
 )
 
+UNSCALED = 16.0  # beyond it, images are taken for pixels that were not brought to [-1, 1]
 KERNELS: dict[str, Callable[..., Kernel]] = {
     'langevin': mcmc.langevin,
     'mala': mcmc.mala,
@@ -208,7 +209,8 @@ class Model:
     def to_units(self, x: ArrayLike) -> np.ndarray:
         """Raw examples -> network units: uint8 in [0, 255] -> [-1, 1]; floats stay as they are.
 
-        Raises: InputError for another shape than the model's.
+        Raises: InputError for another shape than the model's, and for images that are neither
+        uint8 nor near [-1, 1].
         """
         x = np.asarray(x)
         if x.shape[1:] != tuple(self.spec.shape):
@@ -216,7 +218,14 @@ class Model:
                 f'this model takes examples [N, {", ".join(map(str, self.spec.shape))}], got '
                 f'{list(x.shape)}'
             )
-        return as_float(x) if x.dtype == np.uint8 else x.astype(np.float32)
+        if x.dtype == np.uint8:
+            return as_float(x)
+        if self.spec.units != FEATURES and x.size and np.nanmax(np.abs(x)) > UNSCALED:
+            raise InputError(
+                f'this model takes images of uint8 in [0, 255] or floats in [-1, 1], got {x.dtype} '
+                f'up to {np.nanmax(np.abs(x)):g}: use images.astype(numpy.uint8)'
+            )
+        return x.astype(np.float32)
 
 
 def transition_of(parts: Sequence[TransitionPart]) -> Transition | None:

@@ -22,6 +22,7 @@ from ebm_jax.errors import InputError
 from ebm_jax.fit import fit
 from ebm_jax.methods.jem import jem
 from ebm_jax.networks import ConvNet, nnx_per_example, per_example
+from ebm_jax.record import update_summary
 from ebm_jax.spec import classifier_spec
 from ebm_jax.train import Recipe
 from ebm_jax.types import UNCONDITIONAL, Network
@@ -118,6 +119,18 @@ def test_an_export_opens_as_the_run_does(run, tmp_path, monkeypatch, capsys):
     with pytest.raises(InputError, match='holds something else'):
         opened.export(foreign)
     assert (foreign / 'model.safetensors').read_text() == '{"model_type": "bert"}'
+
+
+def test_metrics_of_another_step_are_told(run, tmp_path, monkeypatch, capsys):
+    workdir, out = tmp_path / 'run', tmp_path / 'out'
+    shutil.copytree(run[0], workdir)
+    export = 'experiments.export', f'--workdir={workdir}', f'--out={out}'
+    step = ebm_jax.load(workdir).step
+    for evaluated, told in ((step, False), (step - 1, True)):
+        update_summary(workdir, {'evaluated_step': evaluated})
+        said = in_process(monkeypatch, capsys, *export)
+        assert (f'are of step {evaluated}, the weights of step {step}' in said) == told
+        assert f'| evaluated_step | {evaluated} |' in (out / 'README.md').read_text()
 
 
 def test_a_model_opens_without_the_experiments(run, tmp_path):
@@ -232,6 +245,7 @@ def test_what_a_model_is_not_gets_one_sentence(run, tmp_path, monkeypatch, capsy
     opened = ebm_jax.load(run[0])
     for call, says in (
         (lambda: opened.log_prob(np.zeros((2, 28, 28, 1), np.uint8)), r'takes examples \[N, 8, 8'),
+        (lambda: opened.log_prob(TEST.x[:2].astype(np.int64)), 'uint8 in .* got int64 up to 255'),
         (lambda: opened.sample(KEY, 2, label=10), '0 to 9'),
         (lambda: opened.reconstruct(KEY, TEST.x[:2]), 'no generator'),
         (lambda: opened.classify_sound(np.zeros(100)), 'not trained on recordings'),

@@ -184,6 +184,7 @@ def summary_of(found: dict[str, Any]) -> dict[str, Any]:
         for name, value in found.items()
         if isinstance(value, plain) and name not in left_out
     }
+    summary['evaluated_step'] = found['step']
     nested = ('reconstruction_mse', 'denoise', 'denoise_babble')
     for name in (*nested, 'robust_accuracy', 'refined_robust_accuracy'):
         if name in found:

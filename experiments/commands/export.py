@@ -27,6 +27,12 @@ def run(values: Any) -> None:
     if 'experiment' in opened.settings:
         commands = report.commands('RUN', opened.settings)
         commands += '\npython -m experiments.export --workdir=RUN --out=FOLDER'
+    evaluated = opened.metrics.get('evaluated_step', opened.step)
+    if evaluated != opened.step:
+        print(
+            f'warning: the metrics of the card are of step {evaluated}, the weights of step '
+            f'{opened.step}: evaluate {values.workdir} and export again'
+        )
     digest = opened.export(values.out, commands)
     print(f'{values.out}: step {opened.step}, SHA-256 of the weights {digest[:12]}...')
 
