@@ -33,12 +33,36 @@ def for_each(
       where that divides it.
     """
 
+    return for_each_again(
+        mapped(one), params, key, inputs, batch_size=batch_size, description=description
+    )
+
+
+def mapped(one: Callable[..., PyTree]) -> Callable[..., PyTree]:
+    """one(params, key, *inputs of one example) -> a compiled function for `for_each_again`, which
+    compiles once for all its calls with the same shapes."""
+
     @jax.jit
-    def run(params, begin, *inputs):
+    def run(params, begin, *inputs, key):
         keys = jax.random.split(jax.random.fold_in(key, begin), len(inputs[0]))
         return jax.vmap(partial(one, params))(keys, *inputs)
 
-    return in_batches(run, params, inputs, batch_size=batch_size, description=description)
+    return run
+
+
+def for_each_again(
+    run: Callable[..., PyTree],
+    params: Params,
+    key: Key,
+    inputs: Sequence[np.ndarray],
+    *,
+    batch_size: int = 256,
+    description: str,
+) -> Any:
+    """`for_each` of a function that `mapped` compiles."""
+    return in_batches(
+        partial(run, key=key), params, inputs, batch_size=batch_size, description=description
+    )
 
 
 def in_batches(

@@ -41,6 +41,8 @@ class TrainedModel:
     step: int
     settings: Mapping[str, Any] = field(default_factory=dict)
     metrics: Mapping[str, Any] = field(default_factory=dict)
+    # {what: its compiled program}, so that a second call need not compile again
+    _programs: dict[tuple[Any, ...], Any] = field(default_factory=dict, init=False, repr=False)
 
     @property
     def energy_fn(self) -> ParamEnergyFn:
@@ -64,7 +66,7 @@ class TrainedModel:
                 return -self.model.marginal_energy_fn(params, x)
             return -self.model.energy_fn(params, x, label)
 
-        return self._for_each(one, [self.model.to_units(x)], 'log p(x)')
+        return self._for_each(one, [self.model.to_units(x)], 'log p(x)', static=(label,))
 
     def class_probs(self, x: ArrayLike) -> np.ndarray:
         """p(y|x): examples [N, ...] -> [N, C].
@@ -116,7 +118,7 @@ class TrainedModel:
             return apply_latent.reconstruct(model, params, key, x, *label, steps=steps)
 
         inputs = [self.model.to_units(x), *self._labels(labels, len(np.asarray(x)))]
-        return self._for_each(one, inputs, 'reconstructions', key)
+        return self._for_each(one, inputs, 'reconstructions', key, static=(steps,))
 
     def interpolate(
         self,
@@ -143,7 +145,7 @@ class TrainedModel:
 
         inputs = [self.model.to_units(x) for x in (x_a, x_b)]
         inputs += self._labels(labels, len(inputs[0]))
-        return self._for_each(one, inputs, 'interpolations', key)
+        return self._for_each(one, inputs, 'interpolations', key, static=(num, steps))
 
     def classify_sound(self, sound: np.ndarray) -> np.ndarray:
         """p(y|x) of a recording, float [n] in [-1, 1] at the model's rate: of each frame [T, C], or
@@ -284,9 +286,11 @@ class TrainedModel:
         if strange:
             raise InputError(f'labels are 0 to {self.num_classes - 1}, got {strange[0]}')
 
-    def _for_each(self, one, inputs, description, key=None):
+    def _for_each(self, one, inputs, description, key=None, static=()):
+        """`one` of each example; static: whatever else makes it another function."""
         key = jax.random.key(0) if key is None else key
-        return batching.for_each(one, self.params, key, inputs, description=description)
+        program = self._programs.setdefault((description, *static), batching.mapped(one))
+        return batching.for_each_again(program, self.params, key, inputs, description=description)
 
 
 def load(

@@ -121,6 +121,23 @@ def test_an_export_opens_as_the_run_does(run, tmp_path, monkeypatch, capsys):
     assert (foreign / 'model.safetensors').read_text() == '{"model_type": "bert"}'
 
 
+def test_a_second_call_compiles_nothing(run, caplog):
+    opened = ebm_jax.load(run[0])
+    calls = {
+        'p(y|x)': lambda: opened.class_probs(TEST.x[:16]),
+        'log p(x)': lambda: opened.log_prob(TEST.x[:16]),
+        'log p(x|3)': lambda: opened.log_prob(TEST.x[:16], label=3),
+    }
+    with jax.log_compiles():
+        first = {name: call() for name, call in calls.items()}
+        assert 'Compiling' in caplog.text
+        caplog.clear()
+        again = {name: call() for name, call in calls.items()}
+    chex.assert_trees_all_equal(first, again)
+    assert 'Compiling' not in caplog.text
+    assert np.abs(first['log p(x)'] - first['log p(x|3)']).min() > 0
+
+
 def test_metrics_of_another_step_are_told(run, tmp_path, monkeypatch, capsys):
     workdir, out = tmp_path / 'run', tmp_path / 'out'
     shutil.copytree(run[0], workdir)
