@@ -32,15 +32,13 @@ def for_each(
     Returns: numpy arrays [N, ...]. The keys depend on `batch_size`, not on the number of devices
       where that divides it.
     """
-
-    return for_each_again(
-        mapped(one), params, key, inputs, batch_size=batch_size, description=description
-    )
+    run = partial(mapped(one), key=key)
+    return in_batches(run, params, inputs, batch_size=batch_size, description=description)
 
 
 def mapped(one: Callable[..., PyTree]) -> Callable[..., PyTree]:
-    """one(params, key, *inputs of one example) -> a compiled function for `for_each_again`, which
-    compiles once for all its calls with the same shapes."""
+    """one(params, key, *inputs of one example) -> a compiled function that `in_batches` takes, once
+    its `key` is given. It compiles once for all its calls with the same shapes."""
 
     @jax.jit
     def run(params, begin, *inputs, key):
@@ -48,21 +46,6 @@ def mapped(one: Callable[..., PyTree]) -> Callable[..., PyTree]:
         return jax.vmap(partial(one, params))(keys, *inputs)
 
     return run
-
-
-def for_each_again(
-    run: Callable[..., PyTree],
-    params: Params,
-    key: Key,
-    inputs: Sequence[np.ndarray],
-    *,
-    batch_size: int = 256,
-    description: str,
-) -> Any:
-    """`for_each` of a function that `mapped` compiles."""
-    return in_batches(
-        partial(run, key=key), params, inputs, batch_size=batch_size, description=description
-    )
 
 
 def in_batches(

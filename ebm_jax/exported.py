@@ -107,7 +107,7 @@ def is_export(path: pathlib.Path) -> bool:
     return (path / WEIGHTS).is_file()
 
 
-def _is_own(folder):
+def _is_own(folder: pathlib.Path) -> bool:
     """Whether a folder is an export of this library, whole or interrupted: others have files of the
     same names."""
     if not is_export(folder):

@@ -131,9 +131,9 @@ def fit(
                 report=report,
                 echo=echo,
             )
-            if guard.attempt:
-                change = guard.actions[guard.attempt - 1].name
-                echo(f'Continuing with {change}, attempt {guard.attempt} of {len(guard.actions)}')
+            if guard.action:
+                of = f'attempt {guard.attempt} of {len(guard.actions)}'
+                echo(f'Continuing with {guard.action.name}, {of}')
             while True:
                 try:
                     return loop.run(guard.recipe(recipe), None if guard.attempt else traced)

@@ -93,11 +93,14 @@ class Guard:
         again."""
         return sum(entry['diverged_at'] - entry['back_to'] for entry in self.log)
 
+    @property
+    def action(self) -> RecoveryAction | None:
+        """That of the current attempt; None before the first."""
+        return self.actions[self.attempt - 1] if self.attempt else None
+
     def recipe(self, original: Recipe) -> Recipe:
         """The recipe of the current attempt."""
-        if not self.log:
-            return original
-        changed = self.actions[self.attempt - 1].recipe
+        changed = self.action and self.action.recipe
         return original if changed is None else changed()
 
     def settle(self, checkpoints: Checkpoints) -> None:

@@ -7,6 +7,7 @@ model.class_probs(x)
 import pathlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import jax
@@ -290,7 +291,8 @@ class TrainedModel:
         """`one` of each example; static: whatever else makes it another function."""
         key = jax.random.key(0) if key is None else key
         program = self._programs.setdefault((description, *static), batching.mapped(one))
-        return batching.for_each_again(program, self.params, key, inputs, description=description)
+        run = partial(program, key=key)
+        return batching.in_batches(run, self.params, inputs, description=description)
 
 
 def load(

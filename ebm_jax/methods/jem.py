@@ -169,7 +169,7 @@ def jem(
         separate=separate,
         conditional=conditional,
         p_x_weight=p_x_weight,
-        early_p_x_weight=p_x_weight,
+        factor=p_x_weight,
         late_p_x_weight=late_p_x_weight,
         alpha=alpha,
         entropy_weight=entropy_weight,
@@ -193,8 +193,8 @@ class _Jem:
     extra_step_every: int
     separate: bool
     conditional: float
-    p_x_weight: float  # of the training steps that this Method is for
-    early_p_x_weight: float
+    p_x_weight: float
+    factor: float  # of p(x) at the steps that this Method is for: p_x_weight or the late one
     late_p_x_weight: tuple[int, float] | None
     alpha: float
     entropy_weight: float
@@ -205,7 +205,7 @@ class _Jem:
         return self.num_negatives // self.shards
 
     def method(self) -> Method:
-        """The Method whose loop has `loop` steps and whose p(x) has the factor `p_x_weight`."""
+        """The Method whose loop has `loop` steps and whose p(x) has the factor `factor`."""
         return Method(
             init=self.init,
             sample=self.sample,
@@ -218,12 +218,12 @@ class _Jem:
     def at(self, step: int) -> Method:
         """The Method of a training step, from 0: its loop has K steps or a few more, its p(x) the
         factor of that step."""
-        blocks, weight = 0, self.early_p_x_weight
+        blocks, factor = 0, self.p_x_weight
         if self.extra_step_every:
             blocks = -(-(step // self.extra_step_every) // EXTRA_STEPS)
         if self.late_p_x_weight and step >= self.late_p_x_weight[0]:
-            weight = self.late_p_x_weight[1]
-        return _changed(self, self.num_steps + blocks * EXTRA_STEPS, weight)
+            factor = self.late_p_x_weight[1]
+        return _changed(self, self.num_steps + blocks * EXTRA_STEPS, factor)
 
     def positives(self, batch):
         """The examples of p(x) [P, ...]."""
@@ -353,8 +353,8 @@ class _Jem:
             metrics['effective_sample_size_by_class'] = shares @ obj.effective_sample_size(w_y)
         terms = {
             'classifier': obj.cross_entropy(classified, batch['y']),
-            'positives': self.p_x_weight * positives_term,
-            'negatives': self.p_x_weight * negatives_term,
+            'positives': self.factor * positives_term,
+            'negatives': self.factor * negatives_term,
         }
         if self.entropy_weight:
             information = obj.entropy_information(pos)
@@ -367,6 +367,6 @@ class _Jem:
 
 
 @functools.lru_cache(maxsize=64)
-def _changed(parts, loop, p_x_weight):
+def _changed(parts, loop, factor):
     """The same object for the same arguments, so that `Method.at` says when to compile again."""
-    return dataclasses.replace(parts, loop=loop, p_x_weight=p_x_weight).method()
+    return dataclasses.replace(parts, loop=loop, factor=factor).method()

@@ -17,7 +17,6 @@ number of factors (conditions count as none). Writes FILE.png and FILE.npz (floa
 [-1, 1]).
 """
 
-import pathlib
 import re
 from collections.abc import Sequence
 from functools import partial
@@ -108,10 +107,10 @@ def run(values: Any) -> None:
     params = [model.params for model in of_energies]
     key = jax.random.key(values.seed)
     images = draw(key, composed, params, labels, models[0].model, values.steps)
-    out = pathlib.Path(values.out)
-    save_grid(with_ending(out, '.png'), Grid(models[0].model.pictures(images)))
-    np.savez(with_ending(out, '.npz'), x=images)
-    print(f'{values.num} samples: {with_ending(out, ".png")} and {with_ending(out, ".npz")}')
+    picture, numbers = with_ending(values.out, '.png'), with_ending(values.out, '.npz')
+    save_grid(picture, Grid(models[0].model.pictures(images)))
+    np.savez(numbers, x=images)
+    print(f'{values.num} samples: {picture} and {numbers}')
 
 
 def parse(kind: str, text: str) -> Term:

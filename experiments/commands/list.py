@@ -125,18 +125,13 @@ def flag_table(define: Callable[[flags.FlagValues], None]) -> list[str]:
     table = ['| flag | default | meaning |', '|---|---|---|']
     for name, default, meaning in rows:
         shown = '' if default in (None, '', [], ()) else f'`{default}`'
-        table.append(f'| `--{name}` | {shown} | {table_cell(meaning)} |')
+        table.append(f'| `--{name}` | {shown} | {settings.table_cell(meaning)} |')
     return table
 
 
 def with_choices(meaning: str, choices: Sequence[str] | None) -> str:
     """What a flag means, with the values that it takes."""
     return f'{meaning.rstrip(".")}. One of {", ".join(choices)}.' if choices else meaning
-
-
-def table_cell(text: str) -> str:
-    """Text that does not end its cell of a Markdown table."""
-    return text.replace('|', r'\|')
 
 
 def own_settings(config: Any) -> Iterator[tuple[str, Any, Any, Any]]:

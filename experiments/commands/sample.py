@@ -83,14 +83,15 @@ def run(values: Any) -> None:
     images, frames = drawn if values.trajectory else (drawn, None)
     name = '_'.join(['drawn', *map(str, asked)])
     out = pathlib.Path(values.out or pathlib.Path(values.workdir) / 'samples' / name)
-    save_grid(with_ending(out, '.png'), grid_of(opened, asked, images, frames, values.steps))
+    picture, numbers = with_ending(out, '.png'), with_ending(out, '.npz')
+    save_grid(picture, grid_of(opened, asked, images, frames, values.steps))
     arrays = {'x': images, 'y': labels}
     if model.speech is None:
         arrays['images'] = as_uint8(images)
     if frames is not None:
         arrays['trajectory'] = frames
-    np.savez(with_ending(out, '.npz'), **arrays)
-    said = f'{values.num} samples: {with_ending(out, ".png")} and {with_ending(out, ".npz")}'
+    np.savez(numbers, **arrays)
+    said = f'{values.num} samples: {picture} and {numbers}'
     if values.singly:
         pictures = model.pictures(images)
         for i, picture in enumerate(pictures):

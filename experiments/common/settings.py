@@ -241,6 +241,11 @@ def help_text(config: Any) -> str:
     return '\n'.join(lines).lstrip('\n')
 
 
+def table_cell(text: str) -> str:
+    """Text that does not end its cell of a Markdown table."""
+    return text.replace('|', '\\|')
+
+
 def markdown(config: Any) -> str:
     """All settings in their groups, a table each, for docs/settings.md."""
     lines = []
@@ -254,7 +259,7 @@ def markdown(config: Any) -> str:
                 f'`{name}`',
                 f'`{_shown(value)}`',
                 meaning.range,
-                meaning.text.replace('|', '\\|'),
+                table_cell(meaning.text),
                 'yes' if meaning.resume else '',
             )
             lines.append(f'| {" | ".join(cells)} |')

@@ -58,9 +58,8 @@ class SizedConvNetwork(ConvNetwork):
         widths = self.widths or (32, 64, *[128] * (halvings - 1))
         strides = self.strides or (1, *[2] * (len(widths) - 1))
         if min(shape[:2]) > 16 and not self.strides:
-            strides = (2, 1, *strides[2:])[
-                : len(widths)
-            ]  # the costliest layer on a quarter of the grid
+            # the costliest layer on a quarter of the grid
+            strides = (2, 1, *strides[2:])[: len(widths)]
         return per_example(ConvNet(num_classes, widths, strides, self.dtype))
 
 

@@ -15,26 +15,26 @@ from typing import Any
 
 from experiments import mnist_st_jem
 from experiments.common import launch
+from experiments.families.icd import IcdSettings
+from experiments.families.jem import JemSettings
 from experiments.studies import composing
-
-SOURCE = 'npz:data/mnist.npz?coloured=true'
-ATTRIBUTES = 'stroke', 'slant', 'colour'
 
 run = partial(composing.run, mnist_st_jem)
 
 
-def get_config() -> composing.Settings:
-    st_jem = mnist_st_jem.get_config()
-    st_jem.steps, st_jem.data.source = 800, SOURCE
-    st_jem.buffer.initial = 'class_gaussian'
-    config = composing.settings_of(st_jem)
-    config.compose.attributes, config.compose.num = ATTRIBUTES, 100
+def of_coloured_digits(each: IcdSettings | JemSettings) -> composing.Settings:
+    """The study on coloured MNIST of energies with these settings."""
+    each.data.source = 'npz:data/mnist.npz?coloured=true'
+    config = composing.settings_of(each)
+    config.compose.attributes, config.compose.num = ('stroke', 'slant', 'colour'), 100
     return config
 
 
 def define(values: Any) -> None:
     """The flags."""
-    launch.define_config(values, get_config())
+    st_jem = mnist_st_jem.get_config()
+    st_jem.steps, st_jem.buffer.initial = 800, 'class_gaussian'
+    launch.define_config(values, of_coloured_digits(st_jem))
 
 
 if __name__ == '__main__':

@@ -12,22 +12,14 @@ from typing import Any
 from experiments import mnist_icd
 from experiments.common import launch
 from experiments.studies import composing
-from experiments.studies.coloured_compose import ATTRIBUTES, SOURCE
+from experiments.studies.coloured_compose import of_coloured_digits
 
 run = partial(composing.run, mnist_icd)
 
 
-def get_config() -> composing.Settings:
-    icd = mnist_icd.get_config()
-    icd.data.source = SOURCE
-    config = composing.settings_of(icd)
-    config.compose.attributes, config.compose.num = ATTRIBUTES, 100
-    return config
-
-
 def define(values: Any) -> None:
     """The flags."""
-    launch.define_config(values, get_config())
+    launch.define_config(values, of_coloured_digits(mnist_icd.get_config()))
 
 
 if __name__ == '__main__':
