@@ -15,15 +15,45 @@ LOWER = "lower the batch size, the number of chains, the buffer's capacity or th
 
 
 def left() -> int:
-    """Bytes that this process can still have: of the memory of the machine, or of the limit on its
-    address space (`ulimit -v`), what it has not taken yet; at least 0."""
+    """Bytes that this process can still have: of the memory of the machine, of its control groups
+    (containers, batch systems) or of the limit on its address space (`ulimit -v`), what it has not
+    taken yet; at least 0."""
     page = os.sysconf('SC_PAGE_SIZE')
     taken, held = _pages()
-    physical = page * (os.sysconf('SC_PHYS_PAGES') - held)
+    physical = min([page * os.sysconf('SC_PHYS_PAGES'), *group_limits()]) - page * held
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
     if limit != resource.RLIM_INFINITY:
         physical = min(physical, limit - page * taken)
     return max(physical, 0)
+
+
+def group_limits(
+    groups: str | pathlib.Path = '/proc/self/cgroup', mounted: str | pathlib.Path = '/sys/fs/cgroup'
+) -> list[int]:
+    """The limits on memory of the control groups that this process is in, of either version, and of
+    the groups above these; empty where there are none. Bytes.
+
+    Args: groups: the file that names them. mounted: where their files are.
+    """
+    top, found = pathlib.Path(mounted), []
+    try:
+        lines = pathlib.Path(groups).read_text().splitlines()
+    except OSError:
+        return []
+    for line in lines:
+        _, controllers, name = line.split(':', 2)
+        if 'memory' in controllers.split(','):
+            root, file = top / 'memory', 'memory.limit_in_bytes'
+        elif not controllers:
+            root, file = top, 'memory.max'
+        else:
+            continue
+        group = pathlib.PurePosixPath(name)
+        for place in (group, *group.parents):  # the last one, /, is a container's own
+            limit = root / str(place).lstrip('/') / file
+            text = limit.read_text().strip() if limit.is_file() else 'max'
+            found += [int(text)] if text.isdecimal() else []
+    return found
 
 
 def _pages():

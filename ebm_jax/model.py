@@ -12,7 +12,7 @@ import numpy as np
 
 from ebm_jax import augment, initial, kernels, mcmc, networks, objectives
 from ebm_jax.apply.latent import LatentModel
-from ebm_jax.apply.sampling import sample
+from ebm_jax.apply.sampling import compiled_chain, run_compiled
 from ebm_jax.composition import any_of
 from ebm_jax.data.windows import Frontend
 from ebm_jax.errors import InputError
@@ -36,6 +36,7 @@ from ebm_jax.types import (
     Key,
     Network,
     Params,
+    PyTree,
     Transition,
 )
 
@@ -153,33 +154,37 @@ class Model:
             return np.full(n, UNCONDITIONAL)
         return np.arange(n) % self.spec.num_classes
 
+    def compiled_chain(self, num_steps: int | None = None, **options: Any) -> Callable[..., PyTree]:
+        """A new chain of this model; options: see `apply.sampling.compiled_chain`."""
+
+        def no_energy(params, x, label):
+            return jnp.zeros(())
+
+        return compiled_chain(
+            self.energy_fn if self.has_energy else no_energy,
+            self.kernel(),
+            self.initial_sampler,
+            self.num_steps(num_steps),
+            **{**self.transition_plan(), **options},
+        )
+
     def sample(
         self,
         key: Key,
         params: Params,
         labels: ArrayLike,
         num_steps: int | None = None,
+        *,
+        description: str = 'fresh samples',
         **options: Any,
     ) -> Any:
-        """New samples, one for each label; options: see `apply.sampling.sample`."""
-
-        def no_energy(params, x, label):
-            return jnp.zeros(())
-
-        return sample(
-            key,
-            self.energy_fn if self.has_energy else no_energy,
-            params,
-            self.kernel(),
-            self.initial_sampler,
-            labels,
-            self.num_steps(num_steps),
-            **self.transition_plan(),
-            **{'description': 'fresh samples', **options},
-        )
+        """New samples, one for each label; options: see `compiled_chain`."""
+        chain = self.compiled_chain(num_steps, **options)
+        return run_compiled(chain, key, params, labels, description=description)
 
     def transition_plan(self) -> dict[str, Any]:
-        """When the transition is applied to new chains: arguments of `apply.sampling.sample`."""
+        """When the transition is applied to new chains: arguments of
+        `apply.sampling.compiled_chain`."""
         if not self.spec.sampling.transition:
             return {}
         settings = self.spec.sampling

@@ -17,6 +17,7 @@ import numpy as np
 from ebm_jax import batching, exported, mcmc
 from ebm_jax.apply import latent as apply_latent
 from ebm_jax.apply import sequences
+from ebm_jax.apply.sampling import run_compiled
 from ebm_jax.checkpoint import Checkpoints
 from ebm_jax.errors import InputError
 from ebm_jax.model import Model, build
@@ -95,13 +96,18 @@ class TrainedModel:
           label: of all samples; default p(x), or the classes in turn where the model has only
             energies of classes.
           num_steps: of each chain, default as configured.
-        Raises: InputError for an unknown label, or num < 1.
+        Raises: InputError for an unknown label, num < 1 or num_steps < 0.
         """
         self.check_label(label)
-        if num < 1:
-            raise InputError(f'num must be at least 1, got {num}')
+        if num < 1 or num_steps is not None and num_steps < 0:
+            raise InputError(
+                f'num must be at least 1 and num_steps at least 0, got {num} and {num_steps}'
+            )
         labels = self.model.labels(num) if label is None else np.full(num, label)
-        return self.model.sample(key, self.params, labels, num_steps)
+        steps = self.model.num_steps(num_steps)
+        name = ('fresh samples', steps)
+        chain = self._programs.setdefault(name, self.model.compiled_chain(steps))
+        return run_compiled(chain, key, self.params, labels, description='fresh samples')
 
     def reconstruct(
         self, key: Key, x: ArrayLike, labels: ArrayLike | None = None, num_steps: int | None = None

@@ -194,7 +194,7 @@ def test_chains_that_diverge_are_refused_in_one_sentence():
         )
 
     assert drawn(0.1).shape == (3, 2)
-    with pytest.raises(InputError, match='2 of 3 chains of 200 steps end at values'):
+    with pytest.raises(InputError, match='2 of 3 chains end at values'):
         drawn(100.0)
 
 

@@ -57,6 +57,29 @@ def test_a_state_larger_than_the_memory_is_refused_unmade():
     fit.check(recipe(10), jax.devices()[:1])
 
 
+def test_the_limits_of_control_groups_are_known(tmp_path):
+    """Of both versions, those of the groups above, and a container's, whose root is its group."""
+    version2, version1 = tmp_path / 'version2', tmp_path / 'version1'
+    (version2 / 'batch' / 'job').mkdir(parents=True)
+    (version2 / 'batch' / 'memory.max').write_text('3000\n')
+    (version2 / 'batch' / 'job' / 'memory.max').write_text('max\n')
+    (version1 / 'memory').mkdir(parents=True)
+    (version1 / 'memory' / 'memory.limit_in_bytes').write_text('2000\n')
+    groups = tmp_path / 'cgroup'
+    groups.write_text('0::/batch/job\n')
+    assert memory.group_limits(groups, version2) == [3000]
+    groups.write_text('5:cpu:/x\n4:memory,hugetlb:/docker/of:me\n0::/\n')
+    assert set(memory.group_limits(groups, version1)) == {2000}
+    assert memory.group_limits(tmp_path / 'none', version1) == []
+
+
+def test_a_control_group_limits_what_is_left(monkeypatch):
+    monkeypatch.setattr(memory, 'group_limits', lambda: [2**40, 2**33])
+    assert 0 < memory.left() < 2**33
+    monkeypatch.setattr(memory, 'group_limits', lambda: [1000])
+    assert memory.left() == 0
+
+
 @pytest.mark.slow
 def test_a_limit_on_the_address_space_is_the_memory(tmp_path):
     """3 GB, of which Python and JAX have taken a part; the state of 200 million numbers with Adam's

@@ -127,12 +127,14 @@ def test_a_second_call_compiles_nothing(run, caplog):
         'p(y|x)': lambda: opened.class_probs(TEST.x[:16]),
         'log p(x)': lambda: opened.log_prob(TEST.x[:16]),
         'log p(x|3)': lambda: opened.log_prob(TEST.x[:16], label=3),
+        'samples': lambda: opened.sample(KEY, 4, label=3, num_steps=2),
     }
     with jax.log_compiles():
         first = {name: call() for name, call in calls.items()}
         assert 'Compiling' in caplog.text
         caplog.clear()
         again = {name: call() for name, call in calls.items()}
+        opened.sample(KEY, 4, label=4, num_steps=2)
     chex.assert_trees_all_equal(first, again)
     assert 'Compiling' not in caplog.text
     assert np.abs(first['log p(x)'] - first['log p(x|3)']).min() > 0

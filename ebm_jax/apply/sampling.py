@@ -1,6 +1,8 @@
 """Draw samples from a trained energy."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -17,6 +19,7 @@ from ebm_jax.types import (
     ParamEnergyFn,
     ParamInitialSampler,
     Params,
+    PyTree,
     Transition,
 )
 
@@ -30,36 +33,49 @@ def sample(
     labels: ArrayLike,
     num_steps: int,
     *,
+    batch_size: int = 256,
+    description: str = 'sampling',
+    **options: Any,
+) -> Any:
+    """Run new chains, one per label, from their initial positions; compiles at every call.
+
+    Args:
+      energy_fn, kernel, initial_sampler, num_steps, options: see `compiled_chain`.
+      labels, batch_size, description: see `run_compiled`.
+    Returns: as `run_compiled`.
+    Raises: ValueError and InputError, as these.
+    """
+    chain = compiled_chain(energy_fn, kernel, initial_sampler, num_steps, **options)
+    return run_compiled(chain, key, params, labels, batch_size=batch_size, description=description)
+
+
+def compiled_chain(
+    energy_fn: ParamEnergyFn,
+    kernel: Kernel,
+    initial_sampler: ParamInitialSampler,
+    num_steps: int,
+    *,
     transition: Transition | None = None,
     every: int = 20,
     plain: int = 0,
     trajectory: int = 0,
-    batch_size: int = 256,
-    description: str = 'sampling',
-) -> Any:
-    """Run new chains, one per label, from their initial positions.
+) -> Callable[..., PyTree]:
+    """A chain from its initial position, compiled at its first use by `run_compiled`.
 
     Args:
       energy_fn: (params, x, label) -> scalar. num_steps: int >= 0.
-      labels: int [N], UNCONDITIONAL for p(x); or [N, ...], whatever energy_fn takes.
       transition: None, or (key, x) -> x, applied before each block of `every` steps; the last
         `plain` steps or more have none (Du et al. 2021 [code]: augmentation every 20 steps, none in
         the last rounds).
       trajectory: 0, or the number of parts into which the steps without transition are cut; then
         the initial position and the end of each block and part are kept.
-      batch_size: chains at once. description: on the progress bar.
-    Returns: numpy [N, ...], in the network's units; with a trajectory (that, [N, frames, ...]).
-    Raises: ValueError for every < 1, plain < 0 or trajectory < 0; InputError where chains end at
-      values that are not finite.
+    Raises: ValueError for num_steps < 0, every < 1, plain < 0 or trajectory < 0.
     """
-    if every < 1 or plain < 0 or trajectory < 0:
+    if num_steps < 0 or every < 1 or plain < 0 or trajectory < 0:
         raise ValueError(
-            f'every must be at least 1, plain and trajectory at least 0, got {every}, {plain} and '
-            f'{trajectory}'
+            'every must be at least 1, num_steps, plain and trajectory at least 0, got '
+            f'{every}, {num_steps}, {plain} and {trajectory}'
         )
-    labels = np.asarray(labels)
-    if np.issubdtype(labels.dtype, np.integer):
-        labels = labels.astype(np.int32)
     blocks = max(num_steps - plain, 0) // every if transition else 0
     chain = _Chain(
         energy_fn=energy_fn,
@@ -72,20 +88,38 @@ def sample(
         last_steps=num_steps - blocks * every,
         keep=trajectory > 0,
     )
-    found = batching.for_each(
-        chain.run,
-        params,
-        key,
-        [labels],
-        batch_size=batch_size,
-        description=description,
+    return batching.mapped(chain.run)
+
+
+def run_compiled(
+    chain: Callable[..., PyTree],
+    key: Key,
+    params: Params,
+    labels: ArrayLike,
+    *,
+    batch_size: int = 256,
+    description: str = 'sampling',
+) -> Any:
+    """The chains of `compiled_chain`, one per label.
+
+    Args:
+      labels: int [N], UNCONDITIONAL for p(x); or [N, ...], whatever energy_fn takes.
+      batch_size: chains at once. description: on the progress bar.
+    Returns: numpy [N, ...], in the network's units; with a trajectory (that, [N, frames, ...]).
+    Raises: InputError where chains end at values that are not finite.
+    """
+    labels = np.asarray(labels)
+    if np.issubdtype(labels.dtype, np.integer):
+        labels = labels.astype(np.int32)
+    found = batching.in_batches(
+        partial(chain, key=key), params, [labels], batch_size=batch_size, description=description
     )
-    ends = np.asarray(found[0] if trajectory else found)
+    ends = np.asarray(found[0] if isinstance(found, tuple) else found)
     lost = int(np.sum(~np.isfinite(ends.reshape(len(ends), -1)).all(1)))
     if lost:
         raise InputError(
-            f'{lost} of {len(ends)} chains of {num_steps} steps end at values that are not finite: '
-            'take fewer or smaller steps'
+            f'{lost} of {len(ends)} chains end at values that are not finite: take fewer or '
+            'smaller steps'
         )
     return found
 

@@ -134,6 +134,11 @@ def splits(source: str) -> tuple[Examples, Examples]:
             f'classes, test images {list(test.x.shape[1:])} in {test.num_classes}: both splits '
             'must agree'
         )
+    if train.num_classes > 1 and test.num_classes == 1:
+        raise InputError(
+            f'{source}: all test images are of class 0, and training images of {train.num_classes} '
+            'classes: give the labels of the test images, too (y_test)'
+        )
     if train.x.shape == test.x.shape and np.array_equal(train.x, test.x):
         raise InputError(
             f'{source} has no test split of its own: give x_train and x_test, or the folders train '
