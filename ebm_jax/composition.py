@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax.nn import logsumexp
 
@@ -124,25 +125,60 @@ def posterior(wanted: Sequence[EnergyFn], others: Sequence[EnergyFn]) -> Composi
     return Composition(lambda x: chosen(x) - everything(x), 0)
 
 
-def over_models(combine: Callable[..., Composition], *energy_fns: ParamEnergyFn) -> Composition:
+def over_models(
+    combine: Callable[..., Composition],
+    *energy_fns: ParamEnergyFn,
+    terms: Sequence[int] | None = None,
+) -> Composition:
     """The composition of trained energies, for `apply.sampling.sample`.
 
-    Args: combine: (terms x -> scalar, one for each model) -> Composition, such as `all_of`.
-    Returns: Composition whose energy_fn is (params of each, x, a label for each [T]) -> scalar.
+    Args:
+      combine: (terms x -> scalar) -> Composition, such as `all_of`.
+      terms: [T], which of the energies each term is, with a label of its own; default one term of
+        each, in order. Several labels of one classifier are one evaluation of its network.
+    Returns: Composition whose energy_fn is (params of each energy, x, a label for each term [T]) ->
+      scalar.
+    Raises: ValueError where `terms` leaves an energy out, and what `combine` raises.
     """
+    terms = tuple(range(len(energy_fns)) if terms is None else terms)
+    if set(terms) != set(range(len(energy_fns))):
+        raise ValueError(f'{len(energy_fns)} energies have terms, got {terms}')
 
     def energy_fn(params, x, labels):
-        terms = [
-            partial(_of_one, energy, own_params, label)
-            for energy, own_params, label in zip(energy_fns, params, labels, strict=True)
-        ]
-        return combine(*terms)(x)
+        if len(params) != len(energy_fns) or len(labels) != len(terms):
+            raise ValueError(
+                f'{len(energy_fns)} parameters and {len(terms)} labels are needed, got '
+                f'{len(params)} and {len(labels)}'
+            )
+        own: list[Any] = [None] * len(terms)
+        for i, energy in enumerate(energy_fns):
+            places = [place for place, term in enumerate(terms) if term == i]
+            shared = _of_labels(energy, params[i], [labels[place] for place in places])
+            for j, place in enumerate(places):
+                own[place] = partial(_entry, shared, j)
+        return combine(*own)(x)
 
-    return Composition(energy_fn, combine(*(_zero for _ in energy_fns)).factors)
+    return Composition(energy_fn, combine(*(_zero for _ in terms)).factors)
 
 
-def _of_one(energy_fn, params, label, x):
-    return energy_fn(params, x, label)
+def _of_labels(energy_fn, params, labels):
+    """x -> [energies of the labels], computed once for each x."""
+    known: list[Any] = []
+
+    def energies(x):
+        if not known or known[0] is not x:
+            if len(labels) == 1:
+                found = [energy_fn(params, x, labels[0])]
+            else:
+                found = jax.vmap(partial(energy_fn, params, x))(jnp.stack(labels))
+            known[:] = x, found
+        return known[1]
+
+    return energies
+
+
+def _entry(energies, i, x):
+    return energies(x)[i]
 
 
 def _zero(x):

@@ -3,6 +3,7 @@ moments by MALA."""
 
 from functools import partial
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -175,8 +176,37 @@ def test_runs_are_composed_each_with_its_own_parameters_and_label():
         )
     )[:, 0]
     np.testing.assert_allclose([x.mean(), x.var()], [1.5, 1 / 8], atol=0.02)
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match='2 labels are needed, got 2 and 1'):
         both((1.0, 3.0), jnp.array([0.5]), jnp.array([0]))
+
+
+def test_the_labels_of_one_network_are_one_evaluation():
+    """A condition on one of three labels of a linear network, and the first of another: value and
+    gradient are those of terms apart, and each network is evaluated once."""
+    rng = np.random.default_rng(0)
+    params = [jnp.asarray(rng.normal(size=(2, 3)), jnp.float32) for _ in range(2)]
+    x, labels = jnp.array([0.3, -1.2]), jnp.array([1, 2, 0, 1])
+
+    def energy(params, x, label):
+        return -(jnp.tanh(x) @ params)[label]
+
+    def combine(first, *rest):
+        return composition.all_of(first, composition.posterior(rest[:1], rest[1:]))
+
+    def found(composed, params):
+        """((value, gradient), number of matrix products)."""
+        of = jax.value_and_grad(composed.energy_fn, 1)
+        products = str(jax.make_jaxpr(of)(params, x, labels)).count('dot_general')
+        return jax.jit(of)(params, x, labels), products
+
+    shared = composition.over_models(combine, energy, energy, terms=(0, 1, 1, 1))
+    apart = composition.over_models(combine, *(energy,) * 4)
+    one, products = found(shared, params)
+    other, more_products = found(apart, [params[0], *[params[1]] * 3])
+    chex.assert_trees_all_close(one, other, rtol=1e-6)
+    assert (products, more_products) == (4, 8)
+    with pytest.raises(ValueError, match='2 energies have terms'):
+        composition.over_models(combine, energy, energy, terms=(0, 0))
 
 
 def test_chains_that_diverge_are_refused_in_one_sentence():

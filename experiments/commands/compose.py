@@ -18,7 +18,7 @@ number of factors (conditions count as none). Writes FILE.png and FILE.npz (floa
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -95,16 +95,13 @@ def run(values: Any) -> None:
         check(term, model, models[0])
     needed = [term.needed(model.num_classes) for term, model in zip(terms, models)]
     counts = [len(labels) for labels in needed]
-    of_energies = [model for model, n in zip(models, counts) for _ in range(n)]
+    of_terms = [model for model, n in zip(models, counts) for _ in range(n)]
+    combine = partial(combined, terms, counts, values.sharpness, values.not_weight)
     try:
-        composed = composition.over_models(
-            partial(combined, terms, counts, values.sharpness, values.not_weight),
-            *(model.energy_fn for model in of_energies),
-        )
+        composed, params = joined(combine, [(one.model, one.params) for one in of_terms])
     except ValueError as error:
         raise InputError(str(error)) from error
     labels = np.tile(np.concatenate(needed), (values.num, 1))
-    params = [model.params for model in of_energies]
     key = jax.random.key(values.seed)
     images = draw(key, composed, params, labels, models[0].model, values.steps)
     picture, numbers = with_ending(values.out, '.png'), with_ending(values.out, '.npz')
@@ -204,6 +201,25 @@ def combined(
     return whole
 
 
+def joined(
+    combine: Callable[..., Composition], of_terms: Sequence[tuple[Model, Params]]
+) -> tuple[Composition, list[Params]]:
+    """(the composition of trained energies, the parameters that it takes); what several terms share
+    is given, and evaluated, once.
+
+    Args: combine: energies -> Composition. of_terms: the model and the parameters of each term.
+    Raises: ValueError as `combine`.
+    """
+    distinct = {(model, id(params)): params for model, params in of_terms}
+    order = list(distinct)
+    composed = composition.over_models(
+        combine,
+        *(model.energy_fn for model, _ in order),
+        terms=[order.index((model, id(params))) for model, params in of_terms],
+    )
+    return composed, list(distinct.values())
+
+
 def draw(
     key: Key,
     composed: Composition,
@@ -218,7 +234,7 @@ def draw(
     Args:
       key: key of the chains.
       composed: the composition.
-      params: parameters of each term.
+      params: those that it takes, as `joined` gives them.
       labels: labels of the terms, [N, T].
       model: the model whose initial sampler, kernel and transition the chains use.
       steps: steps of each chain; default as configured.

@@ -27,7 +27,7 @@ from ebm_jax.evaluate.attributes import ATTRIBUTES, LEVELS, ink, level, thirds
 from ebm_jax.images import Grid, as_pixels, save_grid
 from ebm_jax.record import update_summary, write_json
 from ebm_jax.types import Params
-from experiments.commands.compose import draw
+from experiments.commands.compose import draw, joined
 from experiments.common import settings
 from experiments.common.cores import use_all_cores
 from experiments.common.experiment import Experiment
@@ -124,10 +124,9 @@ def sample(
       combine: energy functions -> composition.
       wanted: the labels of the terms, int [N, T].
     """
-    models = [runs[label][0].model for label in labels]
-    composed = composition.over_models(combine, *(model.energy_fn for model in models))
-    params = [runs[label][1] for label in labels]
-    return draw(jax.random.key(0), composed, params, wanted, models[0])
+    of_terms = [(runs[label][0].model, runs[label][1]) for label in labels]
+    composed, params = joined(combine, of_terms)
+    return draw(jax.random.key(0), composed, params, wanted, of_terms[0][0])
 
 
 def classes_of(runs: Runs) -> int:
