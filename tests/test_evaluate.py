@@ -418,8 +418,37 @@ def test_inception_reads_every_array_of_the_published_network(tmp_path):
         )
     with pytest.raises(InputError, match='another shape'):
         inception.check({**weights, 'Conv2d_2a_3x3.conv.weight': np.zeros((32, 31, 3, 3))}, 'file')
+    with pytest.raises(InputError, match='another shape'):
+        inception.check({**weights, 'fc.weight': np.zeros((1008, 2047))}, 'file')
+    inception.check({**weights, 'fc.weight': np.zeros((1008, 2048))}, 'file')
     with pytest.raises(InputError, match='missing'):
         extractor.inception_extractor(tmp_path / 'no.npz')
+
+
+def test_the_inception_score_of_known_distributions():
+    """C classes that are each recognised with certainty: C; p(y|x) = p(y): 1; two classes by
+    (3/4, 1/4) and (1/4, 3/4): exp(log 2 - H(1/4))."""
+    assert distance.inception_score(np.eye(7)) == (pytest.approx(7), 0)
+    assert distance.inception_score(np.full((5, 3), 1 / 3))[0] == pytest.approx(1)
+    p = np.array([[0.75, 0.25], [0.25, 0.75]])
+    entropy = -(0.75 * np.log(0.75) + 0.25 * np.log(0.25))
+    assert distance.inception_score(p)[0] == pytest.approx(2 * np.exp(-entropy))
+    # the first part is one class alone, the second two
+    parts = np.eye(2)[[0, 0, 0, 1]]
+    assert distance.inception_score(parts, splits=2) == (pytest.approx(1.5), pytest.approx(0.5))
+    with pytest.raises(ValueError, match='splits'):
+        distance.inception_score(p, splits=3)
+
+
+def test_the_classes_of_inception_are_a_softmax_of_its_last_layer_without_bias():
+    rng = np.random.default_rng(0)
+    weights = {'fc.weight': rng.normal(size=(5, 2048)), 'fc.bias': 100 * np.arange(5.0)}
+    x = rng.normal(scale=0.05, size=(3, 2048))
+    np.testing.assert_allclose(
+        inception.class_probs(weights, x),
+        scipy.special.softmax(x @ weights['fc.weight'].T, 1),
+        atol=1e-5,
+    )
 
 
 def test_inception_pools_leave_padding_out():
@@ -558,11 +587,14 @@ def test_the_way_from_images_and_weights_on_disk_to_the_usual_formula_of_fid(tmp
     for name in weights:  # batch norms that do nothing
         if 'conv' not in name:
             weights[name] = np.full_like(weights[name], 'weight' in name or 'var' in name)
+    weights['fc.weight'] = random((1008, 2048), np.float32)
     np.savez(tmp_path / 'weights.npz', **weights)
-    features = extractor.inception_extractor(tmp_path / 'weights.npz').features
+    opened = extractor.inception_extractor(tmp_path / 'weights.npz')
+    features = opened.features
     sets = [rng.integers(0, 256 - dark, (5, 24, 24, 3), np.uint8) for dark in (0, 128)]
     a, b = (np.asarray(features(x), np.float64)[:, :2] for x in sets)
     cov_a, cov_b = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
     root = scipy.linalg.sqrtm(cov_a @ cov_b).real
     usual = np.sum((a.mean(0) - b.mean(0)) ** 2) + np.trace(cov_a + cov_b - 2 * root)
     assert usual > 0 and distance.frechet(a, b) == pytest.approx(usual, rel=1e-3)
+    assert opened.own_classes(features(sets[0])).shape == (5, 1008)

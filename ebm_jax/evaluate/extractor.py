@@ -39,6 +39,8 @@ class Extractor(NamedTuple):
     features: Callable  # images, uint8 or float in [-1, 1], [N, H, W, C] -> numpy [N, D]
     # the same -> p(y|x) [N, classes]; None where it does not classify this data
     confidence: Callable | None
+    # features [N, D] -> p(y|x) of its own classes [N, C], for the Inception Score; or None
+    own_classes: Callable | None = None
 
 
 class Classifier(nn.Module):
@@ -175,7 +177,7 @@ def _over(apply, params, images, batch_size=256):
 
 def inception_extractor(file: str | pathlib.Path) -> Extractor:
     """The 2,048 pool features of the FID Inception network, with weights from the user's disk (see
-    `inception`): true FID.
+    `inception`): true FID; and the Inception Score where the file has the classifier.
 
     Images are rounded to 256 grey levels first, like images in files.
 
@@ -196,4 +198,5 @@ def inception_extractor(file: str | pathlib.Path) -> Extractor:
             batch_size=32,
         ),
         None,
+        partial(inception.class_probs, weights) if inception.CLASSIFIER in weights else None,
     )

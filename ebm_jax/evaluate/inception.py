@@ -6,9 +6,10 @@ The file is pytorch-fid's `pt_inception-2015-12-05-6726825d.pth`, the PyTorch po
 under the same names as .safetensors or .npz.
 
 For each convolution NAME: `NAME.conv.weight` [O, C, kh, kw] and `NAME.bn.weight`, `.bias`,
-`.running_mean`, `.running_var` [O]. Other arrays (the classifier `fc`, `num_batches_tracked`) are
-not read. Images in [-1, 1] are resized to 299x299 (bilinear, half-pixel centres, no antialiasing),
-grey ones repeated in three channels.
+`.running_mean`, `.running_var` [O]; and, for the Inception Score, `fc.weight` [1008, 2048] where it
+is there. Other arrays (`fc.bias`, `num_batches_tracked`) are not read. Images in [-1, 1] are
+resized to 299x299 (bilinear, half-pixel centres, no antialiasing), grey ones repeated in three
+channels.
 """
 
 import pathlib
@@ -24,14 +25,21 @@ from ebm_jax.types import Array
 
 FEATURES = 2048
 EPSILON = 1e-3  # of the batch norms
+CLASSIFIER = 'fc.weight'
 STEM = ['Conv2d_1a_3x3', 'Conv2d_2a_3x3', 'Conv2d_2b_3x3', 'Conv2d_3b_1x1', 'Conv2d_4a_3x3']
 PARTS = 'conv.weight', 'bn.weight', 'bn.bias', 'bn.running_mean', 'bn.running_var'
 
 
 def check(weights: Mapping[str, Any], file: str | pathlib.Path) -> None:
-    """Raise InputError unless every array that `features` reads is there in its shape."""
+    """Raise InputError unless every array that `features` reads is there in its shape, and the
+    classifier in its own where there is one."""
+
+    def all_of():
+        found = features(weights, jnp.zeros((1, 32, 32, 3)))
+        return class_probs(weights, found) if CLASSIFIER in weights else found
+
     try:
-        jax.eval_shape(lambda: features(weights, jnp.zeros((1, 32, 32, 3))))
+        jax.eval_shape(all_of)
     except KeyError as error:
         raise InputError(
             f'{file} lacks the array {error.args[0]!r} of the FID Inception network:'
@@ -115,6 +123,15 @@ def features(weights: Mapping[str, Any], x: Array) -> Array:
             tower(pool(x), block, same('branch_pool')),
         )
     return x.mean((1, 2))
+
+
+def class_probs(weights: Mapping[str, Any], features: Array) -> Array:
+    """Pool features [N, 2048] -> p(y|x) of the network's own classes [N, 1008], by which the
+    Inception Score is defined: without the bias of the last layer.
+
+    Source: Salimans et al. 2016 [code].
+    """
+    return jax.nn.softmax(jnp.asarray(features) @ jnp.asarray(weights[CLASSIFIER]).T)
 
 
 def _max_pool(x, stride=2, padding='VALID'):

@@ -12,7 +12,8 @@ Names near/NAME and far/NAME make groups whose means are reported; --ood_suite=F
 from a file. Images of another shape are resized. The run's own sets
 (classes left out of training; for speech also noise, babble and speakers left out) are included by
 default. Distances are in the features of a classifier trained here on the run's data
-(WORKDIR/extractor.npz, or --extractor=FILE to share one); --inception=FILE adds the true FID.
+(WORKDIR/extractor.npz, or --extractor=FILE to share one); --inception=FILE adds the true FID
+and the Inception Score.
 
 --suite=full adds accuracy under attack (APGD), log Z and bits per dimension, and chains 100 times
 as long as in training. Each of these is kept in WORKDIR/evaluation/ as soon as it is done, so an
@@ -213,6 +214,8 @@ def distance_summary(table: dict[str, Any], stages: dict[str, str]) -> dict[str,
         }
 
     stage_values = {name: values(row) for name, row in stages.items()}
+    if 'inception_score' in table:
+        stage_values['inception_score'] = table['inception_score']['fresh']
     return values('fresh') | {'n': table['n'], 'extractor': table['extractor']} | stage_values
 
 

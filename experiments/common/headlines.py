@@ -60,6 +60,9 @@ HEADLINES: dict[str, Headline] = {
         'distance, refined', 'the same after the chain of the energy'
     ),
     'fid.frechet': Headline('FID', 'Frechet distance in Inception features'),
+    'fid.inception_score': Headline(
+        'Inception Score', 'exp of the mean KL divergence between p(y|x) and p(y) by Inception'
+    ),
     'class_coverage': Headline(
         'class coverage',
         'exp(entropy) of the classes among samples, over that of the data; best 1',

@@ -22,6 +22,7 @@ from experiments.common.section import Section, Shown, save_shown, share_interva
 
 SAMPLES = 'Samples'  # the heading in the report
 FRAMES = 24  # parts of the moving picture
+SCORED = 5000  # images of a part, for the Inception Score
 INITIAL_WORDS = {  # the initial distribution of a model, as a reader knows it
     'uniform': 'uniform noise',
     'normal': 'normal noise',
@@ -238,6 +239,19 @@ def distances(
         for name, row in table.items():
             cells = [_cell(row[kind]) for kind in shown]
             lines.append(f'{name:<16}{len(features[name]):>7,}{"".join(cells)}')
+        if extractor.own_classes is not None:
+            score = {
+                name: distance.inception_score(
+                    extractor.own_classes(x), splits=max(1, len(x) // SCORED)
+                )
+                for name, x in features.items()
+            }
+            found['fid']['inception_score'] = {name: mean for name, (mean, _) in score.items()}
+            lines.append(
+                f'Inception Score (higher is better; parts of {SCORED:,} images, or as many as '
+                'there are, and fewer score lower): '
+                + ', '.join(f'{name} {mean:.2f}' for name, (mean, _) in score.items())
+            )
         if few:
             lines.append(
                 f'too few images for the {names["frechet"]} distance: {len(fresh.main):,} fresh '
