@@ -70,7 +70,8 @@ def main(arguments: list[str]) -> None:
             process.send_signal(number)
             out, err = process.communicate()
         said = re.search(r'Stopped by SIGTERM after step (\d+)', out)
-        fine = True
+        # ended before the signal, by it before it is handled, or as a run that is stopped ends
+        fine = process.returncode in (0, -number, 143)
         if said:
             step = said.group(1)  # before the first there is nothing to save
             fine = process.returncode == 143 and (

@@ -165,6 +165,8 @@ def main():
     parser.add_argument('--worker', help=argparse.SUPPRESS)
     parser.add_argument('--folder', help=argparse.SUPPRESS)
     args = parser.parse_args()
+    if not (args.torch or args.worker):
+        parser.error('give --torch=PYTHON, one with torch and torchebm')
     for case in set(CASES) - set(args.cases.split(',')):
         del CASES[case]
     if args.worker:

@@ -20,6 +20,8 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from ebm_jax.checkpoint import steps_in
+
 STEPS = 60
 RUNS = {  # experiment: steps of its schedule
     'digits_st_jem': 1200,
@@ -68,8 +70,8 @@ def metrics_of(workdir: pathlib.Path) -> dict[str, object]:
 
 def numbers_of(workdir: pathlib.Path) -> dict[str, np.ndarray]:
     """{path: array} of the last checkpoint, whatever devices it was saved from."""
-    steps = (workdir / 'checkpoints').absolute().glob('[0-9]*')
-    folder = max(steps, key=lambda step: int(step.name)) / 'default'
+    checkpoints = (workdir / 'checkpoints').absolute()
+    folder = checkpoints / str(max(steps_in(checkpoints))) / 'default'
     with ocp.PyTreeCheckpointer() as checkpointer:
         saved = checkpointer.metadata(folder).item_metadata.tree
         as_numpy = jax.tree.map(lambda leaf: ocp.RestoreArgs(restore_type=np.ndarray), saved)

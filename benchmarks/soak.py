@@ -6,7 +6,8 @@
 What follows -- goes to the experiment. Each piece but the last is a process of its own that is
 killed (SIGKILL) once it has reached its share of the steps. Memory (resident), open files, threads
 and the disk that the run's folder takes are read every second. Writes WORKDIR/soak.json and prints
-a table: the first and last fifth of the first and of the last piece, and of the steps' rate.
+a table: the first and last fifth of the first and of the last piece, and the first and last tenth
+of the steps' rate.
 """
 
 import math

@@ -10,7 +10,6 @@ from ebm_jax.spec import CLASSIFIER, ENERGY, LATENT, ModelSpec
 WHAT = {
     CLASSIFIER: 'A classifier that is also an energy-based model',
     ENERGY: 'An energy-based model',
-    LATENT: 'An energy with a generator and an inference model',
 }
 # metrics of the machine and the run, which say nothing about the model
 OF_THE_RUN = (
@@ -20,6 +19,17 @@ OF_THE_RUN = (
     'steps_per_second',
     'tries_left',
 )
+
+
+def _what(spec):
+    """What kind of model it is, as a sentence begins."""
+    if spec.kind != LATENT:
+        return WHAT[spec.kind]
+    called = {'generator': 'a generator', 'inference': 'an inference model'}
+    others = ' and '.join(words for name, words in called.items() if name in spec.networks)
+    if 'energy' not in spec.networks:
+        return others.capitalize()
+    return f'An energy with {others}' if others else 'An energy'
 
 
 def card(
@@ -50,8 +60,9 @@ def card(
         use = ['sound = model.generate_sound(jax.random.key(0), 100, labels=0)  # 100 frames']
     elif spec.kind == CLASSIFIER:
         use.append('probabilities = model.class_probs(images)')
-    elif spec.latent is not None and spec.latent.from_inference:
-        use.append('again = model.reconstruct(jax.random.key(1), images)')
+    elif 'generator' in spec.networks:
+        labels = f', labels=jax.numpy.arange(16) % {spec.num_classes}' if spec.conditional else ''
+        use.append(f'again = model.reconstruct(jax.random.key(1), images{labels})')
     classes = f': {", ".join(spec.class_names)}' if spec.class_names else ''
     lines = [
         '---',
@@ -60,7 +71,7 @@ def card(
         '---',
         f'# {name}',
         '',
-        f'{WHAT[spec.kind]}, of examples {list(spec.shape)} in {spec.num_classes} '
+        f'{_what(spec)}, of examples {list(spec.shape)} in {spec.num_classes} '
         f'classes{classes}; {parameters:,} parameters, trained for {step:,} steps with ebm_jax.',
         '',
         '```python',

@@ -23,6 +23,12 @@ from ebm_jax.types import Params
 FORMAT = 2
 
 
+def steps_in(folder: str | pathlib.Path) -> list[int]:
+    """The steps of the complete checkpoints in a folder, without opening them."""
+    names = [path.name for path in pathlib.Path(folder).glob('[0-9]*')]
+    return sorted(int(name) for name in names if name.isdecimal())
+
+
 @contextlib.contextmanager
 def _without_remarks():
     """orbax warns of what it was asked for: reading without writing, and what old folders lack."""

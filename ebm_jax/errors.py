@@ -9,6 +9,10 @@ class InputError(ValueError):
     one sentence that says what to do."""
 
 
+class ChainsDiverged(InputError):
+    """Chains of a trained energy end at values that are not finite."""
+
+
 class Diverged(RuntimeError):
     """A step that is not healthy. `account` is the full message, `why` the metrics that failed,
     `then` what is kept and what to do."""

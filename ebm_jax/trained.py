@@ -283,6 +283,11 @@ class TrainedModel:
                 f'the networks of this model are conditional: give labels, {n} integers'
             )
         self._check_known(labels)
+        if np.any(np.asarray(labels) == UNCONDITIONAL):
+            raise InputError(
+                f'the networks of this model are conditional: labels are 0 to '
+                f'{self.num_classes - 1}, got {UNCONDITIONAL}'
+            )
         return [np.asarray(labels, np.int32)]
 
     def _check_known(self, labels):

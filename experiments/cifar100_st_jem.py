@@ -6,7 +6,7 @@ names no other set of images.
     python -m experiments.evaluate --workdir=runs/cifar100_st_jem
 
 Data: tfds:cifar100, prepared once (docs/howto/data.md), or an .npz with 100 classes. The buffer
-holds 20,000 chains, 180 of each class.
+holds 20,000 chains, 176 of each class.
 
 Time: 20,306 steps; not run. Expected: we know of no published result for this configuration.
 """

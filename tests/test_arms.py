@@ -9,7 +9,7 @@ from commands import assert_one_sentence, in_process
 from scipy import stats
 
 from ebm_jax.data import Examples
-from ebm_jax.errors import InputError
+from ebm_jax.errors import ChainsDiverged, InputError
 from ebm_jax.evaluate import extractor
 from ebm_jax.images import as_float
 from experiments import digits_energy_matching, digits_icd, digits_st_jem
@@ -46,6 +46,12 @@ def test_intervals_are_students_and_the_table_says_so():
         percent='x',
     )
     assert lines[2].startswith('| a | 60.0 +- ') and lines[3] == '| b | - | 2.000 |'
+    # Wilson's interval of one event in three runs
+    runs = [{'x': 1.0}, {'x': 0.0}, {'x': 0.0}]
+    low, high = stats.binomtest(1, 3).proportion_ci(0.95, method='wilson')
+    assert arms.table({'a': runs}, {'x': 'fell'}, events='x')[2] == (
+        f'| a | 1 of 3 [{low:.2f}, {high:.2f}] |'
+    )
 
 
 def test_runs_are_kept_and_only_what_changed_is_trained_again(tmp_path, monkeypatch):
@@ -105,13 +111,20 @@ def test_a_run_whose_chains_diverge_and_a_damaged_study_are_told(tmp_path, monke
     monkeypatch.setattr(arms, 'train', lambda *given: (None, base.steps, {}))
 
     def measure(experiment, state):
-        raise InputError('3 of 4 chains end at values that are not finite')
+        raise ChainsDiverged('3 of 4 chains end at values that are not finite')
 
-    def results():
-        return arms.results(tmp_path, digits_st_jem, base, {'a': {}}, 1, lambda seed: None, measure)
+    def results(measure=measure, folder=tmp_path):
+        return arms.results(folder, digits_st_jem, base, {'a': {}}, 1, lambda seed: None, measure)
 
     assert results() == {'a': [{'survived': 1.0}]}
     assert 'a/0 is not measured: 3 of 4 chains' in capsys.readouterr().out
+
+    def unreadable(experiment, state):
+        raise InputError('extractor.npz is damaged')
+
+    with pytest.raises(InputError, match='extractor.npz is damaged'):
+        results(unreadable, tmp_path / 'other')
+    assert not (tmp_path / 'other' / arms.FILE).exists()  # to be measured once it is mended
     (tmp_path / arms.FILE).write_text('{"base": ')
     with pytest.raises(InputError, match='cannot be read.*use another --workdir'):
         results()

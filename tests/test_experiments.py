@@ -13,6 +13,7 @@ import subprocess
 import sys
 from types import SimpleNamespace
 
+import jax
 import numpy as np
 import pytest
 from browser import opened, problems
@@ -22,15 +23,18 @@ from selenium.webdriver.common.keys import Keys
 from tfds_sets import png, prepare
 
 import ebm_jax
-from ebm_jax import data
+from ebm_jax import data, process
+from ebm_jax.checkpoint import steps_in
 from ebm_jax.errors import InputError
 from ebm_jax.evaluate import extractor
 from ebm_jax.images import as_uint8
 from ebm_jax.record import update_summary
 from ebm_jax.train import state_shapes
 from ebm_jax.types import UNCONDITIONAL
+from experiments import digits_st_jem
 from experiments.commands import compare
 from experiments.commands import compose as compose_runs
+from experiments.commands import evaluate as evaluate_command
 from experiments.common import building, launch, report, runs, settings, sources
 from experiments.common.section import Shown
 from experiments.evaluations import density, full, robustness
@@ -202,6 +206,35 @@ def test_evaluate_writes_every_metric_under_its_stable_name(evaluated):
     assert 'frechet' not in summary['sample_distance']
     said = [line.split(':')[0] for line in text.splitlines() if 'those of the test set' in line]
     assert said == ['extra']
+
+
+def test_chains_that_diverge_leave_the_rest_of_an_evaluation(trained, tmp_path, monkeypatch):
+    """Those of parameters that are far too large."""
+    monkeypatch.setenv('JAX_NUM_CPU_DEVICES', '8')  # as conftest has it
+    _, experiment, state = runs.restore(trained[0])
+    wild = SimpleNamespace(eval_params=jax.tree.map(lambda leaf: 1e30 * leaf, state.eval_params))
+    (section,) = evaluate_command.sections_of_samples(tmp_path, experiment, wild, [], 2, 2)
+    assert section.metrics == {}
+    assert 'Fresh samples are not measured: 1' in section.lines[0]
+
+
+def test_a_run_that_another_process_trains_keeps_its_page(tmp_path):
+    workdir = tmp_path / 'run'
+    workdir.mkdir()
+    (workdir / 'report.html').write_text('as the other process wrote it')
+    (workdir / 'config.json').write_text('{}')
+    held = process.exclusive_lock(workdir)
+    refused = pytest.raises(InputError, match='written by another run')
+    with held, refused:
+        runs.fit_experiment(workdir, digits_st_jem, digits_st_jem.get_config())
+    assert (workdir / 'report.html').read_text() == 'as the other process wrote it'
+
+
+def test_a_checkpoint_that_is_being_written_is_no_step(tmp_path):
+    for name in ('20', '100', '200.orbax-checkpoint-tmp', 'other'):
+        (tmp_path / 'checkpoints' / name).mkdir(parents=True)
+    assert steps_in(tmp_path / 'checkpoints') == [20, 100]
+    assert steps_in(tmp_path / 'none') == []
 
 
 @pytest.mark.slow
@@ -547,6 +580,11 @@ def test_apply_works_on_runs_without_a_generator(
                 table = (tmp_path / 'scores.csv').read_text().splitlines()
                 assert len(table) == 9 and table[0].startswith('image,label,')
                 numbers = np.load(tmp_path / 'scores.npz')
+                # which of the images they are, whose labels these are
+                rows = np.array([[int(cell) for cell in line.split(',')[:2]] for line in table[1:]])
+                np.testing.assert_array_equal(numbers['image'], rows[:, 0])
+                if workdir == trained[0]:
+                    np.testing.assert_array_equal(data.digits('test').y[rows[:, 0]], rows[:, 1])
                 name = table[0].split(',')[2]
                 written = [float(line.split(',')[2]) for line in table[1:]]
                 np.testing.assert_allclose(written, numbers[name], rtol=1e-4)
@@ -562,7 +600,7 @@ def test_apply_works_on_runs_without_a_generator(
                 and np.isfinite(found['refined']).all()
             )
     with np.load(tmp_path / 'scores.npz') as found:
-        assert set(found) == {'energy', 'grad_norm'} and found['energy'].shape == (8,)
+        assert set(found) == {'image', 'energy', 'grad_norm'} and found['energy'].shape == (8,)
 
 
 def test_sample_draws_what_was_asked_for(trained, tmp_path):
@@ -674,7 +712,7 @@ def mistakes(workdir, tmp_path):
         ),
         'bad radius': (
             evaluate,
-            [f'--workdir={workdir}', '--radii_l2=.5,-1'],
+            [f'--workdir={workdir}', '--suite=full', '--radii_l2=.5,-1'],
             'numbers above 0',
         ),
         'no such ood': (evaluate, [f'--workdir={workdir}', '--ood=nonsense'], 'NAME=DATA'),
@@ -713,6 +751,11 @@ def mistakes(workdir, tmp_path):
             evaluate,
             [f'--workdir={workdir}', '--ood=left=held_out'],
             'leave_out',
+        ),
+        'flags of the full suite': (
+            evaluate,
+            [f'--workdir={workdir}', '--refine=10'],
+            '--suite=full',
         ),
         'no inception weights': (
             evaluate,

@@ -4,6 +4,7 @@ mistakes."""
 import dataclasses
 import importlib
 import json
+import re
 
 import jax
 import jax.numpy as jnp
@@ -76,10 +77,17 @@ def test_a_loaded_run_reconstructs_and_interpolates(trained, tmp_path):
         opened.log_prob(x, label=3), -jnp.sum(energies.reshape(3, -1), 1), rtol=1e-5
     )
     opened.export(tmp_path / 'exported')
+    written = (tmp_path / 'exported' / 'README.md').read_text()
+    assert 'An energy with a generator and an inference model, of examples' in written
+    images = opened.sample(key, 16, num_steps=0)
+    (program,) = re.findall(r'again = (model.reconstruct.*)', written)
+    again = eval(program, {'model': opened, 'jax': jax, 'images': images})
+    assert again.shape == images.shape
     exported = ebm_jax.load(tmp_path / 'exported')
     np.testing.assert_array_equal(exported.reconstruct(key, x, labels, num_steps=0), found)
     for mistake, says in (
         (lambda: opened.reconstruct(key, x), 'give labels, 3 integers'),
+        (lambda: opened.reconstruct(key, x, [0, -1, 2]), 'labels are 0 to 9, got -1'),
         (lambda: opened.class_probs(x), 'not a classifier'),
         (lambda: opened.classify_sound(np.zeros(100)), 'not trained on recordings'),
         (lambda: opened.sample(key, 0), 'num must be at least 1'),
@@ -212,6 +220,9 @@ def test_every_preset_is_the_same_method_under_other_settings(preset):
     used = {name for name, yes in teaching.needs(settings).networks.items() if yes}
     assert set(state_shapes(experiment.recipe).params) == used and settings.sigma == 0.25
     model = experiment.model
+    assert (experiment.chains is None) == (settings.x_steps == 0)
+    if experiment.chains is not None:
+        assert experiment.chains.num_steps == settings.x_steps
     assert (model.latent is None) == ('generator' not in used)
     assert model.has_energy == ('energy' in used)
 

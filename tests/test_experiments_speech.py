@@ -384,6 +384,19 @@ def test_sound_is_made_of_periodograms_alone(tmp_path):
         runs.build(phonemes_st_jem, config)
 
 
+def test_settings_that_would_do_nothing_are_refused(tmp_path):
+    for name, value, says in (
+        ('data.leave_out', ('m',), 'data.leave_out is for recordings'),
+        ('data.speakers', ('s1',), 'data.speakers is for recordings'),
+        ('loss.late_from', 900, 'late_from=900 must be below the 900 training steps'),
+    ):
+        config = made_frames(tmp_path / 'f.npz', hiss_or_hum)
+        config.steps = 900
+        settings.update(config, {name: value})
+        with pytest.raises(InputError, match=says):
+            runs.build(phonemes_st_jem, config)
+
+
 def test_jem_and_st_jem_on_phonemes_differ_in_their_loss_alone():
     jem, st_jem = phonemes_jem.get_config(), phonemes_st_jem.get_config()
     assert (jem.loss.balanced, jem.loss.alpha, st_jem.loss.balanced, st_jem.loss.alpha) == (

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ebm_jax import batching
-from ebm_jax.errors import InputError
+from ebm_jax.errors import ChainsDiverged
 from ebm_jax.mcmc import advance, run_chain
 from ebm_jax.types import (
     ArrayLike,
@@ -43,7 +43,7 @@ def sample(
       energy_fn, kernel, initial_sampler, num_steps, options: see `compiled_chain`.
       labels, batch_size, description: see `run_compiled`.
     Returns: as `run_compiled`.
-    Raises: ValueError and InputError, as these.
+    Raises: ValueError and ChainsDiverged, as these.
     """
     chain = compiled_chain(energy_fn, kernel, initial_sampler, num_steps, **options)
     return run_compiled(chain, key, params, labels, batch_size=batch_size, description=description)
@@ -106,7 +106,7 @@ def run_compiled(
       labels: int [N], UNCONDITIONAL for p(x); or [N, ...], whatever energy_fn takes.
       batch_size: chains at once. description: on the progress bar.
     Returns: numpy [N, ...], in the network's units; with a trajectory (that, [N, frames, ...]).
-    Raises: InputError where chains end at values that are not finite.
+    Raises: ChainsDiverged where chains end at values that are not finite.
     """
     labels = np.asarray(labels)
     if np.issubdtype(labels.dtype, np.integer):
@@ -117,7 +117,7 @@ def run_compiled(
     ends = np.asarray(found[0] if isinstance(found, tuple) else found)
     lost = int(np.sum(~np.isfinite(ends.reshape(len(ends), -1)).all(1)))
     if lost:
-        raise InputError(
+        raise ChainsDiverged(
             f'{lost} of {len(ends)} chains end at values that are not finite: take fewer or '
             'smaller steps'
         )

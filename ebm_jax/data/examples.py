@@ -416,5 +416,9 @@ def labels_hidden(examples: Examples, known: np.ndarray) -> Examples:
 def subsample(examples: Examples, n: int, seed: int = 0) -> Examples:
     """At most n examples, drawn without replacement: the first n of a source that is sorted by
     class would be of one class."""
-    pick = np.sort(np.random.default_rng(seed).permutation(len(examples.x))[:n])
-    return examples.rows(pick)
+    return examples.rows(random_rows(len(examples.x), n, seed))
+
+
+def random_rows(total: int, n: int, seed: int = 0) -> np.ndarray:
+    """Indices of at most n of `total` examples, drawn without replacement, in order."""
+    return np.sort(np.random.default_rng(seed).permutation(total)[:n])

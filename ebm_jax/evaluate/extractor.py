@@ -31,6 +31,7 @@ from ebm_jax.networks.base import Conv
 from ebm_jax.types import Array
 
 STEPS, BATCH, RATE = 1500, 128, 2e-3
+ROWS = 10_000  # that are read at once
 
 
 class Extractor(NamedTuple):
@@ -64,7 +65,12 @@ class Classifier(nn.Module):
 def _hash(weights):
     digest = hashlib.sha256()
     for name in sorted(weights):
-        digest.update(name.encode() + np.ascontiguousarray(weights[name]).tobytes())
+        digest.update(name.encode())
+        array = weights[name]  # maybe larger than the memory
+        for begin in range(0, len(array), ROWS) if np.ndim(array) else ():
+            digest.update(np.ascontiguousarray(array[begin : begin + ROWS]).tobytes())
+        if not np.ndim(array):
+            digest.update(np.asarray(array).tobytes())
     return digest.hexdigest()[:12]
 
 

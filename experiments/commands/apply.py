@@ -44,6 +44,8 @@ from experiments.evaluations.generator import (
     reconstructed,
 )
 
+DEFAULT_NUM = 20
+
 
 def define(values: Any) -> None:
     """The flags."""
@@ -62,7 +64,13 @@ def define(values: Any) -> None:
         0,
         flag_values=values,
     )
-    flags.DEFINE_integer('num', 20, 'How many images (interpolate: pairs).', 1, flag_values=values)
+    flags.DEFINE_integer(
+        'num',
+        None,
+        f'How many images (interpolate: pairs), at random; default {DEFAULT_NUM}, scores: all.',
+        1,
+        flag_values=values,
+    )
     flags.DEFINE_string(
         'hide',
         'right',
@@ -97,6 +105,7 @@ class Inputs(NamedTuple):
     params: Params
     key: Key
     examples: Examples
+    rows: np.ndarray  # int [N], which of the data they are
     x: np.ndarray  # the examples in [-1, 1]
     energy_labels: np.ndarray  # int [N], of energies
     conditions: list[Any]  # what conditional networks of a LatentModel take
@@ -147,8 +156,10 @@ def prepare(values: Any, opened: runs.Run) -> Inputs:
     examples = experiment.test
     if values.data:
         examples = sources.load(values.data, 'test')
-    num = values.num * (2 if values.task == 'interpolate' else 1)
-    examples = data.subsample(examples, num, seed=values.seed)
+    num = values.num or (len(examples.x) if values.task == 'scores' else DEFAULT_NUM)
+    num *= 2 if values.task == 'interpolate' else 1
+    rows = data.random_rows(len(examples.x), num, values.seed)
+    examples = examples.rows(rows)
     if examples.x.shape[1:] != shape:
         raise InputError(
             f'--data={values.data} has images of {list(examples.x.shape[1:])}, but the run was '
@@ -158,7 +169,7 @@ def prepare(values: Any, opened: runs.Run) -> Inputs:
         raise InputError(f'--label={values.label} cannot be used: this run is not conditional')
     if values.label is not None and values.label >= classes:
         raise InputError(f'--label={values.label} must lie in 0 to {classes - 1}')
-    if not model.unconditional and examples.num_classes > classes:
+    if not model.unconditional and values.label is None and examples.num_classes > classes:
         raise InputError(
             f'--data={values.data} has labels up to {examples.num_classes - 1}, but this run has '
             f'one network for each of {classes} classes'
@@ -172,6 +183,7 @@ def prepare(values: Any, opened: runs.Run) -> Inputs:
         params=opened.state.eval_params,
         key=jax.random.key(values.seed),
         examples=examples,
+        rows=rows,
         x=as_float(examples.x),
         energy_labels=np.full_like(labels, UNCONDITIONAL) if free else labels,
         conditions=model.conditions(labels),
@@ -329,11 +341,11 @@ def scores(values: Any, inputs: Inputs) -> Result:
     labels = [str(label) for label in inputs.examples.y]
     rows = zip(*([f'{value:.5g}' for value in found[name]] for name in names))
     table = [['image', 'label', *names]]
-    table += [[str(i), label, *row] for i, (label, row) in enumerate(zip(labels, rows))]
+    table += [[str(i), label, *row] for i, label, row in zip(inputs.rows, labels, rows)]
     means = ', '.join(f'{name} {np.mean(found[name]):.4g}' for name in experiment.scores)
     return Result(
         [],
-        {name: found[name] for name in experiment.scores},
+        {'image': inputs.rows, **{name: found[name] for name in experiment.scores}},
         f'scores of {len(inputs.x)} images of {inputs.examples.name} (means: {means})',
         table=table,
     )

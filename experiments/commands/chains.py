@@ -17,9 +17,10 @@ import jax
 import numpy as np
 from absl import flags
 from matplotlib.figure import Figure
+from tqdm.auto import tqdm
 
 from ebm_jax import batching
-from ebm_jax.errors import InputError
+from ebm_jax.errors import ChainsDiverged, InputError
 from ebm_jax.evaluate import distance, extractor, figures, mixing
 from ebm_jax.images import Grid, save_grid
 from ebm_jax.record import update_summary
@@ -62,12 +63,12 @@ def run(values: Any) -> None:
         name: float(np.median(traces[name])) for name in names if name in traces
     }
     found['mixing'] = mixing.mixing({name: traces[name] for name in mixing.STATISTICS})
-    lengths = [time * steps for time in times]
-    found['frechet_after'] = drift(workdir, experiment, params, key, lengths, values.samples)
     ages = buffer_ages(state)
     if ages is not None:
         found['age'] = age_percentiles(ages)
     figures.save(plot(traces, ages), workdir / 'chains.png', dpi=90)
+    lengths = [time * steps for time in times]
+    found['frechet_after'] = drift(workdir, experiment, params, key, lengths, values.samples)
     update_summary(workdir, {'chains': found})
     lines = report(found, values.num, values.steps, steps)
     (workdir / 'chains.txt').write_text('\n'.join(lines) + '\n')
@@ -118,13 +119,18 @@ def drift(
     lengths: list[int],
     n: int,
 ) -> dict[str, float]:
-    """{steps: Frechet distance of samples after that many}; writes their grids to samples/."""
+    """{steps: Frechet distance of samples after that many}, without those whose chains diverge;
+    writes their grids to samples/."""
     model = experiment.model
     features = extractor.classifier_extractor(experiment.train, workdir / 'extractor.npz').features
     reference, _ = distance.reference_points(experiment.train, experiment.test, n)
     measure, found = distance.distances_to(features(reference), halves=20), {}
     for steps in lengths:
-        x = model.sample(key, params, model.labels(n), steps)
+        try:
+            x = model.sample(key, params, model.labels(n), steps)
+        except ChainsDiverged as error:
+            tqdm.write(f'no distance after {steps} steps: {error}')
+            continue
         caption = (
             f'Fresh chains after {steps:,} steps; training runs {experiment.chains.num_steps}.'
         )
@@ -177,6 +183,7 @@ def report(found: dict[str, Any], num: int, steps: int, training_steps: int) -> 
         ages = ', '.join(f'{name} {age:.0f}' for name, age in found['age'].items())
         lines.append(f'ages in the buffer, rounds: {ages}')
     after = ', '.join(f'{n} steps: {d:.3g}' for n, d in found['frechet_after'].items())
+    after = after or 'any number of steps asked for: none, the chains diverge'
     lines.append(f'Frechet distance to the data after {after}')
     return lines
 

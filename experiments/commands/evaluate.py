@@ -27,14 +27,28 @@ from typing import Any
 
 from absl import flags
 
+from ebm_jax.errors import ChainsDiverged, InputError
 from ebm_jax.evaluate import attacks, distance, extractor, predict
 from ebm_jax.evaluate.extractor import Extractor
 from ebm_jax.record import update_summary, write_json
+from ebm_jax.train import TrainState
 from experiments.common import launch, report, runs
 from experiments.common.experiment import Experiment
+from experiments.common.section import Section
 from experiments.common.sources import ood_dataset, ood_names, ood_suite
 from experiments.evaluations import fresh_samples, full, standard
 from experiments.evaluations.full import say
+
+OF_FULL = (
+    'radii_l2',
+    'radii_linf',
+    'attacked',
+    'attack_steps',
+    'refine',
+    'long',
+    'chains',
+    'bridges',
+)
 
 
 def define(values: Any) -> None:
@@ -109,6 +123,7 @@ def run(values: Any) -> None:
     """Evaluate, write and print."""
     began = time.time()
     workdir = pathlib.Path(values.workdir)
+    check_suite(values)
     radii = {
         norm: sorted(launch.numbers(values, f'radii_{norm}', above=0)) for norm in attacks.NORMS
     }
@@ -120,29 +135,31 @@ def run(values: Any) -> None:
     say('scores of the test set')
     inside = predict.predict_dataset(experiment.predict, state.eval_params, experiment.test)
     say('fresh samples')
-    fresh = fresh_samples.draw(experiment, state, values.fresh_per_class)
+    of_samples = sections_of_samples(
+        workdir, experiment, state, extractors, values.fresh_per_class, values.resamples
+    )
     sections = []
     if experiment.model.classifier is not None:
         sections.append(standard.classification(workdir, experiment, state, inside))
-    say('out-of-distribution sets, samples, distances')
-    sections += [
-        standard.detection(
-            workdir,
-            experiment,
-            state,
-            inside,
-            outside,
-            limit=values.limit,
-            resamples=values.resamples,
-        ),
-        fresh_samples.grids(workdir, experiment, state, fresh),
-        fresh_samples.chains_at_work(workdir, experiment, state),
-        fresh_samples.distances(experiment, fresh, extractors, values.resamples),
-    ]
+    say('out-of-distribution sets')
+    detection = standard.detection(
+        workdir,
+        experiment,
+        state,
+        inside,
+        outside,
+        limit=values.limit,
+        resamples=values.resamples,
+    )
+    sections += [detection, *of_samples]
     for measure in experiment.evaluations:
         function: Any = getattr(measure, 'func', measure)
-        say(function.__name__.replace('_', ' '))
-        sections.append(measure(workdir, experiment, state))
+        name = function.__name__.replace('_', ' ')
+        say(name)
+        try:
+            sections.append(measure(workdir, experiment, state))
+        except ChainsDiverged as error:
+            sections.append(Section({}, [f'Not measured, {name}: {error}']))
     if values.suite == 'full':
         sections += full.measure(
             workdir,
@@ -174,6 +191,33 @@ def run(values: Any) -> None:
     update_summary(workdir, summary_of(found))
     print('\n'.join(lines))
     print(f'\nLook at {report.write(workdir)}')
+
+
+def check_suite(values: Any) -> None:
+    """Raises: InputError for flags of the full suite without it."""
+    given = [name for name in OF_FULL if values[name].present]
+    if given and values.suite != 'full':
+        raise InputError(f'--{given[0]} belongs to the full suite: add --suite=full')
+
+
+def sections_of_samples(
+    workdir: pathlib.Path,
+    experiment: Experiment,
+    state: TrainState,
+    extractors: list[Extractor],
+    per_class: int,
+    resamples: int,
+) -> list[Section]:
+    """Fresh samples: grids, moving chains, distances; or a line that says that chains diverge."""
+    try:
+        fresh = fresh_samples.draw(experiment, state, per_class)
+        return [
+            fresh_samples.grids(workdir, experiment, state, fresh),
+            fresh_samples.chains_at_work(workdir, experiment, state),
+            fresh_samples.distances(experiment, fresh, extractors, resamples),
+        ]
+    except ChainsDiverged as error:
+        return [Section({}, [f'Fresh samples are not measured: {error}'])]
 
 
 def summary_of(found: dict[str, Any]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from absl import flags
 from ebm_jax.errors import InputError
 from ebm_jax.images import Grid, as_uint8, save_grid
 from ebm_jax.record import with_ending
+from ebm_jax.spec import FEATURES
 from ebm_jax.trained import TrainedModel
 from experiments.common import launch, runs
 from experiments.common.building import class_name
@@ -86,16 +87,16 @@ def run(values: Any) -> None:
     picture, numbers = with_ending(out, '.png'), with_ending(out, '.npz')
     save_grid(picture, grid_of(opened, asked, images, frames, values.steps))
     arrays = {'x': images, 'y': labels}
-    if model.speech is None:
+    if model.spec.units != FEATURES:
         arrays['images'] = as_uint8(images)
     if frames is not None:
         arrays['trajectory'] = frames
     np.savez(numbers, **arrays)
     said = f'{values.num} samples: {picture} and {numbers}'
     if values.singly:
-        pictures = model.pictures(images)
-        for i, picture in enumerate(pictures):
-            save_grid(out / f'{i:03d}.png', Grid(picture[None], 1), side=1, gap=0)
+        out = picture.with_suffix('')
+        for i, one in enumerate(model.pictures(images)):
+            save_grid(out / f'{i:03d}.png', Grid(one[None], 1), side=1, gap=0)
         said += f', one by one in {out}/'
     print(said)
 

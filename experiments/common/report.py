@@ -10,13 +10,14 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from ebm_jax.checkpoint import steps_in
 from ebm_jax.errors import InputError
 from ebm_jax.evaluate import figures
 from ebm_jax.exported import is_export, read_config
 from ebm_jax.record import atomic_write, read_or_leave_out, read_rows, read_summary
 from experiments.common import page, settings
 from experiments.common.headlines import headlines_of
-from experiments.common.section import Shown
+from experiments.common.section import HEADINGS, SAMPLES, UNFAMILIAR, Shown
 
 FILE = 'report.html'
 PANELS: list[figures.Panel] = [
@@ -58,8 +59,7 @@ class Workdir(NamedTuple):
     @property
     def step(self) -> int | None:
         """Of the newest checkpoint; None before there is one."""
-        steps = [int(path.name) for path in (self.path / 'checkpoints').glob('[0-9]*')]
-        return max(steps, default=None)
+        return max(steps_in(self.path / 'checkpoints'), default=None)
 
     @property
     def shown(self) -> list[Shown]:
@@ -124,7 +124,8 @@ def refresh(workdir: str | pathlib.Path, training: tuple[int, int] | None = None
 def groups_of(shown: Iterable[Shown]) -> list[str]:
     """The headings, in the order of the page; those of one's own sections last."""
     found = dict.fromkeys(one.group for one in shown)
-    return sorted(found, key=lambda group: ORDER.index(group) if group in ORDER else len(ORDER))
+    order = [*HEADINGS, *found]
+    return sorted(found, key=order.index)
 
 
 def _name(run):
@@ -243,8 +244,7 @@ DISTANCES = {
     ),
     'fid': ('FID', 'the features of the Inception network'),
 }
-ORDER = ['Samples', 'Generator', 'Speech', 'Classification', 'Unfamiliar data']
-TABLES = {'Unfamiliar data': _unfamiliar, 'Samples': _distances}
+TABLES = {UNFAMILIAR: _unfamiliar, SAMPLES: _distances}
 
 
 def _curves(run):

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ebm_jax.checkpoint import Checkpoints
+from ebm_jax.checkpoint import Checkpoints, steps_in
 from ebm_jax.compiling import compile_quickly_on_tpu
 from ebm_jax.errors import InputError
 from ebm_jax.evaluate import predict
@@ -85,6 +85,7 @@ def fit_experiment(
         if show is not None:
             show(step)
 
+    refused = False
     try:
         state = fit(
             experiment.recipe,
@@ -100,8 +101,11 @@ def fit_experiment(
             end_dead=config.guard.dead,
             report=look,
         )
+    except InputError:  # another process may be training here
+        refused = True
+        raise
     finally:  # however the run ended
-        if jax.process_index() == 0:
+        if jax.process_index() == 0 and not refused:
             report.refresh(workdir)
     return experiment, state
 
@@ -117,7 +121,7 @@ def check_same_run(workdir: pathlib.Path, module: ModuleType, config: Any) -> No
         raise InputError(f'--workdir={workdir} is a file: choose a folder')
     saved = None
     recovered = (workdir / 'recoveries' / 'log.json').exists()
-    if recovered or any((workdir / 'checkpoints').glob('[0-9]*')):
+    if recovered or steps_in(workdir / 'checkpoints'):
         saved = read_config(workdir)
         if saved.get('experiment') != module.__name__:
             other = saved.get('experiment', 'a Python program')

@@ -8,11 +8,16 @@ from scipy import stats
 
 from ebm_jax.images import Grid, save_grid
 
+SAMPLES, GENERATOR, SPEECH = 'Samples', 'Generator', 'Speech'
+CALIBRATION, UNFAMILIAR = 'Classification', 'Unfamiliar data'
+ROBUSTNESS = 'Adversarial robustness'
+HEADINGS = SAMPLES, GENERATOR, SPEECH, CALIBRATION, UNFAMILIAR, ROBUSTNESS  # of the report
+
 
 class Shown(NamedTuple):
     """Something to look at or to listen to, for the report of a run."""
 
-    group: str  # the heading under which it stands
+    group: str  # the heading under which it stands: one of HEADINGS, or its own
     file: str  # in the workdir: .png, .svg or .wav
     title: str
     caption: str  # what is to be seen; also the alternative text

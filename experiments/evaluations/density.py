@@ -12,6 +12,7 @@ from sklearn.mixture import GaussianMixture
 from sklearn.neighbors import KernelDensity
 
 from ebm_jax import batching, data, kernels
+from ebm_jax.errors import ChainsDiverged
 from ebm_jax.evaluate import mixing, partition, samples
 from ebm_jax.images import as_float
 from ebm_jax.spec import Sampling
@@ -318,9 +319,12 @@ def long_chains(
     if model.class_conditional:
         classes = experiment.train.num_classes
         labels = np.arange(-(-100 // classes) * classes) % classes
-        ends = model.sample(
-            jax.random.key(6), state.eval_params, labels, steps, description='long chains, samples'
-        )
+        key, title = jax.random.key(6), 'long chains, samples'
+        try:
+            ends = model.sample(key, state.eval_params, labels, steps, description=title)
+        except ChainsDiverged as error:
+            lines.append(f'recognised      not measured: {error}')
+            return Section(metrics, lines)
         classifier = samples.fit_reference_classifier(experiment.train)
         share = samples.recognition_accuracy(classifier, ends, labels)
         metrics['long_chain_accuracy'] = share

@@ -18,9 +18,8 @@ from ebm_jax.train import TrainState
 from ebm_jax.types import UNCONDITIONAL
 from experiments.common.building import class_name
 from experiments.common.experiment import Experiment
-from experiments.common.section import Section, Shown, save_shown, share_interval
+from experiments.common.section import SAMPLES, Section, Shown, save_shown, share_interval
 
-SAMPLES = 'Samples'  # the heading in the report
 FRAMES = 24  # parts of the moving picture
 SCORED = 5000  # images of a part, for the Inception Score
 INITIAL_WORDS = {  # the initial distribution of a model, as a reader knows it

@@ -15,6 +15,7 @@ import numpy as np
 import ebm_jax
 from ebm_jax import data
 from ebm_jax.record import write_json
+from ebm_jax.spec import FEATURES
 from ebm_jax.train import TrainState
 from experiments.common.experiment import Experiment
 from experiments.common.section import Section
@@ -45,7 +46,8 @@ def parts_of(
     experiment: Experiment, c: FullSuite
 ) -> dict[str, tuple[Callable[..., Section], dict[str, Any]]]:
     """{name: (function, its settings)} of what this model can be asked, the longest last."""
-    model, of_images = experiment.model, experiment.speech is None
+    model = experiment.model
+    of_images = model.spec.units != FEATURES
     found: dict[str, tuple[Callable[..., Section], dict[str, Any]]] = {}
     attacked: dict[str, Any] = {
         'radii': dict(c.radii),

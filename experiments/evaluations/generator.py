@@ -18,9 +18,9 @@ from ebm_jax.images import as_float, stacked
 from ebm_jax.train import TrainState
 from ebm_jax.types import Key, Params
 from experiments.common.experiment import Experiment
-from experiments.common.section import Section, save_shown
+from experiments.common.section import GENERATOR, Section, save_shown
 
-GENERATOR = 'Generator'  # the heading in the report
+ROWS = 10_000  # images that are read at once
 EXAMPLES = 1000
 # What can be hidden, as shares of height and width.
 HIDDEN = {
@@ -97,8 +97,10 @@ def hidden_error(full: np.ndarray, x: np.ndarray, known: np.ndarray) -> float:
 
 
 def mean_image(train: Examples) -> np.ndarray:
-    """The mean of the training images."""
-    return as_float(train.x).mean(0)
+    """The mean of the training images, which may be more than fit into memory."""
+    begins = range(0, len(train.x), ROWS)
+    total = sum(as_float(train.x[begin : begin + ROWS]).sum(0, np.float64) for begin in begins)
+    return np.asarray(total / len(train.x), np.float32)
 
 
 def _given_class(experiment):

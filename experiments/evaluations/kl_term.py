@@ -30,14 +30,10 @@ def gradient_ratio(pairs: Sequence[tuple[float, float]]) -> tuple[float, float, 
     return tuple(statistics.median(values) for values in (ratios, *zip(*later)))
 
 
-def kl_gradient_ratio(
-    workdir: pathlib.Path, experiment: Experiment, state: TrainState, *, without_kl: Recipe | None
-) -> Section:
+def kl_gradient_ratio(workdir: pathlib.Path, experiment: Experiment, state: TrainState) -> Section:
     """Median over the run of |gradient of the KL term| / |gradient of the contrast|, from
-    metrics.jsonl. without_kl is None where the run has no KL term."""
+    metrics.jsonl."""
     del experiment, state
-    if without_kl is None:
-        return Section({'kl_gradient_ratio': None}, [])
     rows, _ = read_rows(workdir / 'metrics.jsonl')
     pairs = [(row.get('grad_norm/kl'), row.get('grad_norm/contrast')) for row in rows]
     # a norm that is not finite is a string
@@ -62,14 +58,12 @@ def kl_cost(
     experiment: Experiment,
     state: TrainState,
     *,
-    without_kl: Recipe | None,
+    without_kl: Recipe,
     rounds: int = 7,
 ) -> Section:
     """By how many per cent the KL term lengthens a training step: alternating steps of this run
     with and without it."""
     del workdir
-    if without_kl is None:
-        return Section({'kl_cost_percent': None}, [])
     batch_size = len(experiment.recipe.batch_at(0)['x'])
     local, common = jax.local_devices(), math.gcd(batch_size, num_shards(state))
     devices = local[: max(n for n in range(1, len(local) + 1) if common % n == 0)]

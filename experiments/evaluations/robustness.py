@@ -10,10 +10,8 @@ from ebm_jax.evaluate import attacks, figures
 from ebm_jax.images import as_float
 from ebm_jax.train import TrainState
 from experiments.common.experiment import Experiment
-from experiments.common.section import Section, Shown, share_interval
+from experiments.common.section import ROBUSTNESS, Section, Shown, share_interval
 from experiments.evaluations.standard import write_svg
-
-ROBUSTNESS = 'Adversarial robustness'  # the heading in the report
 
 
 def robust_accuracy(

@@ -22,9 +22,8 @@ from ebm_jax.types import Params
 from experiments.common import settings
 from experiments.common.experiment import Experiment
 from experiments.common.groups import Denoise
-from experiments.common.section import Section, Shown
+from experiments.common.section import SPEECH, Section, Shown
 
-SPEECH = 'Speech'  # the heading in the report
 LEVELS = (0, 5, 10, 20)  # signal-to-noise ratios, dB
 NOISES = ('white', 'babble')
 Sequences = Sequence[np.ndarray]  # each [T, F, 1], in network units
@@ -116,14 +115,10 @@ def in_noise(
       recordings: those that get noise.
       noise: 'white', or 'babble' of others of these.
       level: signal-to-noise ratio in dB.
-
-    Raises: InputError where there are no other test recordings.
     """
     pairs = []
     for i, recording in enumerate(recordings):
-        others = [r.sound for r in test if r.name != recording.name]
-        if noise == 'babble' and not others:
-            raise InputError('babble needs at least two recordings')
+        others = [r.sound for r in test if r is not recording]
         samples = len(recording.sound)
         if noise == 'babble':
             added = audio.babble(others, samples, i)
@@ -219,8 +214,12 @@ def cases_of(
     recordings: Sequence[Recording],
     levels: Sequence[float],
 ) -> Cases:
-    """Every noise of NOISES at every level. all_recordings: those that babble is made of."""
-    cases = [(noise, level) for noise in NOISES for level in levels]
+    """Every noise of NOISES at every level; no babble where there is one recording alone.
+
+    Args: all_recordings: those that babble is made of, `recordings` among them.
+    """
+    noises = [noise for noise in NOISES if noise != 'babble' or len(all_recordings) > 1]
+    cases = [(noise, level) for noise in noises for level in levels]
     pairs = [
         pair
         for noise, level in cases
@@ -308,7 +307,7 @@ def denoising(workdir: pathlib.Path, experiment: Experiment, state: TrainState) 
         shown.append(Shown(SPEECH, f'samples/{file}.wav', title, f'Test recording {name}.'))
 
     def rows_of(noise):
-        return {str(level): table[noise, level] for level in LEVELS}
+        return {str(level): table[noise, level] for level in LEVELS if (noise, level) in table}
 
     metrics = {'denoise': rows_of('white'), 'denoise_babble': rows_of('babble')}
     return Section(metrics, lines, shown)

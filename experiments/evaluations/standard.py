@@ -16,9 +16,13 @@ from ebm_jax.record import atomic_write
 from ebm_jax.train import TrainState
 from experiments.common import sources
 from experiments.common.experiment import Experiment
-from experiments.common.section import Section, Shown, share_interval
-
-CALIBRATION, UNFAMILIAR = 'Classification', 'Unfamiliar data'  # headings of the report
+from experiments.common.section import (
+    CALIBRATION,
+    UNFAMILIAR,
+    Section,
+    Shown,
+    share_interval,
+)
 
 
 def classification(

@@ -292,7 +292,7 @@ def image_dual_mcmc(
         predict=predict.predictor(view, prepare_images(c.noise)),
         scores=scores,
         input_noise=c.noise,
-        chains=training_chains(config, kernel) if trained.has_energy else None,
+        chains=training_chains(config, settings.x_steps, kernel) if settings.x_steps else None,
         ood=ood_names(config.ood),
         stages=stages_of(trained),
         evaluations=(reconstruction, inpainting) if trained.latent else (),
@@ -337,13 +337,15 @@ def model_spec(
     )
 
 
-def training_chains(config: DualSettings, kernel: Kernel | None = None) -> TrainingChains:
-    """The chains in x as telemetry follows them."""
+def training_chains(
+    config: DualSettings, num_steps: int, kernel: Kernel | None = None
+) -> TrainingChains:
+    """The chains in x, of so many steps, as telemetry follows them."""
     chain = config.x_chain
     return TrainingChains(
         num=config.loss.num_negatives,
-        num_steps=chain.num_steps,
-        steps_of=lambda state: chain.num_steps,
+        num_steps=num_steps,
+        steps_of=lambda state: num_steps,
         make_kernel=traced_kernel(kernel_part(chain, 'x_chain'), {}, kernel),
         numbers=lambda state: chain_numbers(chain, kernel),
     )
@@ -379,9 +381,10 @@ def pictures_of(trained: Model, test: Examples) -> Callable[[TrainState], Pictur
     def pictures(state):
         params = jax.device_get(state.eval_params)  # to one device, wherever training has them
         said = 'Samples of the generator, from the same draws of z at every step.'
-        if conditional:
+        columns = num_classes if conditional and num_classes <= 20 else 10
+        if conditional and columns == num_classes:
             said += ' One class per column.'
-        grids = {'generator': Grid(np.asarray(draw(params)), 10, said)}
+        grids = {'generator': Grid(np.asarray(draw(params)), columns, said)}
         if trained.latent.inference is not None:
             again = np.asarray(reconstruct(params))
             said = 'Test images; below each, what the generator makes of the mean of q(z|x).'

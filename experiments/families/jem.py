@@ -175,11 +175,6 @@ def image_jem(
             '--config.data.labels_per_class needs --config.loss.positives, the examples of p(x) of '
             'a step, which are drawn from all images'
         )
-    if config.loss.late_from >= config.steps:
-        raise InputError(
-            f'--config.loss.late_from={config.loss.late_from} must be below the '
-            f'{config.steps} training steps: else the weight never changes'
-        )
     labelled = labelled_rows(config, datasets)
     return jem_experiment(
         config,
@@ -228,6 +223,11 @@ def jem_experiment(
     num_classes, shape = datasets.train.num_classes, datasets.train.x.shape[1:]
     initial_sampler = INITIAL[initial.name](shape, **initial.arguments)
     loss = config.loss
+    if loss.late_from >= config.steps:
+        raise InputError(
+            f'--config.loss.late_from={loss.late_from} must be below the {config.steps} training '
+            'steps: else the weight never changes'
+        )
     method = jem(
         network,
         sampler_of(config.sampler, kernel),

@@ -155,6 +155,12 @@ def load_speech(config: SpeechSettings) -> Datasets:
     speech_quality.check(config.denoise)
     kind, _, where = config.data.source.partition(':')
     if kind == 'frames' and where:
+        for name in ('leave_out', 'speakers'):
+            if getattr(config.data, name):
+                raise InputError(
+                    f'--config.data.{name} is for recordings: frames have no speakers, and all '
+                    'their classes are learned'
+                )
         frames = recordings.frames(where)
         return Datasets(train=frames.train, test=frames.test, extra=frames)
     train, test, run = prepared(config)

@@ -15,7 +15,7 @@ import numpy as np
 from scipy import stats
 from tqdm.auto import tqdm
 
-from ebm_jax.errors import InputError
+from ebm_jax.errors import ChainsDiverged, InputError
 from ebm_jax.evaluate import calibration, distance
 from ebm_jax.evaluate.extractor import Extractor
 from ebm_jax.fit import check
@@ -25,6 +25,7 @@ from ebm_jax.sharding import shard_batch, shard_state
 from ebm_jax.train import Recipe, TrainState, init_state, make_train_step
 from experiments.common import runs, settings
 from experiments.common.experiment import Experiment
+from experiments.common.section import share_interval
 from experiments.common.sources import Datasets
 
 Changes = Mapping[str, Any]  # {'group.setting': value} on top of the base
@@ -135,7 +136,7 @@ def results(
         if steps == config.steps:
             try:
                 found |= measure(experiment, state)
-            except InputError as error:  # its chains diverge
+            except ChainsDiverged as error:
                 tqdm.write(f'{key} is not measured: {error}')
         done['runs'][key] = {'changes': plain(changes), 'metrics': found, 'trace': trace}
         write_json(file, done)
@@ -190,7 +191,8 @@ def distances(
     picture: pathlib.Path | None = None,
 ) -> dict[str, float]:
     """Frechet distances of so many fresh samples: 'distance', half of its 95 % interval over their
-    choice, that of as many test images, and that of each earlier stage of a sample, by its name.
+    choice, that of at most as many test images, and that of each earlier stage of a sample, by its
+    name.
 
     Args: picture: where the first hundred samples are shown.
     """
@@ -250,11 +252,17 @@ def show(workdir: pathlib.Path, lines: list[str]) -> None:
 
 
 def table(
-    found: Mapping[str, list[dict[str, float]]], columns: Mapping[str, str], percent: str = ''
+    found: Mapping[str, list[dict[str, float]]],
+    columns: Mapping[str, str],
+    percent: str = '',
+    events: str = '',
 ) -> list[str]:
     """Markdown: a row for each arm, mean +- half of the interval for each column.
 
-    Args: columns: {metric: heading}. percent: metrics, by spaces, that are shown in per cent.
+    Args:
+      columns: {metric: heading}.
+      percent: metrics, by spaces, that are shown in per cent.
+      events: those that happen in a run (1) or not (0), shown with Wilson's interval.
     """
     lines = [
         '| | ' + ' | '.join(columns.values()) + ' |',
@@ -266,6 +274,10 @@ def table(
             values = [run[name] for run in runs_of_arm if name in run]
             if not values:
                 cells.append('-')
+                continue
+            if name in events.split():
+                low, high = share_interval(float(np.mean(values)), len(values))
+                cells.append(f'{sum(values):.0f} of {len(values)} [{low:.2f}, {high:.2f}]')
                 continue
             mean, half = interval(values)
             scale, digits = (100, 1) if name in percent.split() else (1, 3)

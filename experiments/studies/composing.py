@@ -41,7 +41,7 @@ from experiments.studies import arms
 PAIRS = ((3, 8), (0, 1), (4, 7))  # of classes, for OR
 
 Runs = dict[str, tuple[Experiment, Params]]  # {label: the run of that label}
-Section = tuple[dict[str, Any], list[str]]  # (what was found, lines for people)
+Found = tuple[dict[str, Any], list[str]]  # (what was found, lines for people)
 
 
 @dataclass
@@ -183,7 +183,7 @@ def ways_of_and(labels: Sequence[str], wanted: Mapping[str, np.ndarray]) -> dict
     }
 
 
-def measure_and(runs: Runs, probe: AttributeProbe, c: Questions, folder: pathlib.Path) -> Section:
+def measure_and(runs: Runs, probe: AttributeProbe, c: Questions, folder: pathlib.Path) -> Found:
     """Success rates of each factor and of all together, for single factors and all products."""
     names = tuple(runs)
     wanted = wanted_of_and(c.num, classes_of(runs), names)
@@ -236,7 +236,7 @@ def chance(
     }
 
 
-def measure_or(runs: Runs, probe: AttributeProbe, c: Questions, folder: pathlib.Path) -> Section:
+def measure_or(runs: Runs, probe: AttributeProbe, c: Questions, folder: pathlib.Path) -> Found:
     """Mixtures of two classes: how many samples show either, and how the two share them."""
     rows: dict[str, dict[str, float]] = {}
     lines, num = [''], c.num
@@ -262,7 +262,7 @@ def measure_or(runs: Runs, probe: AttributeProbe, c: Questions, folder: pathlib.
     return {'or': rows}, lines
 
 
-def measure_not(runs: Runs, probe: AttributeProbe, c: Questions, folder: pathlib.Path) -> Section:
+def measure_not(runs: Runs, probe: AttributeProbe, c: Questions, folder: pathlib.Path) -> Found:
     """A class without the high or low third of an attribute, beside the class alone. Steps are
     those of `composition.divided`: half as long for the difference."""
     rows, lines, classes = {}, [''], np.arange(c.num) % classes_of(runs)

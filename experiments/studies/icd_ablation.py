@@ -138,7 +138,7 @@ def run(values: Any) -> None:
         for name in rows
     }
     columns = {
-        'collapsed': 'collapsed, %',
+        'collapsed': 'collapsed',
         'gap': 'abs(E+ - E-), last fifth',
         'ratio': 'KL gradient over contrast gradient',
         'distance': 'distance of fresh samples',
@@ -146,7 +146,7 @@ def run(values: Any) -> None:
         'survived': 'survived',
     }
     figures.save(plot(traces, every), workdir / 'traces.png', dpi=90)
-    arms.show(workdir, arms.table(found, columns, percent='collapsed'))
+    arms.show(workdir, arms.table(found, columns, events='collapsed'))
 
 
 if __name__ == '__main__':

@@ -188,7 +188,7 @@ def _icd(kl_weight: float, task: Task, setting: Setting) -> Callable[..., Recipe
     kernel = mcmc.langevin(
         2.0 * setting.step_size, noise_scale=0.02, bounds=(-1, 1), noise_first=True
     )
-    initial_sampler = initial.uniform(task.train.x.shape[1:], 0.0, 1.0)
+    initial_sampler = initial.uniform(task.train.x.shape[1:])
     method = icd(
         ENERGY,
         kernel,
