@@ -473,6 +473,12 @@ def test_attributes_of_drawn_strokes():
     np.testing.assert_allclose(attributes.slant(images), [0, 1, -1], atol=1e-6)
     np.testing.assert_allclose(attributes.stroke_weight(images), [128 / 255, 1, 1], atol=1e-6)
     np.testing.assert_allclose(attributes.slant(images / 127.5 - 1), [0, 1, -1], atol=1e-6)
+    bars = np.zeros((4, 12, 12, 1), np.uint8)
+    for i, width in enumerate((1, 3, 5)):
+        bars[i, :, 3 : 3 + width] = 200
+    # 2, 4 and 6: from the middle to the pixels outside; faint ink is none
+    bars[0, :, 8:] = bars[3] = 100
+    np.testing.assert_allclose(attributes.thickness(bars), [2, 4, 6, 0], atol=1e-6)
     values = np.arange(9.0)
     np.testing.assert_array_equal(
         attributes.level(values, attributes.thirds(values)), np.repeat([0, 1, 2], 3)

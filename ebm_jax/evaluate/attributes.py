@@ -3,6 +3,7 @@ whether samples have the attributes they were asked for."""
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy import ndimage
 
 from ebm_jax.data import Examples
 from ebm_jax.images import as_unit
@@ -20,6 +21,23 @@ def stroke_weight(images: ArrayLike) -> np.ndarray:
     high for bold strokes."""
     x = ink(images)
     return np.sum(x**2, (1, 2)) / np.maximum(np.sum(x, (1, 2)), 1e-9)
+
+
+def thickness(images: ArrayLike) -> np.ndarray:
+    """Width of the strokes in pixels, twice the mean distance from the middle of a stroke to the
+    nearest pixel outside, where ink is above .5: [N, H, W, C] -> [N], 0 without ink. The middle of
+    a stroke is where that distance is the largest among its neighbours. Faint ink does not count,
+    so samples on grounds that are not quite black can be measured.
+
+    Source: ours; after the thickness of Castro et al. 2019 (Morpho-MNIST), which follows skeletons.
+    """
+
+    def of(inked):
+        distance = ndimage.distance_transform_edt(np.pad(inked, 1))
+        middle = (distance > 0) & (distance == ndimage.maximum_filter(distance, 3))
+        return 2 * distance[middle].mean() if middle.any() else 0.0
+
+    return np.array([of(inked) for inked in ink(images) > 0.5])
 
 
 def slant(images: ArrayLike) -> np.ndarray:
@@ -47,9 +65,15 @@ def hue(images: ArrayLike) -> np.ndarray:
     return (rgb_to_hsv(np.clip(colour, 0, 1))[:, 0] + 1 / 6) % 1
 
 
-ATTRIBUTES = {'stroke': stroke_weight, 'slant': slant, 'colour': hue}
+ATTRIBUTES = {
+    'stroke': stroke_weight,
+    'thickness': thickness,
+    'slant': slant,
+    'colour': hue,
+}
 LEVELS = {
     'stroke': ('thin', 'medium', 'bold'),
+    'thickness': ('thin', 'medium', 'thick'),
     'slant': ('left', 'upright', 'right'),
     'colour': ('red', 'green', 'blue'),
 }

@@ -1,5 +1,5 @@
-"""Compositions of separately trained energies on coloured MNIST: the class AND the stroke weight
-AND the slant AND the colour; OR; NOT, as in `digits_compose`.
+"""Compositions of separately trained energies on coloured MNIST: the class AND the thickness of
+strokes AND the slant AND the colour; OR; NOT, as in `digits_compose`.
 
     python -m experiments.studies.coloured_compose --workdir=runs/coloured_compose
 
@@ -26,7 +26,7 @@ def of_coloured_digits(each: IcdSettings | JemSettings) -> composing.Settings:
     """The study on coloured MNIST of energies with these settings."""
     each.data.source = 'npz:data/mnist.npz?coloured=true'
     config = composing.settings_of(each)
-    config.compose.attributes, config.compose.num = ('stroke', 'slant', 'colour'), 100
+    config.compose.attributes, config.compose.num = ('thickness', 'slant', 'colour'), 100
     return config
 
 
