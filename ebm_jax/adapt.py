@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from flax import struct
 
-from ebm_jax.mcmc import langevin
+from ebm_jax.mcmc import check_number, langevin
 from ebm_jax.types import Array, Kernel, PyTree
 
 
@@ -66,7 +66,8 @@ def adaptive(
         raise ValueError(
             f'adaptive needs calls >= 3 and four factors in (0, 1), got {calls} and {factors}'
         )
-    # checks the settings
+    check_number('noise_divisor', noise_divisor, 0, open_low=True)
+    # checks the other settings
     langevin(
         step_size,
         temperature=1 / noise_divisor**2,

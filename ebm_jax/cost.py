@@ -159,9 +159,10 @@ def forecast(
     compiling = 'compilation comes first'
     if here.platform == 'cpu':
         compiling += f', about {_duration(num_operations(program) * COMPILE_SECONDS)}'
+    along = f'{method.gradients_per_step:,} energy gradients along the chains and '
     return (
         f'{describe(devices)}: {num_parameters(state.params):,} parameters; per step'
-        f' {method.gradients_per_step:,} energy gradients along the chains and {flops / 1e9:.3g}'
+        f' {along if method.gradients_per_step else ""}{flops / 1e9:.3g}'
         f' GFLOP in all; state {num_bytes(state) / 2**20:.1f} MiB\n{compiling}; then about'
         f' {_duration(seconds)} for {steps:,} steps, at {EFFICIENCY:.0%} of the'
         f' {rate / 1e9:,.0f} GFLOP/s that a matrix product reaches here now (the progress bar below'

@@ -15,7 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save
+from safetensors.flax import load_file
+from safetensors.numpy import save
 
 from ebm_jax import cost
 from ebm_jax.card import card
@@ -132,7 +133,8 @@ def weights(path: pathlib.Path, content: Mapping[str, Any]) -> dict[str, np.ndar
             'folder again'
         )
     try:
-        return load_file(path / WEIGHTS)
+        # by jax, whose types numpy alone does not know (bfloat16)
+        return {name: np.asarray(leaf) for name, leaf in load_file(path / WEIGHTS).items()}
     except (SafetensorError, OSError) as error:
         raise InputError(f'{path / WEIGHTS} cannot be read ({error}): it is damaged') from error
 

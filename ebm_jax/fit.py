@@ -166,6 +166,8 @@ def check(recipe: Recipe, devices: Sequence[jax.Device], watch_every: int = 0) -
         shapes = state_shapes(recipe)
     except ValueError as error:
         raise _does_not_fit(error) from error
+    except KeyError as error:
+        raise _lacks(error, batch) from error
     numbers = {'chains in shards of': sharding.num_shards(shapes)}
     numbers |= {f'a batch of {name!r} of size': len(leaf) for name, leaf in batch.items()}
     for what, number in numbers.items():
@@ -178,8 +180,21 @@ def check(recipe: Recipe, devices: Sequence[jax.Device], watch_every: int = 0) -
         traced = trace_step(recipe.at(0), n, watch_every=watch_every, shapes=shapes)
     except ValueError as error:
         raise _does_not_fit(error) from error
+    except KeyError as error:
+        raise _lacks(error, batch) from error
     memory.check(shapes, traced.program, devices)
     return traced
+
+
+def _lacks(error, batch):
+    """What to raise for an entry that a batch has not; another key that is missing is a defect."""
+    name = error.args[0]
+    if name in batch or name not in ('y', 'positives', 'positives_y'):
+        return error
+    return InputError(
+        f'the method needs an entry {name!r} in the batch, got {", ".join(batch)}: let batch_at '
+        'give it'
+    )
 
 
 def _does_not_fit(error):

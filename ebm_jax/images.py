@@ -15,9 +15,10 @@ from PIL import Image, ImageDraw, ImageFont
 def as_float(images: ArrayLike) -> np.ndarray:
     """uint8 images, or floats in [-1, 1] (clipped to it) -> float32 in [-1, 1], of the same shape.
 
-    Raises: ValueError for NaN.
+    Raises: ValueError for NaN, and for integers of another type.
     """
     images = np.asarray(images)
+    _check_type(images)
     if np.isnan(images).any():
         with_nan = np.isnan(images).reshape(len(images), -1).any(1).sum()
         raise ValueError(f'{with_nan} of {len(images)} images hold NaN')
@@ -27,9 +28,25 @@ def as_float(images: ArrayLike) -> np.ndarray:
 
 
 def as_uint8(images: ArrayLike) -> np.ndarray:
-    """Floats in [-1, 1] (clipped to it; NaN to -1) -> uint8 in [0, 255], of the same shape."""
-    clipped = np.nan_to_num(np.clip(np.asarray(images), -1, 1), nan=-1.0)
+    """Floats in [-1, 1] (clipped to it; NaN to -1) -> uint8 in [0, 255], of the same shape; uint8
+    images stay as they are.
+
+    Raises: ValueError for integers of another type.
+    """
+    images = np.asarray(images)
+    _check_type(images)
+    if images.dtype == np.uint8:
+        return images
+    clipped = np.nan_to_num(np.clip(images, -1, 1), nan=-1.0)
     return np.round((clipped + 1) * 127.5).astype(np.uint8)
+
+
+def _check_type(images):
+    """Integers may be pixels or numbers in [-1, 1]."""
+    if np.issubdtype(images.dtype, np.integer) and images.dtype != np.uint8:
+        raise ValueError(
+            f'images must be uint8 in [0, 255] or floats in [-1, 1], got {images.dtype}'
+        )
 
 
 def as_pixels(images: ArrayLike) -> np.ndarray:

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
-from ebm_jax.mcmc import check_number, evaluate, metropolis
+from ebm_jax.mcmc import check_bounds, check_number, evaluate, metropolis
 from ebm_jax.types import Array, ArrayLike, Info, Kernel, PyTree
 
 
@@ -135,6 +135,7 @@ def heated_langevin(
     check_number('temperature', temperature, 0)
     check_number('onset', onset, 0, 1)
     check_number('begin', begin, 0)
+    check_bounds(bounds)
 
     def init(x, energy_fn):
         del energy_fn
@@ -145,6 +146,7 @@ def heated_langevin(
         energy, grad = jax.value_and_grad(lambda v: energy_fn(unravel(v)))(x)
         noise = jnp.sqrt(2 * step_size * heating(state.time, temperature, onset))
         free = x - step_size * grad + noise * jax.random.normal(key, x.shape, x.dtype)
+        free = free.astype(x.dtype)
         x = free if bounds is None else jnp.clip(free, *bounds)
         one, none = jnp.ones(()), jnp.zeros(())
         info = Info(energy, jnp.linalg.norm(grad), one, none, jnp.mean(x != free))
@@ -169,6 +171,7 @@ def steepest_descent(step_size: ArrayLike, *, bounds: Sequence[float] | None = N
     Source: Madry et al. 2018 (L2 PGD); as the sampler of an energy: Yin et al. 2022.
     """
     check_number('step_size', step_size, 0, open_low=True)
+    check_bounds(bounds)
 
     def step(key, state, energy_fn):
         del key

@@ -5,12 +5,14 @@ A kernel sees one chain and an `energy_fn` of one position (any pytree); `run_ch
 """
 
 import math
+import operator
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.flatten_util import ravel_pytree
 
@@ -55,6 +57,12 @@ def check_number(
         )
 
 
+def check_bounds(bounds: Sequence[float] | None) -> None:
+    """Refuse bounds that are not (low, high) with low < high. Raises: ValueError."""
+    if bounds is not None and not (len(bounds) == 2 and bounds[0] < bounds[1]):
+        raise ValueError(f'bounds must be (low, high) with low < high, got {bounds}')
+
+
 def langevin(
     step_size: ArrayLike,
     *,
@@ -95,8 +103,7 @@ def langevin(
     check_number('grad_clip', grad_clip, 0, open_low=True)
     check_number('momentum', momentum, 0, math.nextafter(1, 0))
     check_number('decay', decay, 0, 1, open_low=True)
-    if bounds is not None and not bounds[0] < bounds[1]:
-        raise ValueError(f'bounds must be (low, high) with low < high, got {bounds}')
+    check_bounds(bounds)
     averages = not (isinstance(momentum, (int, float)) and momentum == 0)
 
     def init(x, energy_fn):
@@ -106,6 +113,7 @@ def langevin(
 
     def step(key, state, energy_fn):
         x, unravel = ravel_pytree(state.position)
+        dtype = x.dtype
         a = step_size * state.shrink
         noise = (
             jnp.sqrt(2 * a * temperature) if noise_scale is None else noise_scale
@@ -120,7 +128,8 @@ def langevin(
         x = x - a * drift
         if not noise_first:
             x = x + noise
-        free = x
+        free = x = x.astype(dtype)
+        drift = drift.astype(dtype)
         if bounds is not None:
             x = jnp.clip(x, *bounds)
         info = Info(energy, jnp.linalg.norm(grad), jnp.ones(()), clipped, jnp.mean(x != free))
@@ -217,11 +226,12 @@ def hmc(step_size: ArrayLike, num_leapfrog: int, *, temperature: float = 1.0) ->
         accepted with min(1, exp(-dH / T))
 
     Args: step_size: e > 0; num_leapfrog: int >= 1; temperature: T > 0.
-    Raises: ValueError when out of range.
+    Raises: ValueError when out of range; TypeError for a num_leapfrog that is no int.
     Source: Neal 2011.
     """
     check_number('step_size', step_size, 0, open_low=True)
     check_number('num_leapfrog', num_leapfrog, 1)
+    num_leapfrog = operator.index(num_leapfrog)  # refuses 2.5
     check_number('temperature', temperature, 0, open_low=True)
 
     def step(key, state, energy_fn):
@@ -294,7 +304,7 @@ def advance(
     Returns: (last state, records).
     Raises: ValueError as in `run_chain`.
     """
-    if isinstance(num_steps, jax.Array) or num_steps < 0:
+    if not isinstance(num_steps, (int, np.integer)) or num_steps < 0:
         raise ValueError(f'num_steps must be an int >= 0 (`stop` may be traced), got {num_steps}')
 
     def step(state, t):

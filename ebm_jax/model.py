@@ -40,7 +40,7 @@ from ebm_jax.types import (
     Transition,
 )
 
-UNSCALED = 16.0  # beyond it, images are taken for pixels that were not brought to [-1, 1]
+UNSCALED = 16.0  # from it on, images are taken for pixels that were not brought to [-1, 1]
 KERNELS: dict[str, Callable[..., Kernel]] = {
     'langevin': mcmc.langevin,
     'mala': mcmc.mala,
@@ -225,10 +225,12 @@ class Model:
             )
         if x.dtype == np.uint8:
             return as_float(x)
-        if self.spec.units != FEATURES and x.size and np.nanmax(np.abs(x)) > UNSCALED:
+        integers = np.issubdtype(x.dtype, np.integer)
+        unscaled = x.size and np.nanmax(np.abs(x)) >= UNSCALED
+        if self.spec.units != FEATURES and (integers or unscaled):
             raise InputError(
                 f'this model takes images of uint8 in [0, 255] or floats in [-1, 1], got {x.dtype} '
-                f'up to {np.nanmax(np.abs(x)):g}: use images.astype(numpy.uint8)'
+                f'up to {np.max(np.abs(x), initial=0):g}: use images.astype(numpy.uint8) for pixels'
             )
         return x.astype(np.float32)
 

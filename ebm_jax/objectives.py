@@ -50,10 +50,13 @@ def labelled_mean(values: Array, labels: Array) -> Array:
 def cross_entropy(logits: Array, labels: Array) -> Array:
     """-mean_i log softmax f(x_i)[y_i] over the examples that have a label.
 
-    logits [N, C], labels [N] with UNCONDITIONAL for no label -> scalar, this device's share.
+    logits [N, C], labels [N] with UNCONDITIONAL for no label -> scalar, this device's share; not a
+    number where a label is neither that nor in [0, C).
     """
     _check_logits(logits, labels)
-    return -labelled_mean(at_label(log_softmax(logits), labels), labels)
+    known = (labels >= UNCONDITIONAL) & (labels < logits.shape[-1])
+    log_p = jnp.where(known, at_label(log_softmax(logits), labels), jnp.nan)
+    return -labelled_mean(log_p, labels)
 
 
 def uniform(e_pos: Array, e_neg: Array) -> Weights:
@@ -106,7 +109,7 @@ def logistic(e_pos: Array, e_neg: Array) -> Weights:
         L = -mean log sigmoid(-E(x+)) - mean log(1 - sigmoid(-E(x-)))
 
     Positives are pulled by 1 - sigmoid(-E), negatives pushed by sigmoid(-E): an example that is on
-    its side of E = 0 teaches little, so the loss is bounded and energies have an absolute scale.
+    its side of E = 0 teaches little, so the loss has a lower bound and energies an absolute scale.
     Unlike those of other rules these weights need not sum to 1. A negative whose energy is EXCLUDED
     has weight 0.
 
@@ -228,12 +231,13 @@ def entropy_information(logits: Array) -> Array:
 
 
 def effective_sample_size(weights: Weights) -> Array:
-    """1 / sum_k w_k^2 over all devices: 1 (one example takes all) to N + M (uniform).
+    """(sum_k w_k)^2 / sum_k w_k^2 over all devices: 1 (one example takes all) to N + M (uniform).
 
     Weights [N, ...], [M, ...] -> [...].
     """
-    own = sum(jnp.sum(jnp.square(w / devices.count()), 0) for w in weights)
-    return 1 / devices.total(own)
+    own = [w / devices.count() for w in weights]
+    total = devices.total(sum(jnp.sum(w, 0) for w in own))
+    return total**2 / devices.total(sum(jnp.sum(jnp.square(w), 0) for w in own))
 
 
 def gaussian_nll(value: Array, mean: Array, log_variance: Array) -> Array:

@@ -12,8 +12,16 @@ from typing import Any
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from ebm_jax.types import ArrayLike, Kernel, Network, PyTree
+from ebm_jax.types import (
+    UNCONDITIONAL,
+    ArrayLike,
+    Kernel,
+    Network,
+    PyTree,
+    ReplayBuffer,
+)
 
 
 def check_shape(
@@ -61,6 +69,25 @@ def check_kind(name: str, value: Any, kind: type, instead: str) -> None:
 def check_network(name: str, network: Any) -> None:
     """Refuse what is no Network. Raises: TypeError."""
     check_kind(name, network, Network, 'per_example(linen module) or Network(init, apply)')
+
+
+def check_labels(labels: ArrayLike, num_classes: int) -> None:
+    """Refuse labels that are neither in [0, num_classes) nor UNCONDITIONAL; traced ones are not
+    checked. Raises: ValueError that names one."""
+    if isinstance(labels, jax.core.Tracer):
+        return
+    known = np.asarray(labels)
+    strange = known[(known < UNCONDITIONAL) | (known >= num_classes)]
+    if len(strange):
+        raise ValueError(
+            f'labels must be in 0 to {num_classes - 1}, as many as the network has outputs, or '
+            f'{UNCONDITIONAL} for none, got {strange[0]}'
+        )
+
+
+def check_buffer(buffer: Any) -> None:
+    """Refuse what is no ReplayBuffer. Raises: TypeError."""
+    check_kind('buffer', buffer, ReplayBuffer, 'replay.persistent(initial_sampler, capacity)')
 
 
 def check_kernel(name: str, kernel: Any) -> None:

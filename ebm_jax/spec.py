@@ -52,6 +52,16 @@ class Sampling:
     every: int = 20
     plain: int = 0
 
+    def __post_init__(self) -> None:
+        _check_parts(kernel=self.kernel, initial=self.initial)
+
+
+def _check_parts(**parts):
+    """Raises: TypeError for what is no Part."""
+    for name, part in parts.items():
+        if not isinstance(part, Part):
+            raise TypeError(f"{name} must be a Part, as Part('mala', {{}}), got {part!r}")
+
 
 @dataclass(frozen=True, kw_only=True)
 class LatentSpec:
@@ -74,6 +84,9 @@ class LatentSpec:
     num_steps: int = 10
     inpaint_steps: int = 200
     inpaint_starts: int = 1
+
+    def __post_init__(self) -> None:
+        _check_parts(kernel=self.kernel)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,6 +17,7 @@ import numpy as np
 from ebm_jax import batching, exported, mcmc
 from ebm_jax.apply import latent as apply_latent
 from ebm_jax.apply import sequences
+from ebm_jax.apply.refine import refine
 from ebm_jax.apply.sampling import run_compiled
 from ebm_jax.checkpoint import Checkpoints
 from ebm_jax.errors import InputError
@@ -55,55 +56,65 @@ class TrainedModel:
     def num_classes(self) -> int:
         return self.model.spec.num_classes
 
-    def log_prob(self, x: ArrayLike, label: int | None = None) -> np.ndarray:
+    def log_prob(self, x: ArrayLike, label: ArrayLike | None = None) -> np.ndarray:
         """log p(x) + log Z, or log p(x|y) + log Z_y: examples [N, ...] -> [N].
 
+        Args: label: of all examples, or of each, int [N]; default p(x).
         Raises: InputError for another shape, an unknown label, or a model without an energy.
         """
         self._check_energy()
-        self.check_label(label)
+        x = self.model.to_units(x)
+        if label is None:
+            return -self._for_each(
+                lambda params, key, x: self.model.marginal_energy_fn(params, x), [x], 'log p(x)'
+            )
+        labels = self._one_each(label, len(x))
+        return -self._for_each(
+            lambda params, key, x, label: self.model.energy_fn(params, x, label),
+            [x, labels],
+            'log p(x|y)',
+        )
 
-        def one(params, key, x):
-            if label is None:
-                return -self.model.marginal_energy_fn(params, x)
-            return -self.model.energy_fn(params, x, label)
-
-        return self._for_each(one, [self.model.to_units(x)], 'log p(x)', static=(label,))
-
-    def class_probs(self, x: ArrayLike) -> np.ndarray:
-        """p(y|x): examples [N, ...] -> [N, C].
+    def logits(self, x: ArrayLike) -> np.ndarray:
+        """f(x), log p(y|x) up to a constant for each example: [N, ...] -> [N, C].
 
         Raises: InputError where the model is not a classifier.
         """
         classifier = self._classifier()
 
         def one(params, key, x):
-            return jax.nn.softmax(classifier.logits(params, x))
+            return classifier.logits(params, x)
 
-        return self._for_each(one, [self.model.to_units(x)], 'p(y|x)')
+        return self._for_each(one, [self.model.to_units(x)], 'logits')
+
+    def class_probs(self, x: ArrayLike) -> np.ndarray:
+        """p(y|x): examples [N, ...] -> [N, C].
+
+        Raises: InputError where the model is not a classifier.
+        """
+        return np.asarray(jax.nn.softmax(jnp.asarray(self.logits(x))))
 
     def sample(
         self,
         key: Key,
         num: int,
         *,
-        label: int | None = None,
+        label: ArrayLike | None = None,
         num_steps: int | None = None,
     ) -> np.ndarray:
         """New samples, by chains from the initial distribution: [num, ...] in network units.
 
         Args:
-          label: of all samples; default p(x), or the classes in turn where the model has only
-            energies of classes.
+          label: of all samples, or of each, int [num]; default p(x), or the classes in turn where
+            the model has only energies of classes.
           num_steps: of each chain, default as configured.
         Raises: InputError for an unknown label, num < 1 or num_steps < 0.
         """
-        self.check_label(label)
         if num < 1 or num_steps is not None and num_steps < 0:
             raise InputError(
                 f'num must be at least 1 and num_steps at least 0, got {num} and {num_steps}'
             )
-        labels = self.model.labels(num) if label is None else np.full(num, label)
+        labels = self.model.labels(num) if label is None else self._one_each(label, num)
         steps = self.model.num_steps(num_steps)
         name = ('fresh samples', steps)
         chain = self._programs.setdefault(name, self.model.compiled_chain(steps))
@@ -153,6 +164,83 @@ class TrainedModel:
         inputs = [self.model.to_units(x) for x in (x_a, x_b)]
         inputs += self._labels(labels, len(inputs[0]))
         return self._for_each(one, inputs, 'interpolations', key, static=(num, steps))
+
+    def inpaint(
+        self,
+        key: Key,
+        x: ArrayLike,
+        known: ArrayLike,
+        labels: ArrayLike | None = None,
+        *,
+        num_steps: int | None = None,
+        z_steps: int | None = None,
+        fill: ArrayLike = 0.0,
+    ) -> np.ndarray:
+        """Examples with what is not known filled in: [N, ...] -> [N, ...] in network units, equal
+        to x where it is known.
+
+        By a generator where there is one (`apply.latent.inpaint`), else by a chain of the energy
+        from its initial distribution (`apply.refine.refine`).
+
+        Args:
+          known: bool, broadcast to x.
+          labels: of all, or of each, int [N]; conditional networks need them; default p(x).
+          num_steps, z_steps: of the chain in x and in z, default as configured.
+          fill: what the inference model sees in place of what is hidden, broadcast to one example,
+            in network units, such as the mean of the training images.
+        Raises: InputError for another shape or an unknown label.
+        """
+        model, x = self.model, self.model.to_units(x)
+        given = self._known(known, x)
+        steps = model.num_steps(num_steps)
+        if model.latent is not None:
+            generator, spec = self._generator()
+            one = partial(
+                apply_latent.inpaint,
+                generator,
+                z_steps=spec.inpaint_steps if z_steps is None else z_steps,
+                x_kernel=model.kernel(),
+                x_steps=steps,
+                fill=jnp.asarray(fill, jnp.float32),
+                starts=spec.inpaint_starts,
+            )
+            inputs = [x, given, *self._labels(labels, len(x))]
+            return batching.for_each(one, self.params, key, inputs, description='in-painting')
+
+        def by_energy(params, key, x, known, label):
+            initial_key, key = jax.random.split(key)
+            begin = jnp.where(known, x, model.initial_sampler(params, initial_key, label))
+            energy_fn = partial(model.energy_fn, params, label=label)
+            return refine(key, energy_fn, model.kernel(), begin, steps, known)
+
+        inputs = [x, given, self._labels_or_free(labels, len(x))]
+        return batching.for_each(by_energy, self.params, key, inputs, description='in-painting')
+
+    def refine(
+        self,
+        key: Key,
+        x: ArrayLike,
+        labels: ArrayLike | None = None,
+        num_steps: int | None = None,
+    ) -> np.ndarray:
+        """Examples after a chain of the energy that begins at them: [N, ...] -> [N, ...] in network
+        units.
+
+        Args:
+          labels: of all, or of each, int [N]; default p(x).
+          num_steps: of the chain, default as configured.
+        Raises: InputError for another shape, an unknown label, or a model without an energy.
+        """
+        self._check_energy()
+        model, x = self.model, self.model.to_units(x)
+        steps = model.num_steps(num_steps)
+
+        def one(params, key, x, label):
+            energy_fn = partial(model.energy_fn, params, label=label)
+            return refine(key, energy_fn, model.kernel(), x, steps)
+
+        inputs = [x, self._labels_or_free(labels, len(x))]
+        return self._for_each(one, inputs, 'refining', key, static=(steps,))
 
     def classify_sound(self, sound: np.ndarray) -> np.ndarray:
         """p(y|x) of a recording, float [n] in [-1, 1] at the model's rate: of each frame [T, C], or
@@ -278,17 +366,44 @@ class TrainedModel:
     def _labels(self, labels, n):
         if not self.model.spec.conditional:
             return []
-        if labels is None or np.shape(labels) != (n,):
+        if labels is None:
             raise InputError(
                 f'the networks of this model are conditional: give labels, {n} integers'
             )
-        self._check_known(labels)
-        if np.any(np.asarray(labels) == UNCONDITIONAL):
+        return [self._one_each(labels, n)]
+
+    def _one_each(self, label, n):
+        """int32 [n] of one label for all, or one for each. Raises: InputError."""
+        labels = np.asarray(label)
+        if labels.shape not in ((), (n,)) or not np.issubdtype(labels.dtype, np.integer):
             raise InputError(
-                f'the networks of this model are conditional: labels are 0 to '
-                f'{self.num_classes - 1}, got {UNCONDITIONAL}'
+                f'labels must be one integer, or as many as the {n} examples, got '
+                f'{labels.dtype} {list(labels.shape)}'
             )
-        return [np.asarray(labels, np.int32)]
+        for one in np.unique(labels):
+            self.check_label(int(one))
+        return np.broadcast_to(labels, (n,)).astype(np.int32)
+
+    def _labels_or_free(self, labels, n):
+        """As `_one_each`; without labels UNCONDITIONAL where the model has such an energy. Raises:
+        InputError where it has not."""
+        if labels is not None:
+            return self._one_each(labels, n)
+        if not self.model.unconditional:
+            raise InputError(
+                f'the networks of this model are conditional: give labels, {n} integers'
+            )
+        return np.full(n, UNCONDITIONAL, np.int32)
+
+    def _known(self, known, x):
+        """bool like x. Raises: InputError."""
+        try:
+            return np.broadcast_to(np.asarray(known, bool), x.shape)
+        except ValueError as error:
+            raise InputError(
+                f'known must be a mask that can be broadcast to {list(x.shape)}, got '
+                f'{list(np.shape(known))}'
+            ) from error
 
     def _check_known(self, labels):
         """Raises: InputError for a label that is neither a class nor UNCONDITIONAL."""

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.linalg
 
-from ebm_jax import augment, data, initial, mcmc, objectives
+from ebm_jax import augment, data, images, initial, mcmc, objectives
 from ebm_jax.apply.sampling import sample
 from ebm_jax.errors import InputError
 from ebm_jax.evaluate import (
@@ -457,6 +457,21 @@ def test_inception_pools_leave_padding_out():
     np.testing.assert_allclose(found[0, 0, 0, 0], x[0, :2, :2, 0].mean(), rtol=1e-5)
     np.testing.assert_allclose(found[0, 1, 1, 0], x[0, :3, :3, 0].mean(), rtol=1e-5)
     np.testing.assert_allclose(inception._max_pool(x)[0, 0, 0, 0], x[0, :3, :3, 0].max())
+
+
+# --- images ---
+
+
+def test_pixels_stay_pixels():
+    pixels = np.array([[0, 1, 128, 255]], np.uint8)
+    np.testing.assert_array_equal(images.as_uint8(pixels), pixels)
+    np.testing.assert_array_equal(images.as_uint8(images.as_float(pixels)), pixels)
+    for convert in (images.as_float, images.as_uint8):
+        with pytest.raises(ValueError, match='uint8 in .* got int64'):
+            convert(pixels.astype(np.int64))
+    x = np.arange(64, dtype=np.uint8).reshape(1, 8, 8, 1)
+    shown = np.asarray(images.Grid(x, 1).picture(side=8, gap=0))
+    np.testing.assert_array_equal(shown.reshape(8, 8, -1)[..., 0], x[0, ..., 0])
 
 
 # --- attributes ---

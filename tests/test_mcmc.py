@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ebm_jax import adapt, kernels
 from ebm_jax.mcmc import hmc, langevin, mala, run_chain, run_chains
 
 
@@ -235,6 +236,34 @@ def test_conditions_reach_their_own_chain():
     np.testing.assert_allclose(x[:, 0], centres)
 
 
+def test_leapfrog_steps_are_whole():
+    with pytest.raises(TypeError):
+        hmc(0.1, 2.5)
+
+
+@pytest.mark.parametrize('dtype', [jnp.bfloat16, jnp.float16])
+@pytest.mark.parametrize(
+    'kernel',
+    [
+        langevin(0.5, noise_scale=0.0),
+        langevin(0.5, temperature=0.0, momentum=0.5, decay=0.9, bounds=(-1, 1)),
+        kernels.heated_langevin(0.5, temperature=0.0),
+        kernels.steepest_descent(0.25),
+    ],
+)
+def test_chains_keep_the_type_of_their_position(kernel, dtype):
+    """As in float32, within the type's precision."""
+
+    def end(dtype):
+        x = jnp.array([0.75, -0.5], dtype)
+        return run_chain(jax.random.key(0), kernel, lambda x: jnp.sum(x**2) / 2, x, 3)[0]
+
+    assert end(dtype).dtype == dtype
+    np.testing.assert_allclose(
+        end(dtype).astype(np.float32), end(jnp.float32), atol=2 * float(jnp.finfo(dtype).eps)
+    )
+
+
 @pytest.mark.parametrize(
     'make',
     [
@@ -248,6 +277,11 @@ def test_conditions_reach_their_own_chain():
         lambda: langevin(0.1, temperature=1.0, momentum=1.5),
         lambda: hmc(0.1, 0),
         lambda: run_chain(jax.random.key(0), mala(0.1), standard_normal, jnp.ones(1), -1),
+        lambda: run_chain(jax.random.key(0), mala(0.1), standard_normal, jnp.ones(1), 2.5),
+        lambda: kernels.steepest_descent(0.1, bounds=(1, -1)),
+        lambda: kernels.heated_langevin(0.1, temperature=0.1, bounds=(1, -1)),
+        lambda: adapt.adaptive(0.1, noise_divisor=0),
+        lambda: adapt.adaptive(0.1, noise_divisor=-5),
     ],
 )
 def test_numbers_out_of_range_are_refused(make):

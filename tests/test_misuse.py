@@ -2,23 +2,26 @@
 
 import types
 
+import chex
 import flax.linen as nn
 import jax
 import numpy as np
 import optax
 import pytest
 from flax import nnx
-from methods_under_test import BATCH, SHAPE, START
+from methods_under_test import BATCH, SHAPE, START, make_dual, make_icd
 
 from ebm_jax import adapt, initial, kernels, mcmc, replay
 from ebm_jax.errors import InputError
+from ebm_jax.evaluate import attacks
 from ebm_jax.fit import check
 from ebm_jax.methods.dat import dat
 from ebm_jax.methods.energy_matching import energy_matching
 from ebm_jax.methods.icd import icd
 from ebm_jax.methods.jem import jem
 from ebm_jax.networks import ConvNet, per_example
-from ebm_jax.train import Recipe
+from ebm_jax.spec import Sampling
+from ebm_jax.train import Recipe, init_state, make_local_step
 from experiments import digits_st_jem
 from experiments.common import runs
 
@@ -54,22 +57,27 @@ def build(network=GOOD, sampler=None, start=START, batch=BATCH):
         num_steps=2,
         shards=4,
     )
-    recipe = Recipe(
+    check(recipe_of(method, batch), jax.devices()[:1])
+
+
+SIXTEEN = dict(num_negatives=16, shards=4)
+
+
+def recipe_of(method, batch):
+    return Recipe(
         method=method,
         optimizer=optax.sgd(0.1),
         batch_at=lambda step: batch,
         prepare=lambda key, x: x,
     )
-    check(recipe, jax.devices()[:1])
 
 
 def build_others(method, network=GOOD, kernel=KERNEL):
-    options = dict(num_negatives=16, shards=4)
     if method == 'icd':
-        return icd(network, kernel, replay.persistent(START, 40), num_steps=2, **options)
+        return icd(network, kernel, replay.persistent(START, 40), num_steps=2, **SIXTEEN)
     if method == 'dat':
         adversary = lambda key, logits, x, label: x  # noqa: E731
-        return dat(network, kernel, replay.persistent(START, 40), adversary=adversary, **options)
+        return dat(network, kernel, replay.persistent(START, 40), adversary=adversary, **SIXTEEN)
     return energy_matching(
         network,
         initial.normal(SHAPE),
@@ -113,6 +121,29 @@ MISUSES = {
         lambda: build_others('dat', kernel=adapt.fixed(KERNEL)),
         'kernel must be a Kernel',
     ),
+    'labels beyond the outputs': (
+        lambda: build(batch={**BATCH, 'y': np.full(16, 4)}),
+        'labels must be in 0 to 3, .* or -1 for none, got 4',
+    ),
+    'no labels': (lambda: build(batch={'x': BATCH['x']}), "needs an entry 'y' in the batch, got x"),
+    'a distribution in the place of a buffer': (
+        lambda: icd(GOOD, KERNEL, START, num_negatives=16),
+        r'buffer must be a ReplayBuffer, as replay.persistent',
+    ),
+    'an attack in the place of its function': (
+        lambda: dat(
+            GOOD,
+            KERNEL,
+            replay.persistent(START, 40),
+            adversary=attacks.pgd(attacks.L2),
+            **SIXTEEN,
+        ),
+        'adversary must be a function .* got Attack',
+    ),
+    'a word for a part of a spec': (
+        lambda: Sampling(kernel='mala'),
+        r"kernel must be a Part, as Part\('mala', {}\), got 'mala'",
+    ),
     'energy matching: a module': (
         lambda: build_others('energy_matching', network=ConvNet(4)),
         'must be a Network',
@@ -130,5 +161,29 @@ def test_misuse_gets_one_sentence(name):
 
 def test_what_is_right_is_accepted():
     build()
+    build(batch={**BATCH, 'y': np.full(16, -1)})  # without labels
     for method in ('icd', 'dat', 'energy_matching'):
         build_others(method)
+
+
+def test_the_attack_of_the_docstring_fits():
+    attack = attacks.pgd(attacks.L2, steps=2)
+
+    def adversary(key, logits, x, label):
+        return attack.run(key, attacks.deterministic(logits), x, label, 0.5).x
+
+    buffer = replay.persistent(START, 40)
+    method = dat(GOOD, mcmc.langevin(0.1, noise_scale=0.0), buffer, adversary=adversary, **SIXTEEN)
+    check(recipe_of(method, BATCH), jax.devices()[:1])
+
+
+@pytest.mark.parametrize('name', ['icd', 'dual_mcmc'])
+def test_methods_that_use_no_labels_need_none(name):
+    """Their first step is the same with and without labels in the batch."""
+    make = make_icd if name == 'icd' else make_dual
+
+    def first_step(batch):
+        state = init_state(jax.random.key(0), recipe_of(make(), batch))
+        return jax.jit(make_local_step(recipe_of(make(), batch)))(state, batch)[0].params
+
+    chex.assert_trees_all_equal(first_step(BATCH), first_step({'x': BATCH['x']}))

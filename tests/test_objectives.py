@@ -163,6 +163,25 @@ def test_effective_sample_size():
     )
 
 
+def test_effective_sample_size_of_weights_that_do_not_sum_to_one():
+    """Of the logistic rule: 8 positives and 6 negatives of equal weight each."""
+    e_pos, e_neg = jnp.full(8, 2.0), jnp.full(6, -1.0)
+    p, q = jax.nn.sigmoid(-2.0) / 8, jax.nn.sigmoid(1.0) / 6
+    np.testing.assert_allclose(
+        obj.effective_sample_size(obj.logistic(e_pos, e_neg)),
+        (8 * p + 6 * q) ** 2 / (8 * p**2 + 6 * q**2),
+        rtol=1e-5,
+    )
+
+
+def test_cross_entropy_of_a_label_that_is_none_is_no_number():
+    logits = jnp.array([[1.0, 2.0], [0.5, 0.0]])
+    assert np.isnan(obj.cross_entropy(logits, jnp.array([2, 0])))
+    assert np.isnan(obj.cross_entropy(logits, jnp.array([-2, 0])))
+    one = obj.cross_entropy(logits, jnp.array([-1, 0]))
+    np.testing.assert_allclose(one, np.log(1 + np.exp(-0.5)), rtol=1e-6)
+
+
 def test_entropy_information_at_its_ends_and_its_gradient():
     certain = 50.0 * jnp.eye(4)
     np.testing.assert_allclose(obj.entropy_information(certain), np.log(4), rtol=1e-5)

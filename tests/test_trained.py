@@ -1,11 +1,13 @@
 """A trained model, opened: the same numbers from the run and from its export, by command and by
 Python; folders that cannot be opened get one sentence."""
 
+import dataclasses
 import json
 import re
 import shutil
 import subprocess
 import sys
+from functools import partial
 
 import chex
 import jax
@@ -21,9 +23,10 @@ from ebm_jax import adapt, augment, data, initial, mcmc, replay
 from ebm_jax.errors import InputError
 from ebm_jax.fit import fit
 from ebm_jax.methods.jem import jem
+from ebm_jax.model import build
 from ebm_jax.networks import ConvNet, nnx_per_example, per_example
 from ebm_jax.record import update_summary
-from ebm_jax.spec import classifier_spec
+from ebm_jax.spec import Part, classifier_spec
 from ebm_jax.train import Recipe
 from ebm_jax.types import UNCONDITIONAL, Network
 from experiments.common import runs
@@ -74,6 +77,9 @@ def test_the_numbers_are_those_of_the_run(run):
     np.testing.assert_allclose(opened.class_probs(x), jax.nn.softmax(by_hand), atol=1e-6)
     np.testing.assert_allclose(opened.log_prob(x), jax.nn.logsumexp(by_hand, 1), rtol=1e-5)
     np.testing.assert_allclose(opened.log_prob(units, label=3), by_hand[:, 3], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(opened.logits(x), by_hand, rtol=1e-4, atol=1e-5)
+    of_each, labels = opened.log_prob(x, label=[0, 1, 2, 3, 9]), np.array([0, 1, 2, 3, 9])
+    np.testing.assert_allclose(of_each, by_hand[np.arange(5), labels], rtol=1e-4, atol=1e-5)
     energy = opened.energy_fn(opened.params, units[0], UNCONDITIONAL)
     np.testing.assert_allclose(energy, -jax.nn.logsumexp(by_hand[0]), rtol=1e-5)
 
@@ -88,6 +94,45 @@ def test_samples_are_chains_of_the_kernel_and_follow_their_key(run):
         opened.sample(KEY, 4, label=3, num_steps=0), opened.sample(KEY, 4, num_steps=0)
     )
     assert np.abs(drawn - opened.sample(KEY, 4, label=4, num_steps=2)).max() > 0
+    # of each its own label: the second one of 3 is the second of 3, 3, ...
+    mixed = opened.sample(KEY, 4, label=[4, 3, 4, 3], num_steps=2)
+    np.testing.assert_allclose(mixed[1::2], drawn[1::2], atol=1e-6)
+
+
+def test_examples_are_refined_and_filled_in_downhill(run):
+    """Chains without noise, of the energy of the label that was asked for; known entries stay."""
+    opened = ebm_jax.load(run[0])
+    quiet = Part('langevin', {'noise_scale': 0.0})
+    sampling = dataclasses.replace(opened.model.spec.sampling, kernel=quiet, step_size=0.05)
+    spec = dataclasses.replace(opened.model.spec, sampling=sampling)
+    opened = dataclasses.replace(opened, model=build(spec))
+    x, label = opened.model.to_units(TEST.x[:3]), np.array([1, 2, 3])
+
+    def by_hand(label, x):
+        gradient = jax.grad(partial(opened.energy_fn, opened.params))
+        for _ in range(2):
+            x = x - 0.05 * gradient(x, label)
+        return x
+
+    found = opened.refine(KEY, TEST.x[:3], label, num_steps=2)
+    np.testing.assert_allclose(found, jax.vmap(by_hand)(label, x), atol=1e-5)
+    free = opened.refine(KEY, TEST.x[:3], num_steps=2)
+    np.testing.assert_allclose(free[0], by_hand(UNCONDITIONAL, x[0]), atol=1e-5)
+    known = np.arange(8)[:, None, None] < 4  # the upper half
+    full = opened.inpaint(KEY, TEST.x[:3], known, num_steps=5)
+    np.testing.assert_array_equal(full[:, :4], x[:, :4])
+    begun = opened.inpaint(KEY, TEST.x[:3], known, num_steps=0)
+    assert np.all(opened.log_prob(full) > opened.log_prob(begun))
+    assert np.abs(full - begun)[:, 4:].max() > 0 and np.abs(begun[:, 4:] - x[:, 4:]).max() > 0.1
+
+
+def test_parameters_of_lower_precision_are_exported(run, tmp_path):
+    opened = ebm_jax.load(run[0])
+    low = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.bfloat16), opened.params)
+    dataclasses.replace(opened, params=low).export(tmp_path / 'low')
+    again = ebm_jax.load(tmp_path / 'low').params
+    chex.assert_trees_all_equal(again, jax.tree.map(np.asarray, low))
+    assert all(leaf.dtype == jnp.bfloat16 for leaf in jax.tree.leaves(again))
 
 
 def test_an_export_opens_as_the_run_does(run, tmp_path, monkeypatch, capsys):
@@ -265,7 +310,13 @@ def test_what_a_model_is_not_gets_one_sentence(run, tmp_path, monkeypatch, capsy
     for call, says in (
         (lambda: opened.log_prob(np.zeros((2, 28, 28, 1), np.uint8)), r'takes examples \[N, 8, 8'),
         (lambda: opened.log_prob(TEST.x[:2].astype(np.int64)), 'uint8 in .* got int64 up to 255'),
+        (lambda: opened.log_prob(TEST.x[:2].astype(np.int64) % 2), 'got int64 up to 1'),
+        (lambda: opened.log_prob(16.0 * (TEST.x[:2] > 99)), 'got float64 up to 16'),
         (lambda: opened.sample(KEY, 2, label=10), '0 to 9'),
+        (lambda: opened.sample(KEY, 2, label=[1, 2, 3]), 'as many as the 2 examples'),
+        (lambda: opened.log_prob(TEST.x[:2], label=[1, 12]), 'label 12 must lie in 0 to 9'),
+        (lambda: opened.log_prob(TEST.x[:2], label=1.5), 'got float64'),
+        (lambda: opened.inpaint(KEY, TEST.x[:2], np.ones((3, 3), bool)), 'known must be a mask'),
         (lambda: opened.reconstruct(KEY, TEST.x[:2]), 'no generator'),
         (lambda: opened.classify_sound(np.zeros(100)), 'not trained on recordings'),
     ):

@@ -129,8 +129,8 @@ def _check_size(path):
 
 
 def npz(path: str | pathlib.Path, split: str) -> Examples:
-    """Arrays x_SPLIT and y_SPLIT (or x and y, as either split) of a .npz file. Labels may be left
-    out of a test split (zeros). Raises: InputError."""
+    """Arrays x_SPLIT and y_SPLIT (or x and y, as either split) of a .npz file. Without labels:
+    unlabelled, of the one class 0. Raises: InputError."""
     check_split(split)
     with open_npz(path) as pack:
         suffix = f'_{split}' if f'x_{split}' in pack.files else ''
@@ -138,8 +138,6 @@ def npz(path: str | pathlib.Path, split: str) -> Examples:
             raise InputError(
                 f'{path} holds {sorted(pack.files)}, but needs x_{split} and y_{split} (or x and y)'
             )
-        if f'y{suffix}' not in pack.files and split == 'train':
-            raise InputError(f'{path} has no labels y{suffix}: training needs them')
         x = pack[f'x{suffix}']
         y = pack[f'y{suffix}'] if f'y{suffix}' in pack.files else np.zeros(len(x), np.int32)
     return checked(pathlib.Path(path).stem, x, y)

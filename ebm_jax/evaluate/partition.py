@@ -78,7 +78,7 @@ def uniform_base(shape: Sequence[int], low: float = -1.0, high: float = 1.0) -> 
 def bernoulli_base(p: ArrayLike, values: Sequence[float] = (-1.0, 1.0)) -> Base:
     """Each entry is values[1] with its probability p, else values[0]. p: [...] in (0, 1)."""
     p = jnp.asarray(p, jnp.float32)
-    low, high = values
+    low, high = (jnp.float32(value) for value in values)
 
     def energy(x):
         share = (x - low) / (high - low)

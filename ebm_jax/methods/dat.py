@@ -24,7 +24,7 @@ from ebm_jax import objectives as obj
 from ebm_jax.mcmc import run_chains
 from ebm_jax.negatives import Negatives
 from ebm_jax.replay import ShardedBuffer, sharded
-from ebm_jax.shapes import check_kernel, check_network
+from ebm_jax.shapes import check_buffer, check_kernel, check_labels, check_network
 from ebm_jax.types import (
     UNCONDITIONAL,
     Array,
@@ -80,8 +80,9 @@ def dat(
       network: one example -> logits [C].
       kernel: of the negatives, such as `kernels.steepest_descent`.
       buffer: ReplayBuffer of ONE shard.
-      adversary: attacks an example of the batch, such as `evaluate.attacks.pgd`; lambda key,
-        logits, x, label: x leaves it as it is.
+      adversary: attacks an example of the batch; with attack = `evaluate.attacks.pgd(attacks.L2)`,
+        lambda key, logits, x, label: attack.run(key, attacks.deterministic(logits), x, label,
+        radius).x; lambda key, logits, x, label: x leaves it as it is.
       num_negatives: M, over all devices; divisible by `shards`. num_steps: K.
       p_x_weight: factor on L_x. weights: of its contrast.
       shards: number of independent buffers; a multiple of the number of devices.
@@ -92,6 +93,10 @@ def dat(
     """
     check_network('network', network)
     check_kernel('kernel', kernel)
+    check_buffer(buffer)
+    if not callable(adversary):
+        found = type(adversary).__name__
+        raise TypeError(f'adversary must be a function (key, logits, x, label) -> x, got {found}')
     negatives.check_shards(shards, num_negatives=num_negatives)
     if num_steps < 1 or not p_x_weight >= 0:
         raise ValueError(
@@ -134,6 +139,8 @@ class _Dat:
     def init(self, key, batch):
         network_key, buffer_key = jax.random.split(key)
         params = self.network.init(network_key, batch['x'][0])
+        (num_classes,) = jax.eval_shape(self.network.apply, params, batch['x'][0]).shape
+        check_labels(batch['y'], num_classes)
         buffer = self.buffer.init(buffer_key, self.shards)
         negatives.check_positions(buffer, batch)
         return params, Chains(buffer)

@@ -159,6 +159,10 @@ class _Models:
         """What conditional networks take besides their input: [labels], else nothing."""
         return [labels] if self.conditional else []
 
+    def conditions_of(self, batch):
+        """The same of a batch, whose labels are not read where they are not needed."""
+        return [batch['y']] if self.conditional else []
+
     def apply(self, name, params, x, *label):
         return self.networks[name].apply(params[name], x, *label)
 
@@ -166,7 +170,7 @@ class _Models:
         x = batch['x'][0]
         inputs = {'energy': x, 'generator': jnp.zeros(self.latent_dim), 'inference': x}
         keys = dict(zip(NETWORKS, jax.random.split(key, len(NETWORKS))))
-        label = self.conditions(batch['y'][0])
+        label = [labels[0] for labels in self.conditions_of(batch)]
         return {
             name: network.init(keys[name], inputs[name], *label)
             for name, network in self.networks.items()
@@ -233,7 +237,7 @@ class _Round:
     def sample_z(self, key, params, batch, samples, needed):
         models = self.models
         initial, z_end = jax.vmap(partial(self.run_z, params))(
-            devices.keys(key, len(batch['x'])), batch['x'], *models.conditions(batch['y'])
+            devices.keys(key, len(batch['x'])), batch['x'], *models.conditions_of(batch)
         )
         valid = validity.is_valid(z_end)
         stuck = samples.stuck
@@ -285,13 +289,13 @@ class _Round:
     def energies(self, params, batch, samples):
         """(E(x) [N], E(x') [M])."""
         energy = jax.vmap(partial(self.models.apply, 'energy', params))
-        e_pos = energy(batch['x'], *self.models.conditions(batch['y']))
+        e_pos = energy(batch['x'], *self.models.conditions_of(batch))
         return e_pos, energy(samples.x, *self.models.conditions(samples.label))
 
     def loss_terms(self, params, energies, key, batch, samples) -> dict[str, Callable[[], Array]]:
         """{name in Settings: () -> its value, without its weight}. energies: of batch and samples,
         for the contrast."""
-        x, data_labels = batch['x'], self.models.conditions(batch['y'])
+        x, data_labels = batch['x'], self.models.conditions_of(batch)
         chain_labels = self.models.conditions(samples.label)
         data_key, chain_key = jax.random.split(key)
 

@@ -26,7 +26,7 @@ from ebm_jax import devices, negatives
 from ebm_jax import objectives as obj
 from ebm_jax.kl import KlTerm
 from ebm_jax.replay import ShardedBuffer, sharded
-from ebm_jax.shapes import check_kernel, check_network, check_weights
+from ebm_jax.shapes import check_buffer, check_kernel, check_network, check_weights
 from ebm_jax.types import (
     UNCONDITIONAL,
     Array,
@@ -106,6 +106,7 @@ def icd(
     """
     check_network('network', network)
     check_kernel('kernel', kernel)
+    check_buffer(buffer)
     check_weights(l2_weight=l2_weight)
     parts = _Icd(
         network=network,
@@ -206,7 +207,8 @@ class _Icd:
         del key
         found = samples.negatives
         x = jnp.concatenate([batch['x'], found.x])
-        labels = jnp.concatenate([batch['y'], found.label])
+        given = batch['y'] if self.conditional else jnp.full(len(batch['x']), UNCONDITIONAL)
+        labels = jnp.concatenate([given, found.label])
         energies = jax.vmap(self.kl.energies, (None, 0, 0))(params, x, labels)
         all_pos, all_neg = jnp.split(energies, [len(batch['x'])])
         e_pos, e_neg = jnp.mean(all_pos, 1), jnp.mean(all_neg, 1)

@@ -25,7 +25,13 @@ from ebm_jax.kl import KlTerm, Samples
 from ebm_jax.mcmc import run_chains
 from ebm_jax.negatives import Negatives
 from ebm_jax.replay import ShardedBuffer, sharded
-from ebm_jax.shapes import check_kind, check_network, check_weights
+from ebm_jax.shapes import (
+    check_buffer,
+    check_kind,
+    check_labels,
+    check_network,
+    check_weights,
+)
 from ebm_jax.types import (
     UNCONDITIONAL,
     Array,
@@ -116,6 +122,7 @@ def jem(
     """
     check_network('network', network)
     check_kind('sampler', sampler, Sampler, 'adapt.fixed(kernel)')
+    check_buffer(buffer)
     negatives.check_shards(shards, num_negatives=num_negatives)
     if not 0 <= conditional <= 1:
         raise ValueError(f'conditional is a share in [0, 1], got {conditional}')
@@ -240,6 +247,9 @@ class _Jem:
     def init(self, key, batch):
         network_key, buffer_key = jax.random.split(key)
         params = self.network.init(network_key, batch['x'][0])
+        (num_classes,) = jax.eval_shape(self.network.apply, params, batch['x'][0]).shape
+        for labels in (batch['y'], self.positives_y(batch)):
+            check_labels(labels, num_classes)
 
         def in_every_shard(leaf):
             return jnp.broadcast_to(leaf, (self.shards, *jnp.shape(leaf)))

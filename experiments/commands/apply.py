@@ -20,27 +20,26 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from absl import flags
 from PIL import Image, UnidentifiedImageError
 
 from ebm_jax import batching, data
 from ebm_jax.apply import latent
-from ebm_jax.apply.refine import refine
 from ebm_jax.data import Examples
 from ebm_jax.errors import InputError
 from ebm_jax.evaluate import predict
 from ebm_jax.images import Grid, as_float, save_grid, stacked
 from ebm_jax.record import atomic_write, with_ending
-from ebm_jax.types import UNCONDITIONAL, Key, Params
+from ebm_jax.trained import TrainedModel
+from ebm_jax.types import Key, Params
 from experiments.common import launch, runs, sources
 from experiments.common.experiment import Experiment
 from experiments.evaluations.generator import (
     HIDDEN,
-    filled,
     hidden_error,
     known_without,
+    mean_image,
     reconstructed,
 )
 
@@ -107,8 +106,13 @@ class Inputs(NamedTuple):
     examples: Examples
     rows: np.ndarray  # int [N], which of the data they are
     x: np.ndarray  # the examples in [-1, 1]
-    energy_labels: np.ndarray  # int [N], of energies
+    labels: np.ndarray | None  # int [N], of energies; None for p(x)
     conditions: list[Any]  # what conditional networks of a LatentModel take
+
+    @property
+    def trained(self) -> TrainedModel:
+        """The model with its parameters."""
+        return TrainedModel(model=self.experiment.model, params=self.params, step=0)
 
 
 class Result(NamedTuple):
@@ -185,7 +189,7 @@ def prepare(values: Any, opened: runs.Run) -> Inputs:
         examples=examples,
         rows=rows,
         x=as_float(examples.x),
-        energy_labels=np.full_like(labels, UNCONDITIONAL) if free else labels,
+        labels=None if free else labels,
         conditions=model.conditions(labels),
     )
 
@@ -267,39 +271,17 @@ def interpolate(values: Any, inputs: Inputs) -> Result:
 
 def inpaint(values: Any, inputs: Inputs) -> Result:
     """Fill in what is hidden."""
-    experiment, model, x = inputs.experiment, inputs.experiment.model, inputs.x
+    experiment, x = inputs.experiment, inputs.x
     known = np.broadcast_to(known_part(values.hide, x.shape[1:]), x.shape)
-    steps = model.num_steps(values.steps)
-
-    def by_energy(params, key, x, known, label):
-        initial_key, chain_key = jax.random.split(key)
-        initial = jnp.where(known, x, model.initial_sampler(params, initial_key, label))
-
-        def energy_fn(u):
-            return model.energy_fn(params, u, label)
-
-        return refine(chain_key, energy_fn, model.kernel(), initial, steps, known)
-
-    if model.latent is not None:
-        z_steps = values.z_steps
-        full = filled(
-            experiment,
-            inputs.params,
-            inputs.key,
-            x,
-            known,
-            inputs.conditions,
-            x_steps=steps,
-            z_steps=model.spec.latent.inpaint_steps if z_steps is None else z_steps,
-        )
-    else:
-        full = batching.for_each(
-            by_energy,
-            inputs.params,
-            inputs.key,
-            [x, known, inputs.energy_labels],
-            description='in-painting',
-        )
+    full = inputs.trained.inpaint(
+        inputs.key,
+        x,
+        known,
+        inputs.labels,
+        num_steps=values.steps,
+        z_steps=values.z_steps,
+        fill=mean_image(experiment.train) if experiment.model.latent else 0.0,
+    )
     return Result(
         [np.where(known, x, 0), full, x],
         {'x': x, 'known': known[0], 'filled': full},
@@ -312,13 +294,8 @@ def refine_images(values: Any, inputs: Inputs) -> Result:
     """A chain of the energy from the images."""
     check_energy(values, inputs)
     model = inputs.experiment.model
-    steps, kernel = model.num_steps(values.steps), model.kernel()
-
-    def one(params, key, x, label):
-        return refine(key, lambda u: model.energy_fn(params, u, label), kernel, x, steps)
-
-    images = [inputs.x, inputs.energy_labels]
-    refined = batching.for_each(one, inputs.params, inputs.key, images, description='refining')
+    steps = model.num_steps(values.steps)
+    refined = inputs.trained.refine(inputs.key, inputs.x, inputs.labels, steps)
     step_size = model.spec.sampling.step_size
     return Result(
         [inputs.x, refined],

@@ -16,6 +16,7 @@ from ebm_jax.data import Examples
 from ebm_jax.evaluate import samples
 from ebm_jax.images import as_float, stacked
 from ebm_jax.train import TrainState
+from ebm_jax.trained import TrainedModel
 from ebm_jax.types import Key, Params
 from experiments.common.experiment import Experiment
 from experiments.common.section import GENERATOR, Section, save_shown
@@ -51,32 +52,6 @@ def reconstructed(
     """g(z) of images, z after `steps` steps."""
     one = partial(latent.reconstruct, experiment.model.latent, steps=steps)
     return batching.for_each(one, params, key, [x, *conditions], description='reconstructions')
-
-
-def filled(
-    experiment: Experiment,
-    params: Params,
-    key: Key,
-    x: np.ndarray,
-    known: np.ndarray,
-    conditions: Sequence[np.ndarray],
-    *,
-    z_steps: int,
-    x_steps: int,
-) -> np.ndarray:
-    """Images with what is not known filled in; in place of hidden pixels, the inference model sees
-    the mean training image."""
-    one = partial(
-        latent.inpaint,
-        experiment.model.latent,
-        z_steps=z_steps,
-        x_kernel=experiment.model.kernel(),
-        x_steps=x_steps,
-        fill=mean_image(experiment.train),
-        starts=experiment.model.spec.latent.inpaint_starts,
-    )
-    inputs = [x, known, *conditions]
-    return batching.for_each(one, params, key, inputs, description='in-painting')
 
 
 def known_without(part: str, shape: Sequence[int]) -> np.ndarray:
@@ -136,24 +111,17 @@ def reconstruction(workdir: pathlib.Path, experiment: Experiment, state: TrainSt
 def inpainting(workdir: pathlib.Path, experiment: Experiment, state: TrainState) -> Section:
     """The right half of test images hidden and filled in: squared error there, and whether the
     class comes back."""
-    x, y, conditions = held_out_inputs(experiment)
+    x, y, _ = held_out_inputs(experiment)
     model = experiment.model
     known = np.broadcast_to(known_without('right', x.shape[1:]), x.shape)
     z_steps, x_steps = model.spec.latent.inpaint_steps, model.num_steps()
+    mean = mean_image(experiment.train)
+    trained = TrainedModel(model=model, params=state.eval_params, step=int(state.step))
     starts = model.spec.latent.inpaint_starts
     chains = f', the best of {starts} chains,' if starts > 1 else ''
     fills = {
-        'model': filled(
-            experiment,
-            state.eval_params,
-            jax.random.key(3),
-            x,
-            known,
-            conditions,
-            z_steps=z_steps,
-            x_steps=x_steps,
-        ),
-        'mean image': np.where(known, x, mean_image(experiment.train)),
+        'model': trained.inpaint(jax.random.key(3), x, known, y, fill=mean),
+        'mean image': np.where(known, x, mean),
         'nearest neighbour': nearest(experiment.train, x, known),
     }
     classifier = samples.fit_reference_classifier(experiment.train)

@@ -221,6 +221,11 @@ def jem_experiment(
       more: further fields of Experiment.
     """
     num_classes, shape = datasets.train.num_classes, datasets.train.x.shape[1:]
+    if num_classes < 2:
+        raise InputError(
+            f'{datasets.train.name} has one class alone, or no labels (y_train): a classifier '
+            'needs at least two classes; contrastive divergence and dual-MCMC teaching need none'
+        )
     initial_sampler = INITIAL[initial.name](shape, **initial.arguments)
     loss = config.loss
     if loss.late_from >= config.steps:
