@@ -106,8 +106,8 @@ def posterior(wanted: Sequence[EnergyFn], others: Sequence[EnergyFn]) -> Composi
 
     E(x) = E_wanted(x) - E_all(x), each the OR of its labels, >= 0.
 
-    AND counts what all images of the data have in common once for every factor. With one energy
-    p(x) or p(x|c) and conditions it is counted once: p(x | c, d) ~ p(x | c) p(d | x), for labels c
+    AND contains p(x), which all images of the data share, once for every factor. With one energy
+    p(x) or p(x|c) and conditions it is there once: p(x | c, d) ~ p(x | c) p(d | x), for labels c
     and d that are independent given x. NOT d is the condition on the other labels; unlike
     `without`, it is bounded below. Labels with equal constants and equal shares of the data are
     assumed. A condition adds no factor.

@@ -67,7 +67,7 @@ class KlTerm:
       kl_chains: how many of the chains the term takes, divisible by `shards`; default all.
       entropy, entropy_weight, population, population_after: as in `methods.icd.icd`.
       transition: what past samples of the population pass through.
-    Raises: ValueError when a number is out of range or does not divide.
+    Raises: ValueError when a number is out of range or not divisible by `shards`.
     """
 
     energies: Callable[[PyTree, PyTree, Array], Array]

@@ -22,13 +22,16 @@ from ebm_jax.validity import EXCLUDED, masked_mean
 
 
 def joint_energy(logits: Array, label: ArrayLike) -> Array:
-    """E(x, y) = -f(x)[y]. logits [C], label in [0, C) -> scalar. Grathwohl et al. 2020, eq. 4."""
+    """E(x, y) = -f(x)[y]. logits [C], label in [0, C) -> scalar.
+
+    Source: Grathwohl et al. 2020, section 3.
+    """
     check_shape('logits', logits, (None,), '[C], of one example')
     return -at_label(logits, label)
 
 
 def marginal_energy(logits: Array) -> Array:
-    """E(x) = -logsumexp_c f(x)[c]. logits [C] -> scalar. Grathwohl et al. 2020, eq. 6."""
+    """E(x) = -logsumexp_c f(x)[c]. logits [C] -> scalar. Grathwohl et al. 2020, section 3."""
     check_shape('logits', logits, (None,), '[C], of one example')
     return -logsumexp(logits)
 
@@ -131,7 +134,7 @@ def contrast(e_pos: Array, e_neg: Array, weights: Weights) -> tuple[Array, Array
     Args:
       e_pos, e_neg: energies [N] and [M], with gradient.
       weights: Weights of the same shapes, taken without gradient.
-    Returns: (mean E(x+), -sum w E), scalars. With `uniform`: Grathwohl et al. 2020, eq. 7; with
+    Returns: (mean E(x+), -sum w E), scalars. With `uniform`: Grathwohl et al. 2020, section 2; with
       `balanced`: the gradient of L_x = -(1/N) sum_i [s(x_i) - logsumexp_S s], s = -E (our reading
       of ST-JEM).
     """

@@ -152,8 +152,8 @@ def class_conditional(
     under its own label.
 
     The first `ceil(unconditional capacity)` entries belong to p(x), the rest is divided evenly over
-    the classes (the last few entries, where it does not divide, stay empty). With unconditional = 0
-    every draw of a chain on p(x) is a restart.
+    the classes (where their number is not divisible, the last few entries stay empty). With
+    unconditional = 0 every draw of a chain on p(x) is a restart.
 
     Args: as `persistent`; num_classes: C >= 1; unconditional: share of the p(x) block, in [0, 1).
     Raises: ValueError when out of range, or when one block could be asked for more chains than it

@@ -74,7 +74,7 @@ def unshard_state(state: TrainState, devices: Sequence[jax.Device]) -> TrainStat
 def shard_batch(batch: Batch, devices: Sequence[jax.Device]) -> Batch:
     """[N, ...] of all processes -> [devices of this process, N / devices, ...], on the devices.
 
-    Raises: ValueError when N does not divide.
+    Raises: ValueError when N is not divisible by the number of devices.
     """
     n = len(devices)
 

@@ -1,7 +1,8 @@
 """The types of ebm_jax: protocols of pure functions, and the tuples that are made of them.
 
-Everywhere p(x) ~ exp(-E(x)): low energy means likely. Functions take ONE example and one chain;
-batches come from `jax.vmap` outside. Keys are always the first argument.
+Everywhere p(x) ~ exp(-E(x)): low energy means likely. Energies, networks and kernels take ONE
+example and one chain, batches come from `jax.vmap` outside; buffers and weight rules take a batch.
+A key comes first, or after the parameters.
 """
 
 from collections.abc import Callable, Mapping

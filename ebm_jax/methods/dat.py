@@ -89,7 +89,7 @@ def dat(
     Returns: Method. Its loss terms: 'classifier', 'positives', 'negatives'. The metric 'accuracy'
       is that of examples as they are, 'robust_accuracy' of attacked ones.
     Raises: TypeError for a part of another kind;
-      ValueError when a number is out of range or does not divide.
+      ValueError when a number is out of range or not divisible by `shards`.
     """
     check_network('network', network)
     check_kernel('kernel', kernel)

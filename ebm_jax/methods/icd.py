@@ -101,8 +101,8 @@ def icd(
     Returns: Method. Its loss terms: 'contrast' and, where their weights are not 0, 'kl' and
       'energy_square'.
     Raises: TypeError for a part of another kind;
-      ValueError when a number is out of range, does not divide, or the buffer can never hold
-      `population_after` samples.
+      ValueError when a number is out of range or not divisible by `shards`, or the buffer can never
+      hold `population_after` samples.
     """
     check_network('network', network)
     check_kernel('kernel', kernel)

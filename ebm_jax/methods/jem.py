@@ -117,8 +117,8 @@ def jem(
     Returns: Method. Its loss terms: 'classifier', 'positives', 'negatives' (and
       'entropy_information', 'kl').
     Raises: TypeError for a part of another kind;
-      ValueError when a number is out of range or M does not divide, or for a KL term with a
-      sampler that tunes itself or chains that grow.
+      ValueError when a number is out of range or M is not divisible by `shards`, or for a KL term
+      with a sampler that tunes itself or chains that grow.
     """
     check_network('network', network)
     check_kind('sampler', sampler, Sampler, 'adapt.fixed(kernel)')
