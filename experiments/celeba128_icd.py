@@ -8,6 +8,12 @@ width for faces of 128 pixels; one more stage than at 64 (our reading), so that 
 same; 32 chains in the KL term.
 
 Time: not run. Expected: the paper shows samples and gives no figure for them.
+
+On a laptop, add:
+
+    --config.network.width=8 --config.network.scales=1 --config.sampler.num_steps=10 \\
+        --config.batch_size=8 --config.loss.num_negatives=8 --config.loss.kl_chains=8 \\
+        --config.steps=150 --config.network.bfloat16=false
 """
 
 from experiments import celeba64_icd

@@ -11,6 +11,13 @@ its chains counts 70 times.
 
 Time: not run (no copy of the data set was available; the loading code is tested on synthetic images
 of its shape). Expected, as published: FID 5.15, reconstruction error .0164 after 10 steps in z.
+
+On a laptop, add:
+
+    --config.batch_size=16 --config.loss.num_negatives=16 --config.steps=100 \\
+        --config.network.energy_widths='(16,16,16,16,16)' \\
+        --config.network.generator_widths='(32,16,16,16,16)' \\
+        --config.network.inference_widths='(16,16,16,16)' --config.network.bfloat16=false
 """
 
 from experiments import cifar10_dual_mcmc

@@ -13,6 +13,12 @@ Ours: the probabilities of jitter and greyscale as on CIFAR-10, one network for 
 attribute, bfloat16.
 
 Time: not run. Expected: the paper shows compositions of attributes and gives no figure for them.
+
+On a laptop, add:
+
+    --config.network.width=8 --config.network.scales=1 --config.sampler.num_steps=10 \\
+        --config.batch_size=16 --config.loss.num_negatives=16 --config.loss.kl_chains=16 \\
+        --config.steps=300 --config.network.bfloat16=false
 """
 
 from experiments import cifar10_icd

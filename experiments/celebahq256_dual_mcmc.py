@@ -8,6 +8,13 @@ Data: the 30,000 images of CelebA-HQ, in a folder. The release has no constants 
 more blocks on each side than at 64x64 and batches of 32 are our reading.
 
 Time: not run. Expected, as published: FID 15.89.
+
+On a laptop, add:
+
+    --config.batch_size=8 --config.loss.num_negatives=8 --config.steps=100 \\
+        --config.network.energy_widths='(8,8,16,16,16,16,16)' \\
+        --config.network.generator_widths='(32,16,16,16,16,8,8)' \\
+        --config.network.inference_widths='(8,8,16,16,16,16)' --config.network.bfloat16=false
 """
 
 from experiments import celeba64_dual_mcmc

@@ -9,6 +9,11 @@ Data: tfds:cifar100, prepared once (docs/howto/data.md), or an .npz with 100 cla
 holds 20,000 chains, 176 of each class.
 
 Time: 20,306 steps; not run. Expected: we know of no published result for this configuration.
+
+On a laptop, add:
+
+    --config.network.depth=10 --config.network.width=1 --config.steps=300 \\
+        --config.optimizer.warmup=50 --config.network.bfloat16=false
 """
 
 from experiments import cifar10_st_jem

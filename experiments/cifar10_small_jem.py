@@ -9,6 +9,11 @@ Time: 48 minutes on one CPU core whose neighbour was busy, 5 of evaluation. Expe
 ECE 8 %, 56 % of fresh samples recognised, Frechet distance 4.3 (ST-JEM 3.1, test images 2.0); no
 divergence. On MNIST JEM diverges at ST-JEM's learning rate in two of five runs
 (docs/results/evaluation.md).
+
+On a GPU or TPU, where it was not run, add:
+
+    --config.batch_size=512 --config.loss.positives=256 \\
+        --config.loss.num_negatives=256 --config.buffer.capacity=20000 --config.steps=20000
 """
 
 from experiments import cifar10_small_st_jem

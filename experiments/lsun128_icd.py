@@ -9,6 +9,12 @@ on [0, 1] (4,000 here) and the transitions of faces and rooms, as released; the 
 `celeba128_icd` without classes (our reading).
 
 Time: not run. Expected: the paper shows samples and gives no figure for them.
+
+On a laptop, add:
+
+    --config.network.width=8 --config.network.scales=1 --config.sampler.num_steps=10 \\
+        --config.batch_size=8 --config.loss.num_negatives=8 --config.loss.kl_chains=8 \\
+        --config.steps=150 --config.network.bfloat16=false
 """
 
 from experiments import celeba128_icd

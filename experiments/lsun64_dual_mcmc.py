@@ -8,6 +8,13 @@ Data: the outdoor churches of LSUN (github.com/fyu/lsun), unpacked into a folder
 constants for this set; these are our reading.
 
 Time: not run. Expected, as published: FID 4.56.
+
+On a laptop, add:
+
+    --config.batch_size=16 --config.loss.num_negatives=16 --config.steps=100 \\
+        --config.network.energy_widths='(16,16,16,16,16)' \\
+        --config.network.generator_widths='(32,16,16,16,16)' \\
+        --config.network.inference_widths='(16,16,16,16)' --config.network.bfloat16=false
 """
 
 from experiments import celeba64_dual_mcmc

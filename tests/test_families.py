@@ -3,12 +3,14 @@
 import dataclasses
 import importlib
 import json
+import shlex
 from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from commands import ROOT
 
 from benchmarks import made
 from ebm_jax import cost, fit, mcmc, model
@@ -180,6 +182,44 @@ def test_the_papers_sets_have_launchers_that_are_traced_at_full_size(name):
     ratio = cost.flops_of(traced.program) / chains_flops(config, experiment, shapes.params)
     assert 0.95 < ratio < 1.4
     assert cost.largest_array(traced.program) < 2**31
+
+
+def flags_below(heading):
+    """{experiment: the flags that its file names below a heading}."""
+    found = {}
+    for file in sorted((ROOT / 'experiments').glob('*.py')):
+        _, told, rest = file.read_text().partition(f'{heading}\n\n')
+        if told:
+            found[file.stem] = shlex.split(rest.partition('"""')[0].replace('\\\\\n', ' '))
+    return found
+
+
+LAPTOP = flags_below('On a laptop, add:')
+ACCELERATOR = flags_below('On a GPU or TPU, where it was not run, add:')
+
+
+def test_image_experiments_name_settings_for_laptops_and_for_accelerators():
+    sets = ('cifar10', 'celeba', 'imagenet', 'lsun')
+    names = {file.stem for file in (ROOT / 'experiments').glob('*.py')}
+    found = {name for name in names if name.startswith(sets)}
+    small = {name for name in found if '_small_' in name}
+    assert LAPTOP.keys() == found - small and ACCELERATOR.keys() == small
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', LAPTOP)
+def test_a_laptop_needs_an_hour_at_most(name):
+    """By the operations of all steps, at 30 GFLOP/s, which two cores reach in convolutions."""
+    config, experiment = made.built(name, LAPTOP[name])
+    traced = trace_step(experiment.recipe, 1, shapes=state_shapes(experiment.recipe))
+    assert config.steps * cost.flops_of(traced.program) / 30e9 < 3600
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', ACCELERATOR)
+def test_settings_for_accelerators_fit_eight_devices(name):
+    _, experiment = made.built(name, ACCELERATOR[name])
+    assert fit.check(experiment.recipe, jax.devices()[:8]).n == 8
 
 
 @pytest.mark.slow
