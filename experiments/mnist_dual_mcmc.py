@@ -26,8 +26,13 @@ build = image_dual_mcmc
 
 
 def get_config() -> DualSettings:
-    config = for_small_images(DualSettings(steps=3000, batch_size=32, latent_dim=32))
+    config = for_small_images(DualSettings(steps=8000, batch_size=32, latent_dim=32))
+    for network in ('energy', 'generator', 'inference'):
+        getattr(config.optimizer, network).learning_rate *= 2
     config.data.source = 'npz:data/mnist.npz'
+    config.teaching.sigma = 0.5
+    # in proportion to sigma^2 and sigma
+    config.z_chain.step_size, config.z_chain.noise = 0.014, 0.167
     config.loss.num_negatives = 32
     config.x_chain.step_size, config.x_chain.num_steps = 2.0, 20
     config.fresh.step_size, config.fresh.num_steps = 2.0, 20
