@@ -4,7 +4,7 @@
         --config.data.source=npz:data/cifar10.npz
     python -m experiments.evaluate --workdir=runs/cifar10_small_dual
 
-Layers by the size of the images, 64 latent dimensions, sigma .3; otherwise as mnist_dual_mcmc. Ours.
+Layers by the size of the images, 64 latent dimensions, K = 20 in x and 10 in z. Ours.
 
 Time: 19 minutes on one CPU core whose neighbour was busy, 9 of evaluation. Expected: smooth blobs
 in natural colours, no objects; Frechet distance 21.5 from the generator and 20.9 after the chain in
