@@ -15,7 +15,7 @@ from ebm_jax import cost, memory, process, sharding
 from ebm_jax.checkpoint import Checkpoints
 from ebm_jax.errors import Diverged, InputError, NotSaved, Stopped
 from ebm_jax.guard import Guard, RecoveryAction
-from ebm_jax.monitor import Monitor
+from ebm_jax.monitor import Monitor, OnLog
 from ebm_jax.prefetch import prefetched
 from ebm_jax.record import NullRecorder, Recorder, read_rows, update_summary, write_json
 from ebm_jax.train import (
@@ -48,6 +48,7 @@ def fit(
     recovery_actions: Sequence[RecoveryAction] = (),
     end_dead: bool = False,
     report: Callable[[int], object] | None = None,
+    on_log: OnLog | None = None,
     echo: Callable[[str], None] = print,
 ) -> TrainState:
     """Train until `steps`, from the newest checkpoint of `workdir` where there is one.
@@ -70,6 +71,8 @@ def fit(
       end_dead: whether a network that no longer tells data from samples counts as diverged;
         else there is a warning, and `healthy: false` in summary.json.
       report: called with the step when pictures and evaluations of that step are written.
+      on_log: called with the step and its metrics, numbers, when these are logged; in the first
+        process alone. For loggers of one's own, such as wandb.log(metrics, step=step).
       echo: takes messages for the user.
     Returns: the final state, chains as [shards, ...].
     Raises: InputError for what cannot be run; Diverged at a step that is not healthy (see
@@ -129,6 +132,7 @@ def fit(
                 every=every,
                 end_dead=end_dead,
                 report=report,
+                on_log=on_log,
                 echo=echo,
             )
             if guard.action:
@@ -227,6 +231,7 @@ class _Loop:
     every: Intervals
     end_dead: bool
     report: Callable[[int], object] | None
+    on_log: OnLog | None
     echo: Callable[[str], None]
 
     def run(self, recipe: Recipe, traced: Traced | None) -> TrainState:
@@ -276,6 +281,7 @@ class _Loop:
                 show=recipe.show,
                 platform=devices[0].platform,
                 end_dead=self.end_dead,
+                on_log=self.on_log,
                 before=[row for row in rows if row['step'] <= start],
             )
             tasks = self.tasks(recipe, recorder)

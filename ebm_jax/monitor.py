@@ -26,6 +26,7 @@ BAR = (
 TICK = 1.0  # seconds between signs of life while a step is compiled
 WINDOW = 5  # logged steps without any learning after which a run counts as dead
 LAG = 2  # steps that may be under way on an accelerator before their metrics are checked
+OnLog = Callable[[int, Mapping[str, float]], object]  # of a step and its metrics
 
 
 class Monitor:
@@ -37,6 +38,7 @@ class Monitor:
       batch_at: step -> batch, for the same. show: metrics on the progress bar.
       platform: of the devices; several CPU devices can deadlock when the loop runs ahead.
       end_dead: whether a dead network counts as diverged, instead of a warning alone.
+      on_log: called with each step that is logged and its metrics.
       before: rows of metrics.jsonl of the steps before, of a run that is continued: it finds a dead
         network where one that was not interrupted would.
     """
@@ -53,9 +55,10 @@ class Monitor:
         platform: str,
         end_dead: bool = False,
         before: Iterable[Mapping[str, Any]] = (),
+        on_log: OnLog | None = None,
     ) -> None:
         self.lag = 0 if platform == 'cpu' else LAG
-        self.end_dead = end_dead
+        self.end_dead, self.on_log = end_dead, on_log
         self.recorder, self.steps, self.log_every = recorder, steps, log_every
         self.limits, self.batch_at, self.show = limits, batch_at, tuple(show)
         self.pending: collections.deque[tuple[int, Metrics]] = collections.deque()
@@ -148,7 +151,10 @@ class Monitor:
             self._diverged(step, jax.device_get(metrics))
         if step % self.log_every == 0 or step in (1, self.steps):
             values = _computed(jax.device_get(metrics))
-            self.recorder.scalars(step, {**values, 'steps_per_second': self.steps_per_second()})
+            values_and_rate = {**values, 'steps_per_second': self.steps_per_second()}
+            self.recorder.scalars(step, values_and_rate)
+            if self.on_log is not None and process.is_primary():
+                self.on_log(step, values_and_rate)
             self._watch_life(step, values)
             shown = {name: f'{values[name]:.3g}' for name in self.show if name in values}
             self.progress.set_postfix(shown, refresh=False)

@@ -90,7 +90,21 @@ def uninterrupted(tmp_path_factory):
         return {'age': float(state.chains.buffer.age.mean())}
 
     run = recipe(pictures=pictures, evaluate=evaluate)
-    return workdir, train(workdir, 6, run, evaluate_every=6)
+    told = []
+    state = train(workdir, 6, run, evaluate_every=6, on_log=lambda *given: told.append(given))
+    (workdir / 'told.json').write_text(json.dumps(told, default=float))
+    return workdir, state
+
+
+def test_other_loggers_get_what_is_logged(uninterrupted):
+    """The rows of metrics.jsonl, without those of evaluations."""
+    workdir, _ = uninterrupted
+    rows = [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text().splitlines()]
+    rows = [row for row in rows if 'loss' in row]
+    told = json.loads((workdir / 'told.json').read_text())
+    assert [step for step, _ in told] == [row['step'] for row in rows] and len(told) > 1
+    for (_, found), row in zip(told, rows):
+        assert found == pytest.approx({name: row[name] for name in found}, rel=1e-5)
 
 
 def test_resume_equals_uninterrupted_bit_for_bit(uninterrupted, tmp_path):
