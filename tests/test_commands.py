@@ -65,18 +65,20 @@ SHORT = {
     'network.inference_strides': (2,),
 }
 # of the other commands, where they have the flag
+OF_THE_FULL_SUITE = [
+    '--attacked=4',
+    '--attack_steps=1',
+    '--radii_l2=.5',
+    '--radii_linf=.1',
+    '--chains=4',
+    '--bridges=2',
+    '--long=2',
+]
 SHORT_FLAGS = {
     'experiments.evaluate': [
         '--fresh_per_class=2',
         '--resamples=2',
         '--limit=20',
-        '--attacked=4',
-        '--attack_steps=1',
-        '--radii_l2=.5',
-        '--radii_linf=.1',
-        '--chains=4',
-        '--bridges=2',
-        '--long=2',
     ],
     'experiments.sample': ['--num=4', '--steps=1'],
     'experiments.apply': ['--num=2', '--steps=1'],
@@ -191,6 +193,8 @@ def in_short(name, arguments):
             short.append('--config.data.source=tfds:photographs@sets')
     else:
         short = SHORT_FLAGS.get(name, [])
+        if '--suite=full' in arguments:
+            short = [*short, *OF_THE_FULL_SUITE]
     flags = {word.split('=')[0] for word in arguments}
     return [*arguments, *(word for word in short if word.split('=')[0] not in flags)]
 
