@@ -39,6 +39,7 @@ from experiments.families.jem import JemSettings
 from experiments.studies import arms
 
 PAIRS = ((3, 8), (0, 1), (4, 7))  # of classes, for OR
+COLUMN = 2 + max(map(len, ATTRIBUTES))  # width in the table
 
 Runs = dict[str, tuple[Experiment, Params]]  # {label: the run of that label}
 Found = tuple[dict[str, Any], list[str]]  # (what was found, lines for people)
@@ -187,14 +188,14 @@ def measure_and(runs: Runs, probe: AttributeProbe, c: Questions, folder: pathlib
     """Success rates of each factor and of all together, for single factors and all products."""
     names = tuple(runs)
     wanted = wanted_of_and(c.num, classes_of(runs), names)
-    heads = ''.join(f'{label:>8}' for label in names)
+    heads = ''.join(f'{label:>{COLUMN}}' for label in names)
     lines = [
         f'{"energy":<54}{heads}  all asked   share of {c.num} samples that show what was wanted; '
         '* = asked for'
     ]
     rows: dict[str, dict[str, Any]] = {}
     rows['real images'] = real = chance(probe, runs['class'][0].test, wanted)
-    cells = ''.join(f'{100 * real[label]:>6.0f}  ' for label in names)
+    cells = ''.join(f'{100 * real[label]:>{COLUMN - 2}.0f}  ' for label in names)
     lines.append(f'{"(real test images)":<54}{cells}{100 * real["asked"]:>6.1f} %')
     for labels in (
         chosen
@@ -214,7 +215,7 @@ def measure_and(runs: Runs, probe: AttributeProbe, c: Questions, folder: pathlib
                 'interval': share_interval(float(every.mean()), c.num),
             }
             cells = ''.join(
-                f'{100 * hit[label].mean():>6.0f}{"*" if label in labels else " "} '
+                f'{100 * hit[label].mean():>{COLUMN - 2}.0f}{"*" if label in labels else " "} '
                 for label in names
             )
             lines.append(f'{name:<54}{cells}{shares(rows[name], "asked")}')
