@@ -36,7 +36,7 @@ def get_config() -> DualSettings:
     config.loss.num_negatives = 32
     config.x_chain.step_size, config.x_chain.num_steps = 2.0, 20
     config.fresh.step_size, config.fresh.num_steps = 2.0, 20
-    config.test_z.step_size, config.test_z.momentum = 0.02, 0.7
+    config.test_z.step_size, config.test_z.momentum = 0.03, 0.7
     config.network = DualNetworks(
         energy_widths=(8, 16, 32),
         energy_down=(True, True, False),
