@@ -9,6 +9,10 @@ class InputError(ValueError):
     one sentence that says what to do."""
 
 
+class InUse(InputError):
+    """Another run writes to the folder."""
+
+
 class ChainsDiverged(InputError):
     """Chains of a trained energy end at values that are not finite."""
 

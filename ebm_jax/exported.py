@@ -15,8 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from safetensors import SafetensorError
-from safetensors.flax import load_file
-from safetensors.numpy import save
+from safetensors.flax import load_file as load_by_jax
+from safetensors.numpy import load_file, save
 
 from ebm_jax import cost
 from ebm_jax.card import card
@@ -133,8 +133,9 @@ def weights(path: pathlib.Path, content: Mapping[str, Any]) -> dict[str, np.ndar
             'folder again'
         )
     try:
-        # by jax, whose types numpy alone does not know (bfloat16)
-        return {name: np.asarray(leaf) for name, leaf in load_file(path / WEIGHTS).items()}
+        return load_file(path / WEIGHTS)
+    except KeyError:  # a type that numpy alone does not know, such as bfloat16
+        return {name: np.asarray(leaf) for name, leaf in load_by_jax(path / WEIGHTS).items()}
     except (SafetensorError, OSError) as error:
         raise InputError(f'{path / WEIGHTS} cannot be read ({error}): it is damaged') from error
 

@@ -71,8 +71,9 @@ def fit(
       end_dead: whether a network that no longer tells data from samples counts as diverged;
         else there is a warning, and `healthy: false` in summary.json.
       report: called with the step when pictures and evaluations of that step are written.
-      on_log: called with the step and its metrics, numbers, when these are logged; in the first
-        process alone. For loggers of one's own, such as wandb.log(metrics, step=step).
+      on_log: called with the step and its metrics, numbers, when these are logged, also of a step
+        that diverged; in the first process alone. A run that goes back logs steps again. For
+        loggers of one's own, such as wandb.log(metrics | {'step': step}).
       echo: takes messages for the user.
     Returns: the final state, chains as [shards, ...].
     Raises: InputError for what cannot be run; Diverged at a step that is not healthy (see

@@ -51,7 +51,10 @@ def group_limits(
         group = pathlib.PurePosixPath(name)
         for place in (group, *group.parents):  # the last one, /, is a container's own
             limit = root / str(place).lstrip('/') / file
-            text = limit.read_text().strip() if limit.is_file() else 'max'
+            try:
+                text = limit.read_text().strip()
+            except OSError:  # not there, or not to be read
+                continue
             found += [int(text)] if text.isdecimal() else []
     return found
 

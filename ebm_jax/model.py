@@ -175,12 +175,15 @@ class Model:
         labels: ArrayLike,
         num_steps: int | None = None,
         *,
+        batch_size: int = 256,
         description: str = 'fresh samples',
         **options: Any,
     ) -> Any:
-        """New samples, one for each label; options: see `compiled_chain`."""
+        """New samples, one for each label, `batch_size` at once; options: see `compiled_chain`."""
         chain = self.compiled_chain(num_steps, **options)
-        return run_compiled(chain, key, params, labels, description=description)
+        return run_compiled(
+            chain, key, params, labels, batch_size=batch_size, description=description
+        )
 
     def transition_plan(self) -> dict[str, Any]:
         """When the transition is applied to new chains: arguments of
@@ -230,7 +233,7 @@ class Model:
         if self.spec.units != FEATURES and (integers or unscaled):
             raise InputError(
                 f'this model takes images of uint8 in [0, 255] or floats in [-1, 1], got {x.dtype} '
-                f'up to {np.max(np.abs(x), initial=0):g}: use images.astype(numpy.uint8) for pixels'
+                f'up to {np.nanmax(np.abs(x), initial=0):g}: pixels need images.astype(numpy.uint8)'
             )
         return x.astype(np.float32)
 

@@ -151,13 +151,15 @@ class Monitor:
             self._diverged(step, jax.device_get(metrics))
         if step % self.log_every == 0 or step in (1, self.steps):
             values = _computed(jax.device_get(metrics))
-            values_and_rate = {**values, 'steps_per_second': self.steps_per_second()}
-            self.recorder.scalars(step, values_and_rate)
-            if self.on_log is not None and process.is_primary():
-                self.on_log(step, values_and_rate)
+            self._log(step, {**values, 'steps_per_second': self.steps_per_second()})
             self._watch_life(step, values)
             shown = {name: f'{values[name]:.3g}' for name in self.show if name in values}
             self.progress.set_postfix(shown, refresh=False)
+
+    def _log(self, step, values):
+        self.recorder.scalars(step, values)
+        if self.on_log is not None and process.is_primary():
+            self.on_log(step, values)
 
     def _watch_life(self, step, values):
         """Say once when the network no longer tells examples apart, which nothing mends.
@@ -181,7 +183,7 @@ class Monitor:
 
     def _diverged(self, step, metrics):
         self.progress.close()
-        self.recorder.scalars(step, _computed(metrics))
+        self._log(step, _computed(metrics))
         not_finite = [
             f'{name} = {float(value)}'
             for name, value in sorted(metrics.items())

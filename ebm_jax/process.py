@@ -20,7 +20,7 @@ from typing import Any
 import jax
 from jax.experimental import multihost_utils
 
-from ebm_jax.errors import InputError
+from ebm_jax.errors import InputError, InUse
 
 
 def is_primary() -> bool:
@@ -61,7 +61,7 @@ def gathered(state: Any) -> Any:
 def exclusive_lock(folder: str | pathlib.Path) -> Iterator[None]:
     """Lock a folder for this run; the system releases the lock however the process ends.
 
-    Raises: InputError where another run holds it, or where its file is a folder.
+    Raises: InUse where another run holds it; InputError where its file is a folder.
     """
     if not is_primary():
         yield
@@ -74,7 +74,7 @@ def exclusive_lock(folder: str | pathlib.Path) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             lock.seek(0)
-            raise InputError(
+            raise InUse(
                 f'{folder} is being written by another run ({lock.read().strip()}): wait for its'
                 ' end, or choose another folder'
             ) from error

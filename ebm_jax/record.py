@@ -8,7 +8,7 @@ import pathlib
 import shutil
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ebm_jax.images import Grid, image_grid, save_grid
@@ -92,16 +92,22 @@ def read_summary(workdir: str | pathlib.Path) -> dict[str, Any]:
     return read_or_leave_out(pathlib.Path(workdir) / SUMMARY, {})
 
 
-def update_summary(workdir: str | pathlib.Path, content: Mapping[str, Any]) -> dict[str, Any]:
+def update_summary(
+    workdir: str | pathlib.Path, content: Mapping[str, Any], without: Iterable[str] = ()
+) -> dict[str, Any]:
     """Merge values into WORKDIR/summary.json; nested dicts are merged too. A damaged one is set
     aside and begun anew.
 
+    Args: without: names whose earlier values are removed first.
     Returns: the whole summary.
     """
     path = pathlib.Path(workdir) / SUMMARY
     summary, problem = read_json(path, {})
     if problem:
         set_aside(path, f'{problem} and is begun anew')
+
+    for name in without:
+        summary.pop(name, None)
 
     def merge(into, new):
         for key, value in new.items():

@@ -71,18 +71,18 @@ def check_network(name: str, network: Any) -> None:
     check_kind(name, network, Network, 'per_example(linen module) or Network(init, apply)')
 
 
-def check_labels(labels: ArrayLike, num_classes: int) -> None:
-    """Refuse labels that are neither in [0, num_classes) nor UNCONDITIONAL; traced ones are not
-    checked. Raises: ValueError that names one."""
-    if isinstance(labels, jax.core.Tracer):
-        return
-    known = np.asarray(labels)
-    strange = known[(known < UNCONDITIONAL) | (known >= num_classes)]
-    if len(strange):
-        raise ValueError(
-            f'labels must be in 0 to {num_classes - 1}, as many as the network has outputs, or '
-            f'{UNCONDITIONAL} for none, got {strange[0]}'
-        )
+def check_classes(network: Network, params: PyTree, x: ArrayLike, *labels: ArrayLike) -> None:
+    """Refuse a classifier whose outputs are not logits [C], and labels that are neither in [0, C)
+    nor UNCONDITIONAL; traced labels are not checked. Raises: ValueError."""
+    logits = jax.eval_shape(network.apply, params, x)
+    check_shape('logits', logits, (None,), '[C], of one example')
+    for known in (np.asarray(y) for y in labels if not isinstance(y, jax.core.Tracer)):
+        strange = known[(known < UNCONDITIONAL) | (known >= len(logits))]
+        if len(strange):
+            raise ValueError(
+                f'labels must be in 0 to {len(logits) - 1}, as many as the network has outputs, or '
+                f'{UNCONDITIONAL} for none, got {strange[0]}'
+            )
 
 
 def check_buffer(buffer: Any) -> None:

@@ -110,12 +110,10 @@ class TrainedModel:
           num_steps: of each chain, default as configured.
         Raises: InputError for an unknown label, num < 1 or num_steps < 0.
         """
-        if num < 1 or num_steps is not None and num_steps < 0:
-            raise InputError(
-                f'num must be at least 1 and num_steps at least 0, got {num} and {num_steps}'
-            )
+        if num < 1:
+            raise InputError(f'num must be at least 1, got {num}')
         labels = self.model.labels(num) if label is None else self._one_each(label, num)
-        steps = self.model.num_steps(num_steps)
+        steps = self._steps(num_steps)
         name = ('fresh samples', steps)
         chain = self._programs.setdefault(name, self.model.compiled_chain(steps))
         return run_compiled(chain, key, self.params, labels, description='fresh samples')
@@ -188,24 +186,33 @@ class TrainedModel:
           num_steps, z_steps: of the chain in x and in z, default as configured.
           fill: what the inference model sees in place of what is hidden, broadcast to one example,
             in network units, such as the mean of the training images.
-        Raises: InputError for another shape or an unknown label.
+        Raises: InputError for another shape, an unknown label or num_steps < 0.
         """
         model, x = self.model, self.model.to_units(x)
-        given = self._known(known, x)
-        steps = model.num_steps(num_steps)
+        given, steps = self._known(known, x), self._steps(num_steps)
         if model.latent is not None:
             generator, spec = self._generator()
-            one = partial(
-                apply_latent.inpaint,
-                generator,
-                z_steps=spec.inpaint_steps if z_steps is None else z_steps,
-                x_kernel=model.kernel(),
-                x_steps=steps,
-                fill=jnp.asarray(fill, jnp.float32),
-                starts=spec.inpaint_starts,
-            )
-            inputs = [x, given, *self._labels(labels, len(x))]
-            return batching.for_each(one, self.params, key, inputs, description='in-painting')
+            steps_in_z = spec.inpaint_steps if z_steps is None else z_steps
+
+            def by_generator(params, key, x, known, fill, *label):
+                return apply_latent.inpaint(
+                    generator,
+                    params,
+                    key,
+                    x,
+                    known,
+                    *label,
+                    z_steps=steps_in_z,
+                    x_kernel=model.kernel(),
+                    x_steps=steps,
+                    fill=fill,
+                    starts=spec.inpaint_starts,
+                )
+
+            fills = np.broadcast_to(np.asarray(fill, np.float32), x.shape)
+            inputs = [x, given, fills, *self._labels(labels, len(x))]
+            static = steps, steps_in_z
+            return self._for_each(by_generator, inputs, 'in-painting', key, static=static)
 
         def by_energy(params, key, x, known, label):
             initial_key, key = jax.random.split(key)
@@ -214,7 +221,7 @@ class TrainedModel:
             return refine(key, energy_fn, model.kernel(), begin, steps, known)
 
         inputs = [x, given, self._labels_or_free(labels, len(x))]
-        return batching.for_each(by_energy, self.params, key, inputs, description='in-painting')
+        return self._for_each(by_energy, inputs, 'in-painting', key, static=(steps,))
 
     def refine(
         self,
@@ -229,11 +236,11 @@ class TrainedModel:
         Args:
           labels: of all, or of each, int [N]; default p(x).
           num_steps: of the chain, default as configured.
-        Raises: InputError for another shape, an unknown label, or a model without an energy.
+        Raises: InputError for another shape, an unknown label, num_steps < 0, or a model without an
+          energy.
         """
         self._check_energy()
-        model, x = self.model, self.model.to_units(x)
-        steps = model.num_steps(num_steps)
+        model, x, steps = self.model, self.model.to_units(x), self._steps(num_steps)
 
         def one(params, key, x, label):
             energy_fn = partial(model.energy_fn, params, label=label)
@@ -364,13 +371,22 @@ class TrainedModel:
         return self.model.speech
 
     def _labels(self, labels, n):
+        """What conditional networks of a generator take. Raises: InputError."""
         if not self.model.spec.conditional:
+            if labels is not None:
+                raise InputError('the networks of this model take no labels: leave them out')
             return []
         if labels is None:
             raise InputError(
                 f'the networks of this model are conditional: give labels, {n} integers'
             )
         return [self._one_each(labels, n)]
+
+    def _steps(self, num_steps):
+        """Steps of a chain in x, as asked for or as configured. Raises: InputError."""
+        if num_steps is not None and num_steps < 0:
+            raise InputError(f'num_steps must be at least 0, got {num_steps}')
+        return self.model.num_steps(num_steps)
 
     def _one_each(self, label, n):
         """int32 [n] of one label for all, or one for each. Raises: InputError."""

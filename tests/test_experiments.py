@@ -238,6 +238,27 @@ def test_a_checkpoint_that_is_being_written_is_no_step(tmp_path):
 
 
 @pytest.mark.slow
+def test_metrics_of_another_step_go_where_they_are_not_measured_again(
+    evaluated, tmp_path, monkeypatch, capsys
+):
+    """A distance by Inception and a set of the step before; those of the same step stay."""
+    few = '--fresh_per_class=2', '--resamples=2', '--limit=20'
+    for before, stays in ((-1, False), (0, True)):
+        workdir = tmp_path / str(before)
+        shutil.copytree(evaluated[0], workdir)
+        found = json.loads((workdir / 'evaluation.json').read_text())
+        row = {'frechet': {'value': 7.0, 'interval': [6, 8]}}
+        found['step'] += before
+        found['fid'] = {'fresh': row, 'n': 2, 'extractor': 'x'}
+        (workdir / 'evaluation.json').write_text(json.dumps(found))
+        update_summary(workdir, {'fid': {'frechet': 7.0}, 'ood_auroc': {'old': {'log_px': 0.5}}})
+        in_process(monkeypatch, capsys, 'experiments.evaluate', f'--workdir={workdir}', *few)
+        summary = json.loads((workdir / 'summary.json').read_text())
+        assert ('fid' in summary) == ('old' in summary['ood_auroc']) == stays
+        assert 'test_accuracy' in summary and summary['steps_per_second'] > 0
+
+
+@pytest.mark.slow
 def test_the_full_suite_keeps_its_parts(evaluated, tmp_path, monkeypatch, capsys):
     """Stopped in the middle, it goes on; other settings are measured anew."""
     workdir = tmp_path / 'run'

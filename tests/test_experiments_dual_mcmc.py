@@ -87,7 +87,7 @@ def test_a_loaded_run_reconstructs_and_interpolates(trained, tmp_path):
     np.testing.assert_array_equal(exported.reconstruct(key, x, labels, num_steps=0), found)
     for mistake, says in (
         (lambda: opened.reconstruct(key, x), 'give labels, 3 integers'),
-        (lambda: opened.reconstruct(key, x, [0, -1, 2]), 'labels are 0 to 9, got -1'),
+        (lambda: opened.reconstruct(key, x, [0, -1, 2]), 'label -1 must lie in 0 to 9'),
         (lambda: opened.class_probs(x), 'not a classifier'),
         (lambda: opened.classify_sound(np.zeros(100)), 'not trained on recordings'),
         (lambda: opened.sample(key, 0), 'num must be at least 1'),

@@ -198,7 +198,7 @@ LAPTOP = flags_below('On a laptop, add:')
 ACCELERATOR = flags_below('On a GPU or TPU, where it was not run, add:')
 
 
-def test_image_experiments_name_settings_for_laptops_and_for_accelerators():
+def test_large_experiments_name_settings_for_a_laptop_and_small_ones_for_an_accelerator():
     sets = ('cifar10', 'celeba', 'imagenet', 'lsun')
     names = {file.stem for file in (ROOT / 'experiments').glob('*.py')}
     found = {name for name in names if name.startswith(sets)}

@@ -314,6 +314,7 @@ def test_what_a_model_is_not_gets_one_sentence(run, tmp_path, monkeypatch, capsy
         (lambda: opened.log_prob(16.0 * (TEST.x[:2] > 99)), 'got float64 up to 16'),
         (lambda: opened.sample(KEY, 2, label=10), '0 to 9'),
         (lambda: opened.sample(KEY, 2, label=[1, 2, 3]), 'as many as the 2 examples'),
+        (lambda: opened.refine(KEY, TEST.x[:2], num_steps=-1), 'num_steps must be at least 0'),
         (lambda: opened.log_prob(TEST.x[:2], label=[1, 12]), 'label 12 must lie in 0 to 9'),
         (lambda: opened.log_prob(TEST.x[:2], label=1.5), 'got float64'),
         (lambda: opened.inpaint(KEY, TEST.x[:2], np.ones((3, 3), bool)), 'known must be a mask'),

@@ -24,7 +24,7 @@ from ebm_jax import objectives as obj
 from ebm_jax.mcmc import run_chains
 from ebm_jax.negatives import Negatives
 from ebm_jax.replay import ShardedBuffer, sharded
-from ebm_jax.shapes import check_buffer, check_kernel, check_labels, check_network
+from ebm_jax.shapes import check_buffer, check_classes, check_kernel, check_network
 from ebm_jax.types import (
     UNCONDITIONAL,
     Array,
@@ -139,8 +139,7 @@ class _Dat:
     def init(self, key, batch):
         network_key, buffer_key = jax.random.split(key)
         params = self.network.init(network_key, batch['x'][0])
-        (num_classes,) = jax.eval_shape(self.network.apply, params, batch['x'][0]).shape
-        check_labels(batch['y'], num_classes)
+        check_classes(self.network, params, batch['x'][0], batch['y'])
         buffer = self.buffer.init(buffer_key, self.shards)
         negatives.check_positions(buffer, batch)
         return params, Chains(buffer)

@@ -27,8 +27,8 @@ from ebm_jax.negatives import Negatives
 from ebm_jax.replay import ShardedBuffer, sharded
 from ebm_jax.shapes import (
     check_buffer,
+    check_classes,
     check_kind,
-    check_labels,
     check_network,
     check_weights,
 )
@@ -247,9 +247,8 @@ class _Jem:
     def init(self, key, batch):
         network_key, buffer_key = jax.random.split(key)
         params = self.network.init(network_key, batch['x'][0])
-        (num_classes,) = jax.eval_shape(self.network.apply, params, batch['x'][0]).shape
-        for labels in (batch['y'], self.positives_y(batch)):
-            check_labels(labels, num_classes)
+        labels = batch['y'], self.positives_y(batch)
+        check_classes(self.network, params, batch['x'][0], *labels)
 
         def in_every_shard(leaf):
             return jnp.broadcast_to(leaf, (self.shards, *jnp.shape(leaf)))

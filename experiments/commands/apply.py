@@ -105,9 +105,13 @@ class Inputs(NamedTuple):
     key: Key
     examples: Examples
     rows: np.ndarray  # int [N], which of the data they are
-    x: np.ndarray  # the examples in [-1, 1]
     labels: np.ndarray | None  # int [N], of energies; None for p(x)
     conditions: list[Any]  # what conditional networks of a LatentModel take
+
+    @property
+    def x(self) -> np.ndarray:
+        """The examples in [-1, 1]."""
+        return as_float(self.examples.x)
 
     @property
     def trained(self) -> TrainedModel:
@@ -188,7 +192,6 @@ def prepare(values: Any, opened: runs.Run) -> Inputs:
         key=jax.random.key(values.seed),
         examples=examples,
         rows=rows,
-        x=as_float(examples.x),
         labels=None if free else labels,
         conditions=model.conditions(labels),
     )
@@ -323,7 +326,7 @@ def scores(values: Any, inputs: Inputs) -> Result:
     return Result(
         [],
         {'image': inputs.rows, **{name: found[name] for name in experiment.scores}},
-        f'scores of {len(inputs.x)} images of {inputs.examples.name} (means: {means})',
+        f'scores of {len(inputs.rows)} images of {inputs.examples.name} (means: {means})',
         table=table,
     )
 

@@ -69,7 +69,7 @@ def run(values: Any) -> None:
     figures.save(plot(traces, ages), workdir / 'chains.png', dpi=90)
     lengths = [time * steps for time in times]
     found['frechet_after'] = drift(workdir, experiment, params, key, lengths, values.samples)
-    update_summary(workdir, {'chains': found})
+    update_summary(workdir, {'chains': found}, without=('chains',))
     lines = report(found, values.num, values.steps, steps)
     (workdir / 'chains.txt').write_text('\n'.join(lines) + '\n')
     print('\n'.join(lines))

@@ -30,7 +30,7 @@ from absl import flags
 from ebm_jax.errors import ChainsDiverged, InputError
 from ebm_jax.evaluate import attacks, distance, extractor, predict
 from ebm_jax.evaluate.extractor import Extractor
-from ebm_jax.record import update_summary, write_json
+from ebm_jax.record import read_json, update_summary, write_json
 from ebm_jax.train import TrainState
 from experiments.common import launch, report, runs
 from experiments.common.experiment import Experiment
@@ -186,9 +186,12 @@ def run(values: Any) -> None:
     }
     found['shown'] = [shown._asdict() for section in sections for shown in section.shown]
     found['evaluation_seconds'] = round(time.time() - began, 1)
+    # metrics of another step that are not measured now would be taken for those of this one
+    earlier, _ = read_json(workdir / 'evaluation.json', {})
+    old = summary_of(earlier) if earlier and earlier.get('step') != step else {}
     write_json(workdir / 'evaluation.json', found)
     (workdir / 'evaluation.txt').write_text('\n'.join(lines) + '\n')
-    update_summary(workdir, summary_of(found))
+    update_summary(workdir, summary_of(found), without=old)
     print('\n'.join(lines))
     print(f'\nLook at {report.write(workdir)}')
 
@@ -209,15 +212,16 @@ def sections_of_samples(
     resamples: int,
 ) -> list[Section]:
     """Fresh samples: grids, moving chains, distances; or a line that says that chains diverge."""
+    found = []
     try:
         fresh = fresh_samples.draw(experiment, state, per_class)
-        return [
-            fresh_samples.grids(workdir, experiment, state, fresh),
-            fresh_samples.chains_at_work(workdir, experiment, state),
-            fresh_samples.distances(experiment, fresh, extractors, resamples),
-        ]
+        found.append(fresh_samples.grids(workdir, experiment, state, fresh))
+        found.append(fresh_samples.distances(experiment, fresh, extractors, resamples))
+        found.append(fresh_samples.chains_at_work(workdir, experiment, state))
     except ChainsDiverged as error:
-        return [Section({}, [f'Fresh samples are not measured: {error}'])]
+        what = 'Moving chains are not shown' if found else 'Fresh samples are not measured'
+        found.append(Section({}, [f'{what}: {error}']))
+    return found
 
 
 def summary_of(found: dict[str, Any]) -> dict[str, Any]:
@@ -241,7 +245,7 @@ def summary_of(found: dict[str, Any]) -> dict[str, Any]:
         }
     summary['ood_auroc'] = {
         name: {score: metrics['auroc'] for score, metrics in scores.items()}
-        for name, scores in found['ood'].items()
+        for name, scores in found.get('ood', {}).items()
     }
     for name in ('sample_distance', 'fid'):
         if name in found:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from ebm_jax.checkpoint import Checkpoints, steps_in
 from ebm_jax.compiling import compile_quickly_on_tpu
-from ebm_jax.errors import InputError
+from ebm_jax.errors import InputError, InUse
 from ebm_jax.evaluate import predict
 from ebm_jax.exported import is_export, read_config
 from ebm_jax.fit import fit
@@ -85,7 +85,7 @@ def fit_experiment(
         if show is not None:
             show(step)
 
-    refused = False
+    in_use = False
     try:
         state = fit(
             experiment.recipe,
@@ -101,11 +101,11 @@ def fit_experiment(
             end_dead=config.guard.dead,
             report=look,
         )
-    except InputError:  # another process may be training here
-        refused = True
+    except InUse:
+        in_use = True
         raise
     finally:  # however the run ended
-        if jax.process_index() == 0 and not refused:
+        if jax.process_index() == 0 and not in_use:
             report.refresh(workdir)
     return experiment, state
 

@@ -137,7 +137,7 @@ def splits(source: str) -> tuple[Examples, Examples]:
     if train.num_classes > 1 and test.num_classes == 1:
         raise InputError(
             f'{source}: all test images are of class 0, and training images of {train.num_classes} '
-            'classes: give the labels of the test images, too (y_test)'
+            'classes: give test images of all classes, with their labels (y_test)'
         )
     if train.x.shape == test.x.shape and np.array_equal(train.x, test.x):
         raise InputError(

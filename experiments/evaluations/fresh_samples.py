@@ -247,8 +247,8 @@ def distances(
             }
             found['fid']['inception_score'] = {name: mean for name, (mean, _) in score.items()}
             lines.append(
-                f'Inception Score (higher is better; parts of {SCORED:,} images, or as many as '
-                'there are, and fewer score lower): '
+                f'Inception Score (higher is better; parts of {SCORED:,} images and '
+                'more, or all that there are; fewer score lower): '
                 + ', '.join(f'{name} {mean:.2f}' for name, (mean, _) in score.items())
             )
         if few:

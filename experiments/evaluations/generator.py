@@ -120,7 +120,9 @@ def inpainting(workdir: pathlib.Path, experiment: Experiment, state: TrainState)
     starts = model.spec.latent.inpaint_starts
     chains = f', the best of {starts} chains,' if starts > 1 else ''
     fills = {
-        'model': trained.inpaint(jax.random.key(3), x, known, y, fill=mean),
+        'model': trained.inpaint(
+            jax.random.key(3), x, known, y if model.spec.conditional else None, fill=mean
+        ),
         'mean image': np.where(known, x, mean),
         'nearest neighbour': nearest(experiment.train, x, known),
     }
