@@ -55,7 +55,8 @@ def test_npz_round_trip(tmp_path):
     np.testing.assert_array_equal(train.y, Y)
     assert len(test.x) == 2 and train.name == 'set'
     np.savez(tmp_path / 'grey.npz', x=X[..., 0])
-    assert data.npz(tmp_path / 'grey.npz', 'test').x.shape == (6, 5, 4, 1)
+    grey = data.npz(tmp_path / 'grey.npz', 'test')
+    assert grey.x.shape == (6, 5, 4, 1) and grey.num_classes == 1  # without labels
 
 
 def test_folder_of_images(tmp_path):
@@ -221,8 +222,6 @@ def make_bad(tmp_path, kind):
             np.save(file, X)
     elif kind == 'floats':
         np.savez(path, x_train=X / 255, y_train=Y)
-    elif kind == 'labels missing':
-        np.savez(path, x_train=X)
     elif kind == 'labels short':
         np.savez(path, x_train=X, y_train=Y[:3])
     elif kind == 'negative labels':
@@ -240,7 +239,6 @@ def make_bad(tmp_path, kind):
         'not an archive',
         'npy',
         'floats',
-        'labels missing',
         'labels short',
         'negative labels',
         'other names',

@@ -646,6 +646,7 @@ def mistakes(workdir, tmp_path):
     """Mistake -> (module, arguments, what the sentence must say); workdir holds a run."""
     new, big = f'--workdir={tmp_path}/new', f'{tmp_path}/big.npz'
     uneven, nameless = f'{tmp_path}/uneven.npz', f'{tmp_path}/nameless.npz'
+    unlabelled = f'{tmp_path}/unlabelled.npz'
     train, evaluate = 'experiments.digits_st_jem', 'experiments.evaluate'
     icd, compose = 'experiments.digits_icd', 'experiments.compose'
     return {
@@ -682,6 +683,7 @@ def mistakes(workdir, tmp_path):
             [new, f'--config.data.source=npz:{uneven}'],
             'both splits must agree',
         ),
+        'no labels': (train, [new, f'--config.data.source=npz:{unlabelled}'], 'y_train'),
         'no test labels': (train, [new, f'--config.data.source=npz:{nameless}'], 'y_test'),
         'no test split': (train, [new, f'--config.data.source=npz:{big}'], 'no test split'),
         'batch not divisible by devices': (
@@ -861,6 +863,7 @@ def test_a_mistake_gets_one_sentence_and_exit_code_2(
         tmp_path / 'uneven.npz', x_train=images[8], y_train=labels, x_test=images[16], y_test=labels
     )
     np.savez(tmp_path / 'nameless.npz', x_train=images[8], y_train=labels, x_test=images[8][:10])
+    np.savez(tmp_path / 'unlabelled.npz', x_train=images[8], x_test=images[8][:10])
     black_or_white = 255 * (images[8] > 99).astype(np.uint8)
     two_greys = {
         f'{name}_{split}': value[rows]
