@@ -167,12 +167,8 @@ def check(recipe: Recipe, devices: Sequence[jax.Device], watch_every: int = 0) -
             f"batch_at must give a dict with an entry 'x' (and 'y' of labels), got a "
             f'{type(batch).__name__} {found}'
         )
-    try:
+    with _fitting(batch):
         shapes = state_shapes(recipe)
-    except ValueError as error:
-        raise _does_not_fit(error) from error
-    except KeyError as error:
-        raise _lacks(error, batch) from error
     numbers = {'chains in shards of': sharding.num_shards(shapes)}
     numbers |= {f'a batch of {name!r} of size': len(leaf) for name, leaf in batch.items()}
     for what, number in numbers.items():
@@ -181,29 +177,30 @@ def check(recipe: Recipe, devices: Sequence[jax.Device], watch_every: int = 0) -
                 f'{what} {number} cannot be split over {n} devices: choose '
                 f'{sharding.multiples_near(number, n)}, or fewer devices'
             )
-    try:
+    with _fitting(batch):
         traced = trace_step(recipe.at(0), n, watch_every=watch_every, shapes=shapes)
-    except ValueError as error:
-        raise _does_not_fit(error) from error
-    except KeyError as error:
-        raise _lacks(error, batch) from error
     memory.check(shapes, traced.program, devices)
     return traced
 
 
-def _lacks(error, batch):
-    """What to raise for an entry that a batch has not; another key that is missing is a defect."""
-    name = error.args[0]
-    if name in batch or name not in ('y', 'positives', 'positives_y'):
-        return error
-    return InputError(
-        f'the method needs an entry {name!r} in the batch, got {", ".join(batch)}: let batch_at '
-        'give it'
-    )
-
-
-def _does_not_fit(error):
-    return InputError(f'the parts of this run do not fit together: {str(error).splitlines()[0]}')
+@contextlib.contextmanager
+def _fitting(batch):
+    """Turns what parts that do not fit raise into one sentence; the key of another dict than the
+    batch that is missing is a defect, and stays. Raises: InputError."""
+    try:
+        yield
+    except ValueError as error:
+        raise InputError(
+            f'the parts of this run do not fit together: {str(error).splitlines()[0]}'
+        ) from error
+    except KeyError as error:
+        name = error.args[0]
+        if name in batch or name not in ('y', 'positives', 'positives_y'):
+            raise
+        raise InputError(
+            f'the method needs an entry {name!r} in the batch, got {", ".join(batch)}: let '
+            'batch_at give it'
+        ) from error
 
 
 @dataclass(frozen=True, kw_only=True)

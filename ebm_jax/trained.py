@@ -376,10 +376,6 @@ class TrainedModel:
             if labels is not None:
                 raise InputError('the networks of this model take no labels: leave them out')
             return []
-        if labels is None:
-            raise InputError(
-                f'the networks of this model are conditional: give labels, {n} integers'
-            )
         return [self._one_each(labels, n)]
 
     def _steps(self, num_steps):
@@ -389,7 +385,11 @@ class TrainedModel:
         return self.model.num_steps(num_steps)
 
     def _one_each(self, label, n):
-        """int32 [n] of one label for all, or one for each. Raises: InputError."""
+        """int32 [n] of one label for all, or one for each. Raises: InputError, also for none."""
+        if label is None:
+            raise InputError(
+                f'the networks of this model are conditional: give labels, {n} integers'
+            )
         labels = np.asarray(label)
         if labels.shape not in ((), (n,)) or not np.issubdtype(labels.dtype, np.integer):
             raise InputError(
@@ -403,13 +403,9 @@ class TrainedModel:
     def _labels_or_free(self, labels, n):
         """As `_one_each`; without labels UNCONDITIONAL where the model has such an energy. Raises:
         InputError where it has not."""
-        if labels is not None:
-            return self._one_each(labels, n)
-        if not self.model.unconditional:
-            raise InputError(
-                f'the networks of this model are conditional: give labels, {n} integers'
-            )
-        return np.full(n, UNCONDITIONAL, np.int32)
+        if labels is None and self.model.unconditional:
+            return np.full(n, UNCONDITIONAL, np.int32)
+        return self._one_each(labels, n)
 
     def _known(self, known, x):
         """bool like x. Raises: InputError."""

@@ -28,9 +28,7 @@ build = image_dual_mcmc
 
 
 def get_config() -> DualSettings:
-    config = for_small_images(DualSettings(steps=8000, batch_size=32, latent_dim=32))
-    for network in ('energy', 'generator', 'inference'):
-        getattr(config.optimizer, network).learning_rate *= 2
+    config = for_small_images(DualSettings(steps=8000, batch_size=32, latent_dim=32), factor=2)
     config.data.source = 'npz:data/mnist.npz'
     config.teaching.sigma = 0.5
     # in proportion to sigma^2 and sigma

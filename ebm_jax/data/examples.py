@@ -417,6 +417,13 @@ def subsample(examples: Examples, n: int, seed: int = 0) -> Examples:
     return examples.rows(random_rows(len(examples.x), n, seed))
 
 
+def in_chunks(x: Any, size: int = 10_000) -> Iterator[np.ndarray]:
+    """The rows of an array, or of images on disk, so many at once: they may not fit into memory
+    together."""
+    for begin in range(0, len(x), size):
+        yield x[begin : begin + size]
+
+
 def random_rows(total: int, n: int, seed: int = 0) -> np.ndarray:
     """Indices of at most n of `total` examples, drawn without replacement, in order."""
     return np.sort(np.random.default_rng(seed).permutation(total)[:n])

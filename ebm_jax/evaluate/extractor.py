@@ -31,7 +31,6 @@ from ebm_jax.networks.base import Conv
 from ebm_jax.types import Array
 
 STEPS, BATCH, RATE = 1500, 128, 2e-3
-ROWS = 10_000  # that are read at once
 
 
 class Extractor(NamedTuple):
@@ -66,11 +65,9 @@ def _hash(weights):
     digest = hashlib.sha256()
     for name in sorted(weights):
         digest.update(name.encode())
-        array = weights[name]  # maybe larger than the memory
-        for begin in range(0, len(array), ROWS) if np.ndim(array) else ():
-            digest.update(np.ascontiguousarray(array[begin : begin + ROWS]).tobytes())
-        if not np.ndim(array):
-            digest.update(np.asarray(array).tobytes())
+        array = weights[name]
+        for rows in data.in_chunks(array if np.ndim(array) else np.reshape(array, 1)):
+            digest.update(np.ascontiguousarray(rows).tobytes())
     return digest.hexdigest()[:12]
 
 

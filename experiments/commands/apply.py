@@ -259,13 +259,12 @@ def interpolate(values: Any, inputs: Inputs) -> Result:
         labels = np.resize(inputs.conditions[0] if inputs.conditions else 0, values.num)
         one, pairs = between_samples, [np.stack([labels, labels], 1)]  # both ends of one class
     else:
-        half = len(inputs.x) // 2
+        half, x = len(inputs.rows) // 2, inputs.x
         if not half:
             raise InputError('--task=interpolate needs at least two images')
         one = between_images
         pairs = [
-            np.stack([part[:half], part[half : 2 * half]], 1)
-            for part in (inputs.x, *inputs.conditions)
+            np.stack([part[:half], part[half : 2 * half]], 1) for part in (x, *inputs.conditions)
         ]
     frames = batching.for_each(one, inputs.params, inputs.key, pairs, description='interpolations')
     summary = f'{len(frames)} paths of {num} images, a row each'
@@ -298,11 +297,12 @@ def refine_images(values: Any, inputs: Inputs) -> Result:
     check_energy(values, inputs)
     model = inputs.experiment.model
     steps = model.num_steps(values.steps)
-    refined = inputs.trained.refine(inputs.key, inputs.x, inputs.labels, steps)
+    x = inputs.x
+    refined = inputs.trained.refine(inputs.key, x, inputs.labels, steps)
     step_size = model.spec.sampling.step_size
     return Result(
-        [inputs.x, refined],
-        {'x': inputs.x, 'refined': refined},
+        [x, refined],
+        {'x': x, 'refined': refined},
         f'{len(refined)} images before and after {steps} steps of size {step_size:g}',
     )
 

@@ -21,7 +21,6 @@ from ebm_jax.types import Key, Params
 from experiments.common.experiment import Experiment
 from experiments.common.section import GENERATOR, Section, save_shown
 
-ROWS = 10_000  # images that are read at once
 EXAMPLES = 1000
 # What can be hidden, as shares of height and width.
 HIDDEN = {
@@ -73,8 +72,7 @@ def hidden_error(full: np.ndarray, x: np.ndarray, known: np.ndarray) -> float:
 
 def mean_image(train: Examples) -> np.ndarray:
     """The mean of the training images, which may be more than fit into memory."""
-    begins = range(0, len(train.x), ROWS)
-    total = sum(as_float(train.x[begin : begin + ROWS]).sum(0, np.float64) for begin in begins)
+    total = sum(as_float(rows).sum(0, np.float64) for rows in data.in_chunks(train.x))
     return np.asarray(total / len(train.x), np.float32)
 
 

@@ -210,11 +210,12 @@ class DualSettings(RunSettings):
         }
 
 
-def for_small_images(config: DualSettings) -> DualSettings:
-    """Larger learning rates and no weight decay, for small networks; a limit of the gap beyond
-    which chains have overshot and stay above the energies of the data."""
+def for_small_images(config: DualSettings, factor: float = 1.0) -> DualSettings:
+    """Larger learning rates, times `factor`, and no weight decay, for small networks; a limit of
+    the gap beyond which chains have overshot and stay above the energies of the data."""
     for name, rate in (('energy', 5e-4), ('generator', 1e-3), ('inference', 1e-3)):
-        setattr(config.optimizer, name, NetworkOptimizer(learning_rate=rate, weight_decay=0.0))
+        optimizer = NetworkOptimizer(learning_rate=factor * rate, weight_decay=0.0)
+        setattr(config.optimizer, name, optimizer)
     config.optimizer.b1 = 0.5
     config.loss.gap_limit = 5.0
     return config
