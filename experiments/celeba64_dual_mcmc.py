@@ -22,7 +22,8 @@ On a laptop, add:
 
 from experiments import cifar10_dual_mcmc
 from experiments.common import launch
-from experiments.families.dual_mcmc import DualNetworks, DualSettings, image_dual_mcmc
+from experiments.families.dual_mcmc import DualSettings, image_dual_mcmc
+from experiments.families.networks import DualNetworks
 
 build = image_dual_mcmc
 

@@ -18,10 +18,10 @@ On a GPU or TPU, where it was not run, add:
 from experiments.common import launch
 from experiments.families.dual_mcmc import (
     DualSettings,
-    SizedDualNetworks,
     for_small_images,
     image_dual_mcmc,
 )
+from experiments.families.networks import SizedDualNetworks
 
 build = image_dual_mcmc
 

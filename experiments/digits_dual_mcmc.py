@@ -14,11 +14,11 @@ coverage .98, reconstruction error .039 by q and .018 after 10 steps in z.
 
 from experiments.common import launch
 from experiments.families.dual_mcmc import (
-    DualNetworks,
     DualSettings,
     for_small_images,
     image_dual_mcmc,
 )
+from experiments.families.networks import DualNetworks
 
 build = image_dual_mcmc
 

@@ -13,7 +13,8 @@ Time and metrics depend on your data. Expected on 28x28 images: as for mnist_dua
 
 from experiments import mnist_dual_mcmc
 from experiments.common import launch
-from experiments.families.dual_mcmc import DualSettings, SizedDualNetworks, image_dual_mcmc
+from experiments.families.dual_mcmc import DualSettings, image_dual_mcmc
+from experiments.families.networks import SizedDualNetworks
 
 build = image_dual_mcmc
 

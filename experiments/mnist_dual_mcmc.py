@@ -18,11 +18,11 @@ run.
 
 from experiments.common import launch
 from experiments.families.dual_mcmc import (
-    DualNetworks,
     DualSettings,
     for_small_images,
     image_dual_mcmc,
 )
+from experiments.families.networks import DualNetworks
 
 build = image_dual_mcmc
 

@@ -30,7 +30,7 @@ from experiments import phonemes_jem, phonemes_st_jem  # noqa: E402
 from experiments.common import runs, settings  # noqa: E402
 from experiments.common.groups import Denoise  # noqa: E402
 from experiments.evaluations import speech_quality  # noqa: E402
-from experiments.families import speech_jem  # noqa: E402
+from experiments.families import speech_data, speech_jem  # noqa: E402
 from experiments.studies import denoise_tables  # noqa: E402
 
 SMALL = [
@@ -413,7 +413,7 @@ def test_words_and_speakers_can_be_left_out(tmp_path):
     config = speech_jem.SpeechSettings()
     config.features.bins, config.data.window, config.data.every = 12, 20, 10
     config.data.source, config.data.speakers = f'fsdd:{digits_folder(tmp_path)}', ('mia',)
-    train, test, run = speech_jem.prepared(config)
+    train, test, run = speech_data.prepared(config)
     assert (
         run.frontend.names == ('0', '1')
         and {r.speaker for r in run.test} == {'jo'}
@@ -421,7 +421,7 @@ def test_words_and_speakers_can_be_left_out(tmp_path):
     )
     assert train.x.shape[1:] == (20, 12, 1) and set(train.y) == set(test.y) == {0, 1}
     np.testing.assert_allclose(train.x.mean((0, 1, 3)), 0, atol=0.1)
-    sets = speech_jem.extra_ood(run, config.data)
+    sets = speech_data.extra_ood(run, config.data)
     assert set(sets) == {'white', 'babble', 'other_speakers'} and sets['white']().x.shape[1:] == (
         20,
         12,
@@ -429,12 +429,12 @@ def test_words_and_speakers_can_be_left_out(tmp_path):
     )
     config.data.speakers, config.data.leave_out = (), (1,)  # as one types it
     settings.as_declared(config)
-    train, test, run = speech_jem.prepared(config)
+    train, test, run = speech_data.prepared(config)
     assert run.frontend.names == ('0',) and len(run.test) == 8 and set(train.y) == {0}
-    assert len(speech_jem.extra_ood(run, config.data)['held_out']().x) > 4
+    assert len(speech_data.extra_ood(run, config.data)['held_out']().x) > 4
     config.data.leave_out = ('0', '1')
     with pytest.raises(InputError, match='not all'):
-        speech_jem.prepared(config)
+        speech_data.prepared(config)
 
 
 def model_of(energy_fn, logits, by_frame, bins=3, length=5):

@@ -1,9 +1,9 @@
-"""Dual-MCMC teaching: its settings, and the experiment on images in [-1, 1] that they define."""
+"""Dual-MCMC teaching: its settings, and the experiment on data in [-1, 1] that they define."""
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -17,10 +17,9 @@ from ebm_jax.images import Grid, as_float, stacked
 from ebm_jax.initial import uniform
 from ebm_jax.methods import dual_mcmc as method
 from ebm_jax.model import Model
-from ebm_jax.networks import Generator, InferenceNet, SpectralEnergy, per_example
 from ebm_jax.spec import LatentSpec, ModelSpec, Part, Sampling, latent_spec
 from ebm_jax.train import Pictures, Recipe, TrainState, per_network
-from ebm_jax.types import Kernel, Network
+from ebm_jax.types import Kernel, Network, Transition
 from experiments.common import sources
 from experiments.common.building import (
     batches,
@@ -31,12 +30,12 @@ from experiments.common.building import (
     prepare_images,
     traced_kernel,
 )
-from experiments.common.experiment import Experiment, TrainingChains
+from experiments.common.experiment import Evaluation, Experiment, TrainingChains
 from experiments.common.groups import Chain, ImageData, RunSettings, Schedule
 from experiments.common.settings import group, setting
 from experiments.common.sources import Datasets, ood_names
 from experiments.evaluations.generator import inpainting, reconstruction
-from experiments.families.networks import ComputeType
+from experiments.families.networks import DualNetworks
 
 PRESETS = {
     'paper': teaching.PAPER,
@@ -113,76 +112,6 @@ class DualLoss:
 
 
 @dataclass
-class DualNetworks(ComputeType):
-    """The energy, the generator and the inference model."""
-
-    energy_widths: tuple[int, ...] = setting(
-        (512, 512, 512, 512), 'channels of blocks', low=1, min_length=1
-    )
-    energy_down: tuple[bool, ...] = setting(
-        (True, True, False, False), 'blocks that halve', min_length=1
-    )
-    generator_widths: tuple[int, ...] = setting(
-        (512, 512, 512, 512),
-        'channels on the smallest grid and after each doubling',
-        low=1,
-        min_length=1,
-    )
-    inference_widths: tuple[int, ...] = setting(
-        (128, 256, 512, 1024), 'channels', low=1, min_length=1
-    )
-    inference_strides: tuple[int, ...] = setting(
-        (1, 2, 2, 2), 'stride of each layer', low=1, min_length=1
-    )
-
-    def build(
-        self, shape: tuple[int, ...], latent_dim: int, num_classes: int
-    ) -> dict[str, Network]:
-        """num_classes: 0 for networks that take no class."""
-        modules = {
-            'energy': SpectralEnergy(self.energy_widths, self.energy_down, num_classes, self.dtype),
-            'generator': Generator(shape, self.generator_widths, num_classes, self.dtype),
-            'inference': InferenceNet(
-                latent_dim, self.inference_widths, self.inference_strides, num_classes, self.dtype
-            ),
-        }
-        return {name: per_example(module) for name, module in modules.items()}
-
-
-@dataclass
-class SizedDualNetworks(DualNetworks):
-    """The energy, the generator and the inference model; by default as the images need them."""
-
-    energy_widths: tuple[int, ...] = setting((), 'channels of blocks; (): by the size', low=1)
-    energy_down: tuple[bool, ...] = setting((), 'blocks that halve; (): by the size')
-    generator_widths: tuple[int, ...] = setting((), 'channels; (): by the size', low=1)
-    inference_widths: tuple[int, ...] = setting((), 'channels; (): by the size', low=1)
-    inference_strides: tuple[int, ...] = setting((), 'strides; (): by the size', low=1)
-
-    def build(
-        self, shape: tuple[int, ...], latent_dim: int, num_classes: int
-    ) -> dict[str, Network]:
-        """Blocks that halve the grid while it is even and larger than four pixels a side."""
-        height, width = shape[:2]
-        halvings = 0
-        while height % 2 == width % 2 == 0 and min(height, width) > 4:
-            height, width, halvings = height // 2, width // 2, halvings + 1
-        widths = (16, 32, 64, 64, 64, 64, 64)[: halvings + 1]
-        energy_widths = self.energy_widths or widths
-        inference_widths = self.inference_widths or widths
-        sized = DualNetworks(
-            bfloat16=self.bfloat16,
-            energy_widths=energy_widths,
-            energy_down=self.energy_down
-            or tuple(block < halvings for block in range(len(energy_widths))),
-            generator_widths=self.generator_widths or widths[::-1],
-            inference_widths=inference_widths,
-            inference_strides=self.inference_strides or (2,) * len(inference_widths),
-        )
-        return sized.build(shape, latent_dim, num_classes)
-
-
-@dataclass
 class DualSettings(RunSettings):
     """A run of dual-MCMC teaching on images, with the release's constants."""
 
@@ -210,7 +139,10 @@ class DualSettings(RunSettings):
         }
 
 
-def for_small_images(config: DualSettings, factor: float = 1.0) -> DualSettings:
+Settings = TypeVar('Settings', bound=DualSettings)
+
+
+def for_small_images(config: Settings, factor: float = 1.0) -> Settings:
     """Larger learning rates, times `factor`, and no weight decay, for small networks; a limit of
     the gap beyond which chains have overshot and stay above the energies of the data."""
     for name, rate in (('energy', 5e-4), ('generator', 1e-3), ('inference', 1e-3)):
@@ -248,6 +180,41 @@ def image_dual_mcmc(
       kernel: of the chains in x; default: that of config.x_chain.
     """
     datasets = datasets or sources.datasets_of(config.data.source)
+    c = config.data
+    return dual_mcmc_experiment(
+        config,
+        datasets,
+        prepare=prepare_images(c.noise, c.crop, c.flip),
+        prepare_test=prepare_images(c.noise),
+        networks=networks,
+        kernel=kernel,
+    )
+
+
+def dual_mcmc_experiment(
+    config: DualSettings,
+    datasets: Datasets,
+    *,
+    prepare: Transition,
+    prepare_test: Transition,
+    networks: dict[str, Network] | None = None,
+    kernel: Kernel | None = None,
+    spec_changes: dict[str, Any] | None = None,
+    evaluations: tuple[Evaluation, ...] = (reconstruction, inpainting),
+    **more: Any,
+) -> Experiment:
+    """The experiment of a dual-MCMC run on anything in [-1, 1].
+
+    Args:
+      config: settings of the run.
+      datasets: its data sets.
+      prepare, prepare_test: (key, example) -> network input.
+      networks: {'energy', 'generator', 'inference'}; default: those of config.network.
+      kernel: of the chains in x; default: that of config.x_chain.
+      spec_changes: changes of the model's spec.
+      evaluations: additional sections of evaluate, where the model has a generator.
+      more: further fields of Experiment.
+    """
     shape, num_classes = datasets.train.x.shape[1:], datasets.train.num_classes
     conditional, settings = config.loss.conditional, method_settings(config)
     if networks is None:
@@ -256,7 +223,7 @@ def image_dual_mcmc(
     used = {
         name: networks[name] for name, needed in teaching.needs(settings).networks.items() if needed
     }
-    spec = model_spec(config, used, settings, shape, num_classes)
+    spec = replace(model_spec(config, used, settings, shape, num_classes), **(spec_changes or {}))
     trained = model.build(spec, used)
     teacher = method.dual_mcmc(
         used.get('energy'),
@@ -272,14 +239,13 @@ def image_dual_mcmc(
         conditional=conditional,
     )
     view, scores = trained.view()
-    c = config.data
     recipe = Recipe(
         method=teacher,
         optimizer=per_network(
             {name: _optimizer(config, getattr(config.optimizer, name)) for name in used}
         ),
         batch_at=batches(datasets.train, config.batch_size, config.seed),
-        prepare=prepare_images(c.noise, c.crop, c.flip),
+        prepare=prepare,
         ema=config.optimizer.ema,
         limits={'s_gap': config.loss.gap_limit} if settings.contrast else {},
         pictures=pictures_of(trained, datasets.test),
@@ -290,13 +256,14 @@ def image_dual_mcmc(
         recipe=recipe,
         model=trained,
         datasets=datasets,
-        predict=predict.predictor(view, prepare_images(c.noise)),
+        predict=predict.predictor(view, prepare_test),
         scores=scores,
-        input_noise=c.noise,
+        input_noise=config.data.noise,
         chains=training_chains(config, settings.x_steps, kernel) if settings.x_steps else None,
         ood=ood_names(config.ood),
         stages=stages_of(trained),
-        evaluations=(reconstruction, inpainting) if trained.latent else (),
+        evaluations=evaluations if trained.latent else (),
+        **more,
     )
 
 
@@ -385,11 +352,12 @@ def pictures_of(trained: Model, test: Examples) -> Callable[[TrainState], Pictur
         columns = num_classes if conditional and num_classes <= 20 else 10
         if conditional and columns == num_classes:
             said += ' One class per column.'
-        grids = {'generator': Grid(np.asarray(draw(params)), columns, said)}
+        grids = {'generator': Grid(trained.pictures(draw(params)), columns, said)}
         if trained.latent.inference is not None:
             again = np.asarray(reconstruct(params))
             said = 'Test images; below each, what the generator makes of the mean of q(z|x).'
-            grids['reconstruction'] = stacked([x, again], caption=said)
+            rows = [trained.pictures(row) for row in (x, again)]
+            grids['reconstruction'] = stacked(rows, caption=said)
         return grids
 
     return pictures

@@ -1,4 +1,4 @@
-"""Groups of settings that build a Network for a number of classes."""
+"""Groups of settings that build networks for examples of a shape."""
 
 import math
 from dataclasses import dataclass, replace
@@ -9,7 +9,10 @@ import jax.numpy as jnp
 from ebm_jax.networks import (
     Conv1DNet,
     ConvNet,
+    Generator,
+    InferenceNet,
     MultiScaleEnergy,
+    SpectralEnergy,
     WideResNet,
     identity,
     per_example,
@@ -159,3 +162,73 @@ class SizedEnergyNetwork(EnergyNetwork):
         scales = min(self.scales, len(stages))
         settings = replace(self, stages=stages, stem_stride=stem_stride, scales=scales)
         return EnergyNetwork.build(settings, num_classes, shape, head_bias)
+
+
+@dataclass
+class DualNetworks(ComputeType):
+    """The energy, the generator and the inference model."""
+
+    energy_widths: tuple[int, ...] = setting(
+        (512, 512, 512, 512), 'channels of blocks', low=1, min_length=1
+    )
+    energy_down: tuple[bool, ...] = setting(
+        (True, True, False, False), 'blocks that halve', min_length=1
+    )
+    generator_widths: tuple[int, ...] = setting(
+        (512, 512, 512, 512),
+        'channels on the smallest grid and after each doubling',
+        low=1,
+        min_length=1,
+    )
+    inference_widths: tuple[int, ...] = setting(
+        (128, 256, 512, 1024), 'channels', low=1, min_length=1
+    )
+    inference_strides: tuple[int, ...] = setting(
+        (1, 2, 2, 2), 'stride of each layer', low=1, min_length=1
+    )
+
+    def build(
+        self, shape: tuple[int, ...], latent_dim: int, num_classes: int
+    ) -> dict[str, Network]:
+        """num_classes: 0 for networks that take no class."""
+        modules = {
+            'energy': SpectralEnergy(self.energy_widths, self.energy_down, num_classes, self.dtype),
+            'generator': Generator(shape, self.generator_widths, num_classes, self.dtype),
+            'inference': InferenceNet(
+                latent_dim, self.inference_widths, self.inference_strides, num_classes, self.dtype
+            ),
+        }
+        return {name: per_example(module) for name, module in modules.items()}
+
+
+@dataclass
+class SizedDualNetworks(DualNetworks):
+    """The energy, the generator and the inference model; by default as the images need them."""
+
+    energy_widths: tuple[int, ...] = setting((), 'channels of blocks; (): by the size', low=1)
+    energy_down: tuple[bool, ...] = setting((), 'blocks that halve; (): by the size')
+    generator_widths: tuple[int, ...] = setting((), 'channels; (): by the size', low=1)
+    inference_widths: tuple[int, ...] = setting((), 'channels; (): by the size', low=1)
+    inference_strides: tuple[int, ...] = setting((), 'strides; (): by the size', low=1)
+
+    def build(
+        self, shape: tuple[int, ...], latent_dim: int, num_classes: int
+    ) -> dict[str, Network]:
+        """Blocks that halve the grid while it is even and larger than four pixels a side."""
+        height, width = shape[:2]
+        halvings = 0
+        while height % 2 == width % 2 == 0 and min(height, width) > 4:
+            height, width, halvings = height // 2, width // 2, halvings + 1
+        widths = (16, 32, 64, 64, 64, 64, 64)[: halvings + 1]
+        energy_widths = self.energy_widths or widths
+        inference_widths = self.inference_widths or widths
+        sized = DualNetworks(
+            bfloat16=self.bfloat16,
+            energy_widths=energy_widths,
+            energy_down=self.energy_down
+            or tuple(block < halvings for block in range(len(energy_widths))),
+            generator_widths=self.generator_widths or widths[::-1],
+            inference_widths=inference_widths,
+            inference_strides=self.inference_strides or (2,) * len(inference_widths),
+        )
+        return sized.build(shape, latent_dim, num_classes)

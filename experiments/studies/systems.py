@@ -35,7 +35,7 @@ from ebm_jax.types import InitialSampler, Network, Transition, WeightRule
 from experiments import phonemes_st_jem, spoken_digits_st_jem
 from experiments.common import sources
 from experiments.common.settings import setting
-from experiments.families.speech_jem import load_speech
+from experiments.families.speech_data import load_speech
 
 BATCH, NUM_NEGATIVES, SHARDS = 64, 64, 8
 ENERGY = per_example(ConvNet(1, (16, 32), (1, 2)))
