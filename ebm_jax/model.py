@@ -115,6 +115,10 @@ class Model:
             name, own = 'energy', params['energy']
         return self.networks[name].apply(own, x, *self.conditions(label)).sum()
 
+    def chain_energy_fn(self, params: Params, x: Array, label: ArrayLike = UNCONDITIONAL) -> Array:
+        """`energy_fn`; 0 of a model without an energy, whose chains stay where they begin."""
+        return self.energy_fn(params, x, label) if self.has_energy else jnp.zeros(())
+
     def marginal_energy_fn(self, params: Params, x: Array) -> Array:
         """E(x); where only energies of classes are known, -log sum_c exp(-E(x, c)), with equal
         weights and constants for all classes (our reading: ICD's OR)."""
@@ -156,12 +160,8 @@ class Model:
 
     def compiled_chain(self, num_steps: int | None = None, **options: Any) -> Callable[..., PyTree]:
         """A new chain of this model; options: see `apply.sampling.compiled_chain`."""
-
-        def no_energy(params, x, label):
-            return jnp.zeros(())
-
         return compiled_chain(
-            self.energy_fn if self.has_energy else no_energy,
+            self.chain_energy_fn,
             self.kernel(),
             self.initial_sampler,
             self.num_steps(num_steps),

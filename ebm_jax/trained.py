@@ -278,8 +278,13 @@ class TrainedModel:
                 f'and labels of shape {list(labels.shape)}'
             )
         self._check_known(labels)
+        if not self.model.unconditional and np.any(labels == UNCONDITIONAL):
+            raise InputError(
+                'this model has one energy for each class, and none for all: give labels, from 0 '
+                f'to {self.num_classes - 1}'
+            )
         features = sequences.generate_features(
-            self.model.energy_fn,
+            self.model.chain_energy_fn,
             self.params,
             key,
             self.model.kernel(),
@@ -304,11 +309,12 @@ class TrainedModel:
         """A recording with less noise, by a chain from its features: float [n] in [-1, 1] at the
         model's rate -> [n]; see `apply.sequences.denoise_features`.
 
-        Raises: InputError where the model is not one of recordings.
+        Raises: InputError where the model is not one of recordings, or has no energy.
         """
         frontend = self._frontend()
+        self._check_energy()
         (features,) = sequences.denoise_features(
-            self.model.energy_fn,
+            self.model.marginal_energy_fn,
             self.params,
             key,
             mcmc.langevin(step_size, noise_scale=noise),

@@ -13,6 +13,27 @@ from experiments.common import launch
 
 ROOT = pathlib.Path(__file__).parent.parent
 
+# four steps of dual-MCMC teaching with small networks
+SHORT_DUAL_MCMC = [
+    '--config.steps=4',
+    '--config.batch_size=16',
+    '--config.loss.num_negatives=16',
+    '--config.log_every=2',
+    '--config.checkpoint_every=4',
+    '--config.x_chain.num_steps=2',
+    '--config.z_chain.num_steps=2',
+    '--config.fresh.num_steps=3',
+    '--config.test_z.num_steps=2',
+    '--config.test_z.inpaint_steps=3',
+    '--config.network.energy_widths=(4,)',
+    '--config.network.energy_down=(True,)',
+    '--config.network.generator_widths=(4,4)',
+    '--config.network.inference_widths=(4,)',
+    '--config.network.inference_strides=(2,)',
+    '--config.evaluate_every=0',
+    '--config.latent_dim=5',
+]
+
 
 def command(*arguments, devices=None):
     environment = {**os.environ, **({'JAX_NUM_CPU_DEVICES': devices} if devices else {})}

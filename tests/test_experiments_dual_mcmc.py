@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from commands import SHORT_DUAL_MCMC as SMALL
 from commands import assert_one_sentence, in_process, succeed
 
 import ebm_jax
@@ -21,25 +22,6 @@ from experiments import digits_dual_mcmc
 from experiments.common import runs
 from experiments.families.dual_mcmc import PRESETS, method_settings
 
-SMALL = [
-    '--config.steps=4',
-    '--config.batch_size=16',
-    '--config.loss.num_negatives=16',
-    '--config.log_every=2',
-    '--config.checkpoint_every=4',
-    '--config.x_chain.num_steps=2',
-    '--config.z_chain.num_steps=2',
-    '--config.fresh.num_steps=3',
-    '--config.test_z.num_steps=2',
-    '--config.test_z.inpaint_steps=3',
-    '--config.network.energy_widths=(4,)',
-    '--config.network.energy_down=(True,)',
-    '--config.network.generator_widths=(4,4)',
-    '--config.network.inference_widths=(4,)',
-    '--config.network.inference_strides=(2,)',
-    '--config.evaluate_every=0',
-    '--config.latent_dim=5',
-]
 NAME = 'experiments.digits_dual_mcmc'
 
 

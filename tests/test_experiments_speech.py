@@ -4,13 +4,15 @@ answers are known."""
 import importlib
 import json
 import sys
+from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from commands import assert_one_sentence, in_process, succeed
+from commands import SHORT_DUAL_MCMC, assert_one_sentence, in_process, succeed
 from spoken import digits_folder
 
 pytest.importorskip('librosa', reason='the extra `speech` is not installed')
@@ -25,11 +27,12 @@ from ebm_jax.data.windows import Frontend  # noqa: E402
 from ebm_jax.errors import InputError  # noqa: E402
 from ebm_jax.evaluate import extractor  # noqa: E402
 from ebm_jax.model import Classifier  # noqa: E402
+from ebm_jax.spec import FEATURES, ModelSpec  # noqa: E402
 from ebm_jax.train import init_state, state_shapes  # noqa: E402
 from experiments import phonemes_jem, phonemes_st_jem  # noqa: E402
 from experiments.common import runs, settings  # noqa: E402
 from experiments.common.groups import Denoise  # noqa: E402
-from experiments.evaluations import speech_quality  # noqa: E402
+from experiments.evaluations import generator, speech_quality  # noqa: E402
 from experiments.families import speech_data, speech_jem  # noqa: E402
 from experiments.studies import denoise_tables  # noqa: E402
 
@@ -220,7 +223,14 @@ def test_tables_of_denoising_have_a_row_for_each_way(trained, monkeypatch, capsy
 
 
 @pytest.mark.parametrize(
-    'name', ['phonemes_jem', 'phonemes_st_jem', 'spoken_digits_st_jem', 'vowels_st_jem']
+    'name',
+    [
+        'phonemes_jem',
+        'phonemes_st_jem',
+        'spoken_digits_dual_mcmc',
+        'spoken_digits_st_jem',
+        'vowels_st_jem',
+    ],
 )
 def test_experiments_on_speech_carry_their_command_and_build(name, tmp_path):
     module = importlib.import_module(f'experiments.{name}')
@@ -244,7 +254,11 @@ def test_experiments_on_speech_carry_their_command_and_build(name, tmp_path):
         config.features.rate, config.batch_size = 16000, 16
     else:
         shape = (21, 40, 1)
-    shapes = state_shapes(runs.build(module, config).recipe)
+    experiment = runs.build(module, config)
+    shapes = state_shapes(experiment.recipe)
+    if name.endswith('dual_mcmc'):
+        assert experiment.model.spec.shape == shape and shapes.chains == ()
+        return
     assert shapes.chains.buffer.position.shape[2:] == shape and shapes.chains.buffer.seen.shape == (
         config.shards,
     )
@@ -253,6 +267,68 @@ def test_experiments_on_speech_carry_their_command_and_build(name, tmp_path):
         assert {'WideBlock_0', 'WideBlock_2'} < set(
             state_shapes(runs.build(module, config).recipe).params
         )
+
+
+@pytest.mark.slow
+def test_dual_mcmc_teaching_makes_words(tmp_path, monkeypatch, capsys):
+    """One command after the other: a run, its evaluation, a word of the generator, a recording
+    after the chain of p(x), whose energy is -log sum_y exp(-E(x, y))."""
+    workdir, key = tmp_path / 'run', jax.random.key(0)
+    succeed(
+        'experiments.spoken_digits_dual_mcmc',
+        f'--workdir={workdir}',
+        f'--config.data.source=fsdd:{digits_folder(tmp_path)}',
+        '--config.features.rate=16000',
+        '--config.features.bins=8',
+        '--config.data.window=8',
+        *SHORT_DUAL_MCMC,
+    )
+    monkeypatch.setattr(extractor, 'STEPS', 10)
+    run = f'--workdir={workdir}'
+    printed = in_process(
+        monkeypatch, capsys, 'experiments.evaluate', run, '--fresh_per_class=8', '--resamples=3'
+    )
+    assert 'test windows, given their class' in printed
+    summary = json.loads((workdir / 'summary.json').read_text())
+    assert set(summary['ood_auroc']) == {'white', 'babble', 'inverted', 'noise'}
+    opened = ebm_jax.load(workdir)
+    frontend, model = opened.model.speech, opened.model
+    in_process(
+        monkeypatch, capsys, 'experiments.speech', run, '--task=generate', '--word=1', '--steps=0'
+    )
+    with np.load(workdir / 'samples' / 'generate.npz') as made:
+        assert made['features'].shape == (8, 8) and set(made['labels']) == {1}
+    sequence = frontend.sequence(formants.utterance(3, ['s', 'iy']).sound)
+    energies = [model.energy_fn(opened.params, sequence[:8], y) for y in (0, 1)]
+    assert model.marginal_energy_fn(opened.params, sequence[:8]) == pytest.approx(
+        -np.logaddexp(*(-np.array(energies))), rel=1e-5
+    )
+    c = Denoise(step_size=2.0, noise=0.0, num_steps=1, anchor=0.0, percentile=0.0)
+    (free,) = speech_quality.denoised(model, opened.params, [sequence[:8]], c)
+    gradient = jax.grad(partial(model.marginal_energy_fn, opened.params))(sequence[:8])
+    np.testing.assert_allclose(free, sequence[:8] - 2 * gradient, atol=1e-6)
+    for says, task in (
+        ('not a classifier', '--task=classify'),
+        ('one energy for each of 0, 1', '--task=generate'),
+    ):
+        assert_one_sentence(monkeypatch, capsys, says, 'experiments.speech', run, task)
+    with pytest.raises(InputError, match='one energy for each class'):
+        opened.generate_sound(key, 8)
+
+
+def test_what_is_hidden_is_where_pictures_show_it():
+    """Time runs to the right and frequency upwards."""
+    window = ModelSpec(kind='energy', networks={}, shape=(6, 4, 1), num_classes=1, units=FEATURES)
+    known = generator.known_without('right', window)[..., 0]
+    assert known[:3].all() and not known[3:].any()
+    known = generator.known_without('top', window)[..., 0]
+    assert known[:, :2].all() and not known[:, 2:].any()
+    mask = np.random.default_rng(0).random((4, 6, 1)) < 0.5
+    hidden = generator.from_picture(mask, window)
+    np.testing.assert_array_equal(images.spectrogram_images(hidden[None])[0], mask)
+    frame = replace(window, shape=(1, 8, 1))  # frequency runs to the right
+    known = generator.known_without('right', frame)[0, :, 0]
+    assert known.tolist() == [True] * 4 + [False] * 4
 
 
 @pytest.mark.slow
@@ -438,8 +514,8 @@ def test_words_and_speakers_can_be_left_out(tmp_path):
 
 
 def model_of(energy_fn, logits, by_frame, bins=3, length=5):
-    """A model whose energy and classifier are known. Features in network units are those in
-    decibels / 4."""
+    """A model whose energy, with label -1 for p(x), and classifier are known. Features in network
+    units are those in decibels / 4."""
     frontend = Frontend(
         audio.Analysis(bins=bins),
         audio.Scale(np.zeros(bins), np.ones(bins)),
@@ -449,7 +525,12 @@ def model_of(energy_fn, logits, by_frame, bins=3, length=5):
         2,
     )
     classifier = Classifier(lambda params, x: logits(x))
-    return SimpleNamespace(speech=frontend, classifier=classifier, energy_fn=energy_fn)
+    return SimpleNamespace(
+        speech=frontend,
+        classifier=classifier,
+        energy_fn=energy_fn,
+        marginal_energy_fn=lambda params, x: energy_fn(params, x, -1),
+    )
 
 
 def test_accuracy_counts_labelled_frames_and_whole_words():

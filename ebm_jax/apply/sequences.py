@@ -236,7 +236,7 @@ def generate_features(
 
 
 def denoise_features(
-    energy_fn: ParamEnergyFn,
+    energy_fn: Callable[..., Array],
     params: Params,
     key: Key,
     kernel: Kernel,
@@ -251,7 +251,7 @@ def denoise_features(
     """Each sequence [T, F, 1] after `denoise` on the sum of its windows' energies.
 
     Args:
-      energy_fn: (params, window, label) -> scalar.
+      energy_fn: (params, window, label) -> scalar; without labels (params, window) -> scalar.
       anchor: lambda >= 0.
       percentile: in [0, 100], over the frames of a sequence: the estimated level of the noise of
         each bin (our reading); 0: the plain anchor.
@@ -259,7 +259,8 @@ def denoise_features(
     """
     if not num_steps:
         return list(sequences)
-    given = np.full(len(sequences), UNCONDITIONAL) if labels is None else np.asarray(labels)
+    free = labels is None
+    given = np.full(len(sequences), UNCONDITIONAL) if free else np.asarray(labels)
     scale, length = frontend.scale, frontend.length
     every, longest = 1 + length // 6, max(length, *map(len, sequences))
     # one program for all
@@ -268,7 +269,9 @@ def denoise_features(
     within = np.array([max(len(x), length) for x in sequences])
 
     def one(params, key, x, noise, within, label):
-        window_energy = partial(energy_fn, params)
+        def window_energy(x, label):
+            return energy_fn(params, x) if free else energy_fn(params, x, label)
+
         energy = sequence_energy(window_energy, length, every, label, within=within)
         if not percentile:
             return denoise(key, energy, kernel, x, num_steps, anchor)

@@ -31,15 +31,18 @@ from ebm_jax.errors import InputError
 from ebm_jax.evaluate import predict
 from ebm_jax.images import Grid, as_float, save_grid, stacked
 from ebm_jax.record import atomic_write, with_ending
+from ebm_jax.spec import ModelSpec
 from ebm_jax.trained import TrainedModel
 from ebm_jax.types import Key, Params
 from experiments.common import launch, runs, sources
 from experiments.common.experiment import Experiment
 from experiments.evaluations.generator import (
     HIDDEN,
+    from_picture,
     hidden_error,
     known_without,
     mean_image,
+    picture_shape,
     reconstructed,
 )
 
@@ -274,7 +277,7 @@ def interpolate(values: Any, inputs: Inputs) -> Result:
 def inpaint(values: Any, inputs: Inputs) -> Result:
     """Fill in what is hidden."""
     experiment, x = inputs.experiment, inputs.x
-    known = np.broadcast_to(known_part(values.hide, x.shape[1:]), x.shape)
+    known = np.broadcast_to(known_part(values.hide, experiment.model.spec), x.shape)
     full = inputs.trained.inpaint(
         inputs.key,
         x,
@@ -340,11 +343,11 @@ TASKS = {
 }
 
 
-def known_part(hide: str, shape: Sequence[int]) -> np.ndarray:
+def known_part(hide: str, spec: ModelSpec) -> np.ndarray:
     """bool [H, W, 1]: what is not hidden."""
-    height, width = shape[:2]
+    height, width = picture_shape(spec)
     if hide in HIDDEN:
-        return known_without(hide, shape)
+        return known_without(hide, spec)
     try:
         with Image.open(hide) as image:
             known = np.asarray(image.convert('L'))[..., None] > 127
@@ -361,7 +364,7 @@ def known_part(hide: str, shape: Sequence[int]) -> np.ndarray:
             f'the mask {hide} hides {"nothing" if known.all() else "everything"}: make hidden'
             ' pixels black, the rest white'
         )
-    return known
+    return from_picture(known, spec)
 
 
 if __name__ == '__main__':

@@ -153,6 +153,11 @@ def prepare(values: Any) -> Inputs:
 def classify(values: Any, inputs: Inputs) -> Result:
     """What is said."""
     frontend, opened = inputs.frontend, inputs.opened
+    if opened.model.classifier is None:
+        raise InputError(
+            'this model is not a classifier, and recognises nothing: it has the tasks generate and '
+            'denoise'
+        )
     x = frontend.sequence(inputs.sound)
     (found,) = sequences.recording_logits(
         opened.model.classifier.logits, opened.params, frontend, [x]
@@ -189,18 +194,22 @@ def generate(values: Any, inputs: Inputs) -> Result:
     wanted = [*values.phones, *([values.word] if values.word else [])]
     unknown = [name for name in wanted if name not in frontend.names]
     wrong_kind = values.word if frontend.by_frame else values.phones
+    kind, flag = ('phones', 'phones') if frontend.by_frame else ('words', 'word')
     if unknown or wrong_kind:
-        kind = 'phones' if frontend.by_frame else 'words'
-        flag = 'phones' if frontend.by_frame else 'word'
         raise InputError(
             f'this run knows the {kind} {", ".join(frontend.names)}: give them by --{flag}'
+        )
+    if not (wanted or model.unconditional):
+        raise InputError(
+            f'this model has one energy for each of {", ".join(frontend.names)}, and none for all: '
+            f'give some by --{flag}'
         )
     numbers = [frontend.names.index(name) for name in values.phones or wanted] or [UNCONDITIONAL]
     default = 0.15 if values.phones else frontend.length * hop
     each = max(1, round((values.seconds or default) / hop))
     phones, steps = np.repeat(numbers, each), model.num_steps(values.steps)
     x = sequences.generate_features(
-        model.energy_fn,
+        model.chain_energy_fn,
         inputs.opened.params,
         jax.random.key(values.seed),
         model.kernel(),
@@ -229,6 +238,8 @@ def denoise(values: Any, inputs: Inputs) -> Result:
     check(c)
     before = frontend.sequence(sound)
     model, params = inputs.opened.model, inputs.opened.params
+    if not model.has_energy:
+        raise InputError('this model has no energy, and removes no noise: it has the task generate')
     (after,) = denoised(model, params, [before], c, seed=values.seed)
     lines = [
         f'{inputs.name} after {c.num_steps} steps of size {c.step_size:g}, anchor {c.anchor:g}'

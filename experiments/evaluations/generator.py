@@ -15,6 +15,7 @@ from ebm_jax.apply import latent
 from ebm_jax.data import Examples
 from ebm_jax.evaluate import samples
 from ebm_jax.images import as_float, stacked
+from ebm_jax.spec import FEATURES, ModelSpec
 from ebm_jax.train import TrainState
 from ebm_jax.trained import TrainedModel
 from ebm_jax.types import Key, Params
@@ -53,16 +54,33 @@ def reconstructed(
     return batching.for_each(one, params, key, [x, *conditions], description='reconstructions')
 
 
-def known_without(part: str, shape: Sequence[int]) -> np.ndarray:
-    """bool [H, W, 1]: False in one of HIDDEN."""
-    known = np.ones((*shape[:2], 1), bool)
+def known_without(part: str, spec: ModelSpec) -> np.ndarray:
+    """bool [H, W, 1]: False in one of HIDDEN, as pictures of the examples show it."""
+    shape = picture_shape(spec)
+    known = np.ones((*shape, 1), bool)
 
     def edge(share, n):
         return None if share is None else round(share * n)
 
     cuts = [slice(edge(cut.start, n), edge(cut.stop, n)) for cut, n in zip(HIDDEN[part], shape)]
     known[tuple(cuts)] = False
-    return known
+    return from_picture(known, spec)
+
+
+def _transposed(spec):
+    """Whether pictures show windows [T, F] with time to the right, as `spectrogram_images`."""
+    return spec.units == FEATURES and spec.shape[0] > 1
+
+
+def picture_shape(spec: ModelSpec) -> tuple[int, int]:
+    """(height, width) of a picture of an example, one pixel for each number."""
+    height, width = spec.shape[:2]
+    return (width, height) if _transposed(spec) else (height, width)
+
+
+def from_picture(mask: np.ndarray, spec: ModelSpec) -> np.ndarray:
+    """A mask of a picture -> that of the example that it shows."""
+    return mask[::-1].swapaxes(0, 1) if _transposed(spec) else mask
 
 
 def hidden_error(full: np.ndarray, x: np.ndarray, known: np.ndarray) -> float:
@@ -76,6 +94,10 @@ def mean_image(train: Examples) -> np.ndarray:
     return np.asarray(total / len(train.x), np.float32)
 
 
+def _what(experiment):
+    return 'windows' if experiment.model.spec.units == FEATURES else 'images'
+
+
 def _given_class(experiment):
     return ', given their class' if experiment.model.class_conditional else ''
 
@@ -83,6 +105,7 @@ def _given_class(experiment):
 def reconstruction(workdir: pathlib.Path, experiment: Experiment, state: TrainState) -> Section:
     """Mean squared error of test images, where chains in z begin and end."""
     x, _, conditions = held_out_inputs(experiment)
+    what = _what(experiment)
     params, model = state.eval_params, experiment.model
     steps = model.spec.latent.num_steps
     has_q = model.latent.inference is not None and model.latent.from_inference
@@ -92,16 +115,16 @@ def reconstruction(workdir: pathlib.Path, experiment: Experiment, state: TrainSt
         for name, n in ((begin, 0), (f'{begin}_refined', steps))
     }
     mse = {name: float(np.mean(np.square(y - x))) for name, y in again.items()}
-    rows = [part[:20] for part in (x, *again.values())]
-    caption = f'Test images; below each, by {begin} alone and after {steps} steps in z.'
+    rows = [model.pictures(part[:20]) for part in (x, *again.values())]
+    caption = f'Test {what}; below each, by {begin} alone and after {steps} steps in z.'
     shown = save_shown(
         workdir, GENERATOR, 'reconstructed', 'Reconstruction', stacked(rows, caption=caption)
     )
     lines = [
-        f'reconstruction, mean squared error on [-1, 1], {len(x)} test images'
+        f'reconstruction, mean squared error on [-1, 1], {len(x)} test {what}'
         f'{_given_class(experiment)}: {mse[begin]:.4f} by {begin} alone, '
         f'{mse[f"{begin}_refined"]:.4f} after {steps} steps in z; samples/reconstructed.png '
-        f'(image, {begin}, after the chain)'
+        f'({what}, {begin}, after the chain)'
     ]
     return Section({'reconstruction_mse': mse}, lines, [shown])
 
@@ -111,7 +134,8 @@ def inpainting(workdir: pathlib.Path, experiment: Experiment, state: TrainState)
     class comes back."""
     x, y, _ = held_out_inputs(experiment)
     model = experiment.model
-    known = np.broadcast_to(known_without('right', x.shape[1:]), x.shape)
+    known = np.broadcast_to(known_without('right', model.spec), x.shape)
+    what = _what(experiment)
     z_steps, x_steps = model.spec.latent.inpaint_steps, model.num_steps()
     mean = mean_image(experiment.train)
     trained = TrainedModel(model=model, params=state.eval_params, step=int(state.step))
@@ -132,18 +156,18 @@ def inpainting(workdir: pathlib.Path, experiment: Experiment, state: TrainState)
     }
     if model.class_conditional:
         del right['model']  # it was given the class
-    rows = [row[:20] for row in (np.where(known, x, 0), fills['model'], x)]
+    rows = [model.pictures(row[:20]) for row in (np.where(known, x, 0), fills['model'], x)]
     caption = (
-        'Test images whose right half is hidden; below each, filled in by the model, and whole.'
+        f'Test {what} whose right half is hidden; below each, filled in by the model, and whole.'
     )
     shown = save_shown(
         workdir, GENERATOR, 'inpainted', 'In-painting', stacked(rows, caption=caption)
     )
     lines = [
-        f'in-painting: right half of {len(x)} test images hidden{_given_class(experiment)}, '
-        f'{z_steps} steps in z{chains} and then {x_steps} in x; mean squared error of hidden '
-        'pixels on [-1, 1]; class recovered, by the support vector machine; samples/inpainted.png '
-        '(seen, filled in, image)'
+        f'in-painting: right half of {len(x)} test {what} hidden{_given_class(experiment)}, '
+        f'{z_steps} steps in z{chains} and then {x_steps} in x; mean squared error of what '
+        'is hidden, on [-1, 1]; class recovered, by the support vector machine; '
+        'samples/inpainted.png (seen, filled in, whole)'
     ]
     for name in (*error, 'whole image'):
         error_cell = f' error {error[name]:.4f}' if name in error else ' ' * 13

@@ -149,8 +149,9 @@ def denoised(
       labels: of the sequences, int [N]: the energy is that of p(x|y); default: that of p(x).
       seed: seed of the chains.
     """
+    energy_fn = model.marginal_energy_fn if labels is None else model.energy_fn
     return apply_sequences.denoise_features(
-        model.energy_fn if prior else _no_energy,
+        energy_fn if prior else _no_energy,
         params,
         jax.random.key(seed),
         mcmc.langevin(c.step_size, noise_scale=c.noise),

@@ -30,7 +30,7 @@ from experiments.common.building import (
     prepare_images,
     traced_kernel,
 )
-from experiments.common.experiment import Evaluation, Experiment, TrainingChains
+from experiments.common.experiment import Experiment, TrainingChains
 from experiments.common.groups import Chain, ImageData, RunSettings, Schedule
 from experiments.common.settings import group, setting
 from experiments.common.sources import Datasets, ood_names
@@ -200,7 +200,6 @@ def dual_mcmc_experiment(
     networks: dict[str, Network] | None = None,
     kernel: Kernel | None = None,
     spec_changes: dict[str, Any] | None = None,
-    evaluations: tuple[Evaluation, ...] = (reconstruction, inpainting),
     **more: Any,
 ) -> Experiment:
     """The experiment of a dual-MCMC run on anything in [-1, 1].
@@ -212,7 +211,6 @@ def dual_mcmc_experiment(
       networks: {'energy', 'generator', 'inference'}; default: those of config.network.
       kernel: of the chains in x; default: that of config.x_chain.
       spec_changes: changes of the model's spec.
-      evaluations: additional sections of evaluate, where the model has a generator.
       more: further fields of Experiment.
     """
     shape, num_classes = datasets.train.x.shape[1:], datasets.train.num_classes
@@ -262,7 +260,7 @@ def dual_mcmc_experiment(
         chains=training_chains(config, settings.x_steps, kernel) if settings.x_steps else None,
         ood=ood_names(config.ood),
         stages=stages_of(trained),
-        evaluations=evaluations if trained.latent else (),
+        evaluations=(reconstruction, inpainting) if trained.latent else (),
         **more,
     )
 

@@ -8,7 +8,6 @@ from ebm_jax.types import Kernel, Network
 from experiments.common.experiment import Experiment, SpeechRun
 from experiments.common.settings import group
 from experiments.common.sources import Datasets
-from experiments.evaluations.generator import reconstruction
 from experiments.families.dual_mcmc import DualSettings, dual_mcmc_experiment
 from experiments.families.networks import SizedDualNetworks
 from experiments.families.speech_data import (
@@ -52,6 +51,5 @@ def speech_dual_mcmc(
         networks=networks,
         kernel=kernel,
         spec_changes=spec_changes(run),
-        evaluations=(reconstruction,),
         speech=run if isinstance(run, SpeechRun) else None,
     )
