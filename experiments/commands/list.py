@@ -21,6 +21,7 @@ from experiments.families.dual_mcmc import DualSettings
 from experiments.families.energy_matching import EnergyMatchingSettings
 from experiments.families.icd import IcdSettings
 from experiments.families.jem import JemSettings
+from experiments.families.speech_dual_mcmc import SpeechDualSettings
 from experiments.families.speech_jem import SpeechSettings
 
 EXPERIMENTS = pathlib.Path(__file__).parent.parent
@@ -30,6 +31,7 @@ FAMILIES = {
     'JEM and ST-JEM on speech': SpeechSettings,
     'Improved contrastive divergence': IcdSettings,
     'Dual-MCMC teaching': DualSettings,
+    'Dual-MCMC teaching on speech': SpeechDualSettings,
     'Dual adversarial training': DatSettings,
     'Energy matching': EnergyMatchingSettings,
 }
