@@ -178,8 +178,17 @@ def test_sharpness_is_measured_until_a_run_diverges(tmp_path, monkeypatch, capsy
     step = (at - np.asarray(ravel_pytree(after.params)[0])) / 0.1
     np.testing.assert_allclose(gradient(at), step, atol=1e-4)
     monkeypatch.setattr(sharpness, 'task_of', lambda data, network: task)
+    alphas, recipe = [], systems.recipe
+
+    def recorded(task, *arguments):
+        alphas.append(task.alpha)
+        return recipe(task, *arguments)
+
+    monkeypatch.setattr(sharpness, 'recipe', recorded)
     name, there = 'experiments.studies.sharpness', f'--workdir={tmp_path}/sharpness'
-    printed = in_process(monkeypatch, capsys, name, there, '--rate=1e6', '--num_steps=1')
+    arguments = '--rate=1e6', '--num_steps=1', '--alpha=0.5'
+    printed = in_process(monkeypatch, capsys, name, there, *arguments)
+    assert set(alphas) == {0.5}
     found = json.loads((tmp_path / 'sharpness' / 'sharpness.json').read_text())
     assert found['limit'] == pytest.approx(3.8e-6)
     for one in found['curves'].values():

@@ -63,6 +63,9 @@ def define(values: Any) -> None:
     )
     flags.DEFINE_float('rate', 0.1, 'Learning rate.', flag_values=values)
     flags.DEFINE_float('clip', 0.0, 'Largest norm of a gradient; 0: any.', 0, flag_values=values)
+    flags.DEFINE_float(
+        'alpha', 0.0, 'Weight of mutual information, as in stability.', 0, 1, flag_values=values
+    )
     flags.DEFINE_integer('num_steps', 20, 'Steps K of the chains.', 1, flag_values=values)
     flags.DEFINE_integer('steps', 30, 'Training steps.', 1, flag_values=values)
     flags.DEFINE_integer('every', 2, 'Steps between measurements.', 1, flag_values=values)
@@ -161,10 +164,12 @@ def run(values: Any) -> None:
         raise InputError(f'--rate must be above 0, got {values.rate}')
     workdir = pathlib.Path(values.workdir)
     optimizer = clipped(OPTIMIZERS['sgd'], values.clip)
-    task = task_of(values.data, values.network)._replace(optimizer=optimizer)
+    task = task_of(values.data, values.network)._replace(optimizer=optimizer, alpha=values.alpha)
     limit = 2 * (1 + MOMENTUM) / values.rate
     workdir.mkdir(parents=True, exist_ok=True)
-    lines = [f'{values.data}, rate {values.rate:g}: stable below {limit:.1f}']
+    lines = [
+        f'{values.data}, rate {values.rate:g}, alpha {values.alpha:g}: stable below {limit:.1f}'
+    ]
     curves = {}
     for system in ADJUSTABLE:
         one = recipe(task, Setting(system, values.num_steps, values.rate, 1.0), values.seed)
