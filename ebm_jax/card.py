@@ -57,7 +57,8 @@ def card(
     }
     use = ['images = model.sample(jax.random.key(0), 16)  # in [-1, 1]']
     if spec.speech is not None:
-        use = ['sound = model.generate_sound(jax.random.key(0), 100, labels=0)  # 100 frames']
+        labels = ', labels=0' if spec.kind == CLASSIFIER or spec.conditional else ''
+        use = [f'sound = model.generate_sound(jax.random.key(0), 100{labels})  # 100 frames']
     elif spec.kind == CLASSIFIER:
         use.append('probabilities = model.class_probs(images)')
     elif 'generator' in spec.networks:

@@ -117,6 +117,11 @@ class ModelSpec:
     speech: Mapping[str, Any] | None = None
     class_names: tuple[str, ...] = ()
 
+    @property
+    def examples(self) -> str:
+        """What an example is called: 'images' or, of speech, 'windows'."""
+        return 'windows' if self.units == FEATURES else 'images'
+
     def to_json(self) -> dict[str, Any]:
         """Plain dicts, lists, strings and numbers."""
         return _to_json(self)

@@ -261,11 +261,11 @@ class TrainedModel:
         )
         return np.asarray(jax.nn.softmax(jnp.asarray(logits)))
 
-    def generate_sound(
+    def generate_features(
         self, key: Key, frames: int, labels: ArrayLike = UNCONDITIONAL, num_steps: int | None = None
     ) -> np.ndarray:
-        """Sound of `frames` frames, of one window at least, float [n], by a chain on the sum of its
-        windows' energies.
+        """Features of `frames` frames, of one window at least, [T, F, 1] in network units, by a
+        chain on the sum of its windows' energies.
 
         Args: labels: of each frame, int [frames], or one for all.
         Raises: InputError where the model is not one of recordings, and for labels that it does not
@@ -278,12 +278,7 @@ class TrainedModel:
                 f'and labels of shape {list(labels.shape)}'
             )
         self._check_known(labels)
-        if not self.model.unconditional and np.any(labels == UNCONDITIONAL):
-            raise InputError(
-                'this model has one energy for each class, and none for all: give labels, from 0 '
-                f'to {self.num_classes - 1}'
-            )
-        features = sequences.generate_features(
+        return sequences.generate_features(
             self.model.chain_energy_fn,
             self.params,
             key,
@@ -293,7 +288,12 @@ class TrainedModel:
             np.broadcast_to(labels, (frames,)),
             self.model.num_steps(num_steps),
         )
-        return frontend.sound(features)
+
+    def generate_sound(
+        self, key: Key, frames: int, labels: ArrayLike = UNCONDITIONAL, num_steps: int | None = None
+    ) -> np.ndarray:
+        """Sound of `frames` frames, of one window at least, float [n], see `generate_features`."""
+        return self._frontend().sound(self.generate_features(key, frames, labels, num_steps))
 
     def denoise_sound(
         self,
@@ -424,12 +424,21 @@ class TrainedModel:
             ) from error
 
     def _check_known(self, labels):
-        """Raises: InputError for a label that is neither a class nor UNCONDITIONAL."""
-        strange = [
-            y for y in np.ravel(labels) if y != UNCONDITIONAL and not 0 <= y < self.num_classes
-        ]
-        if strange:
-            raise InputError(f'labels are 0 to {self.num_classes - 1}, got {strange[0]}')
+        """Raises: InputError for a label that the energy does not take: one that is neither a class
+        nor UNCONDITIONAL, a class where there is one energy for all, UNCONDITIONAL where there is
+        none."""
+        labels, last = np.ravel(labels), self.num_classes - 1
+        classes = labels[labels != UNCONDITIONAL]
+        strange = classes[(classes < 0) | (classes > last)]
+        if len(strange):
+            raise InputError(f'labels are 0 to {last}, got {strange[0]}')
+        if len(classes) and not self.model.class_conditional:
+            self.check_label(int(classes[0]))
+        if len(classes) < len(labels) and not self.model.unconditional:
+            raise InputError(
+                'this model has one energy for each class, and none for all: give labels, from 0 '
+                f'to {last}'
+            )
 
     def _for_each(self, one, inputs, description, key=None, static=()):
         """`one` of each example; static: whatever else makes it another function."""

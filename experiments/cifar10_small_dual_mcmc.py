@@ -18,7 +18,7 @@ On a GPU or TPU, where it was not run, add:
 from experiments.common import launch
 from experiments.families.dual_mcmc import (
     DualSettings,
-    for_small_images,
+    for_small_networks,
     image_dual_mcmc,
 )
 from experiments.families.networks import SizedDualNetworks
@@ -27,7 +27,7 @@ build = image_dual_mcmc
 
 
 def get_config() -> DualSettings:
-    config = for_small_images(DualSettings(steps=1000, batch_size=32, latent_dim=64))
+    config = for_small_networks(DualSettings(steps=1000, batch_size=32, latent_dim=64))
     config.data.source = 'npz:data/cifar10.npz'
     config.loss.num_negatives = 32
     config.x_chain.step_size, config.x_chain.num_steps = 2.0, 20

@@ -15,7 +15,7 @@ coverage .98, reconstruction error .039 by q and .018 after 10 steps in z.
 from experiments.common import launch
 from experiments.families.dual_mcmc import (
     DualSettings,
-    for_small_images,
+    for_small_networks,
     image_dual_mcmc,
 )
 from experiments.families.networks import DualNetworks
@@ -24,7 +24,7 @@ build = image_dual_mcmc
 
 
 def get_config() -> DualSettings:
-    config = for_small_images(DualSettings(steps=2000, latent_dim=16))
+    config = for_small_networks(DualSettings(steps=2000, latent_dim=16))
     config.x_chain.step_size, config.x_chain.num_steps = 1.0, 20
     config.fresh.step_size, config.fresh.num_steps = 1.0, 20
     config.test_z.step_size, config.test_z.momentum = 0.03, 0.7

@@ -19,7 +19,7 @@ run.
 from experiments.common import launch
 from experiments.families.dual_mcmc import (
     DualSettings,
-    for_small_images,
+    for_small_networks,
     image_dual_mcmc,
 )
 from experiments.families.networks import DualNetworks
@@ -28,7 +28,7 @@ build = image_dual_mcmc
 
 
 def get_config() -> DualSettings:
-    config = for_small_images(DualSettings(steps=8000, batch_size=32, latent_dim=32), factor=2)
+    config = for_small_networks(DualSettings(steps=8000, batch_size=32, latent_dim=32), factor=2)
     config.data.source = 'npz:data/mnist.npz'
     config.teaching.sigma = 0.5
     # in proportion to sigma^2 and sigma

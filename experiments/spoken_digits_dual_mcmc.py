@@ -15,7 +15,7 @@ z.
 """
 
 from experiments.common import launch
-from experiments.families.dual_mcmc import for_small_images
+from experiments.families.dual_mcmc import for_small_networks
 from experiments.families.networks import DualNetworks
 from experiments.families.speech_dual_mcmc import SpeechDualSettings, speech_dual_mcmc
 
@@ -23,7 +23,7 @@ build = speech_dual_mcmc
 
 
 def get_config() -> SpeechDualSettings:
-    config = for_small_images(SpeechDualSettings(steps=3000, batch_size=32, latent_dim=32))
+    config = for_small_networks(SpeechDualSettings(steps=3000, batch_size=32, latent_dim=32))
     config.features.rate, config.features.bins = 8000, 40
     config.data.source = 'fsdd:data/fsdd.npz'
     config.data.noise, config.data.window, config.data.every = 0.0, 32, 4
@@ -34,6 +34,8 @@ def get_config() -> SpeechDualSettings:
     config.x_chain.step_size, config.x_chain.num_steps = 2.0, 20
     config.fresh.step_size, config.fresh.num_steps = 2.0, 20
     config.test_z.step_size, config.test_z.momentum = 0.005, 0.7
+    # the step of the chain in x; as far to the noisy features in each step as by default
+    config.denoise.step_size, config.denoise.anchor = 2.0, 0.2
     config.network = DualNetworks(
         energy_widths=(8, 16, 32),
         energy_down=(True, True, False),

@@ -145,6 +145,8 @@ def test_a_vae_has_no_energy_and_is_evaluated_without(tmp_path, monkeypatch, cap
             assert_one_sentence(monkeypatch, capsys, 'needs an energy', *arguments)
         else:
             in_process(monkeypatch, capsys, *arguments)
+    chains = 'experiments.chains', f'--workdir={tmp_path}/vae'
+    assert_one_sentence(monkeypatch, capsys, 'no chains in x', *chains)
     assert_one_sentence(
         monkeypatch,
         capsys,

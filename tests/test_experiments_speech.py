@@ -26,10 +26,13 @@ from ebm_jax.data.recordings import Recording, Segment  # noqa: E402
 from ebm_jax.data.windows import Frontend  # noqa: E402
 from ebm_jax.errors import InputError  # noqa: E402
 from ebm_jax.evaluate import extractor  # noqa: E402
-from ebm_jax.model import Classifier  # noqa: E402
-from ebm_jax.spec import FEATURES, ModelSpec  # noqa: E402
+from ebm_jax.model import Classifier, build  # noqa: E402
+from ebm_jax.networks import ConvNet, per_example  # noqa: E402
+from ebm_jax.spec import FEATURES, ModelSpec, energy_spec  # noqa: E402
 from ebm_jax.train import init_state, state_shapes  # noqa: E402
+from ebm_jax.trained import TrainedModel  # noqa: E402
 from experiments import phonemes_jem, phonemes_st_jem  # noqa: E402
+from experiments.commands import apply  # noqa: E402
 from experiments.common import runs, settings  # noqa: E402
 from experiments.common.groups import Denoise  # noqa: E402
 from experiments.evaluations import generator, speech_quality  # noqa: E402
@@ -314,6 +317,37 @@ def test_dual_mcmc_teaching_makes_words(tmp_path, monkeypatch, capsys):
         assert_one_sentence(monkeypatch, capsys, says, 'experiments.speech', run, task)
     with pytest.raises(InputError, match='one energy for each class'):
         opened.generate_sound(key, 8)
+    tables = 'experiments.studies.denoise_tables'
+    assert_one_sentence(monkeypatch, capsys, 'is no classifier', tables, run)
+    in_process(monkeypatch, capsys, 'experiments.apply', run, '--task=inpaint', '--hide=top')
+    with np.load(workdir / 'samples' / 'inpaint.npz') as filled:
+        known, x = filled['known'][..., 0], filled['x']
+        assert known[:, :4].all() and not known[:, 4:].any()  # the upper bands
+        seen = np.broadcast_to(filled['known'], x.shape)
+        np.testing.assert_array_equal(filled['filled'][seen], x[seen])
+    printed = in_process(
+        monkeypatch, capsys, 'experiments.apply', run, '--task=interpolate', '--samples'
+    )
+    assert '20 paths of 10 windows' in printed
+
+
+def test_a_label_that_would_be_ignored_is_refused(tmp_path, monkeypatch, capsys):
+    """One energy for all words: it can generate, and not a word."""
+    network = per_example(ConvNet(1, (4,)))
+    spec = replace(
+        energy_spec(network, (5, 3, 1), 2),
+        units=FEATURES,
+        speech=model_of(None, None, by_frame=False).speech.to_json(),
+    )
+    params = network.init(jax.random.key(0), jnp.zeros((5, 3, 1)))
+    opened = TrainedModel(model=build(spec), params=params, step=0)
+    assert opened.generate_features(jax.random.key(0), 5, num_steps=1).shape == (5, 3, 1)
+    with pytest.raises(InputError, match='one energy for all classes'):
+        opened.generate_features(jax.random.key(0), 5, 1)
+    opened.export(tmp_path / 'model')
+    arguments = 'experiments.speech', f'--workdir={tmp_path}/model', '--task=generate', '--word=b'
+    assert_one_sentence(monkeypatch, capsys, 'leave --word out', *arguments)
+    assert 'labels' not in (tmp_path / 'model' / 'README.md').read_text()
 
 
 def test_what_is_hidden_is_where_pictures_show_it():
@@ -324,11 +358,15 @@ def test_what_is_hidden_is_where_pictures_show_it():
     known = generator.known_without('top', window)[..., 0]
     assert known[:, :2].all() and not known[:, 2:].any()
     mask = np.random.default_rng(0).random((4, 6, 1)) < 0.5
-    hidden = generator.from_picture(mask, window)
+    hidden = generator.of_picture(mask, window)
     np.testing.assert_array_equal(images.spectrogram_images(hidden[None])[0], mask)
     frame = replace(window, shape=(1, 8, 1))  # frequency runs to the right
     known = generator.known_without('right', frame)[0, :, 0]
     assert known.tolist() == [True] * 4 + [False] * 4
+    with pytest.raises(InputError, match='hides nothing'):
+        apply.known_part('top', frame)
+    with pytest.raises(InputError, match='hides everything'):
+        apply.known_part('bottom', frame)
 
 
 @pytest.mark.slow

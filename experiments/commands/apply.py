@@ -38,11 +38,11 @@ from experiments.common import launch, runs, sources
 from experiments.common.experiment import Experiment
 from experiments.evaluations.generator import (
     HIDDEN,
-    from_picture,
     hidden_error,
     known_without,
+    mask_shape,
     mean_image,
-    picture_shape,
+    of_picture,
     reconstructed,
 )
 
@@ -117,6 +117,11 @@ class Inputs(NamedTuple):
         return as_float(self.examples.x)
 
     @property
+    def what(self) -> str:
+        """What an example is called."""
+        return self.experiment.model.spec.examples
+
+    @property
     def trained(self) -> TrainedModel:
         """The model with its parameters."""
         return TrainedModel(model=self.experiment.model, params=self.params, step=0)
@@ -173,8 +178,8 @@ def prepare(values: Any, opened: runs.Run) -> Inputs:
     examples = examples.rows(rows)
     if examples.x.shape[1:] != shape:
         raise InputError(
-            f'--data={values.data} has images of {list(examples.x.shape[1:])}, but the run was '
-            f'trained on {list(shape)}: bring them to that size first'
+            f'--data={values.data} has {model.spec.examples} of {list(examples.x.shape[1:])}, but '
+            f'the run was trained on {list(shape)}: bring them to that size first'
         )
     if values.label is not None and not model.class_conditional:
         raise InputError(f'--label={values.label} cannot be used: this run is not conditional')
@@ -237,8 +242,8 @@ def reconstruct(values: Any, inputs: Inputs) -> Result:
     return Result(
         [x, by_q, by_chain],
         {'x': x, 'q': by_q, 'refined': by_chain},
-        f'{len(x)} images, their reconstructions without (error {errors[0]:.4f}) and with {steps} '
-        f'steps in z (error {errors[1]:.4f})',
+        f'{len(x)} {inputs.what}, their reconstructions without (error {errors[0]:.4f}) and with '
+        f'{steps} steps in z (error {errors[1]:.4f})',
     )
 
 
@@ -259,18 +264,20 @@ def interpolate(values: Any, inputs: Inputs) -> Result:
         )
 
     if values.samples:
-        labels = np.resize(inputs.conditions[0] if inputs.conditions else 0, values.num)
+        labels = np.resize(
+            inputs.conditions[0] if inputs.conditions else 0, values.num or DEFAULT_NUM
+        )
         one, pairs = between_samples, [np.stack([labels, labels], 1)]  # both ends of one class
     else:
         half, x = len(inputs.rows) // 2, inputs.x
         if not half:
-            raise InputError('--task=interpolate needs at least two images')
+            raise InputError(f'--task=interpolate needs at least two {inputs.what}')
         one = between_images
         pairs = [
             np.stack([part[:half], part[half : 2 * half]], 1) for part in (x, *inputs.conditions)
         ]
     frames = batching.for_each(one, inputs.params, inputs.key, pairs, description='interpolations')
-    summary = f'{len(frames)} paths of {num} images, a row each'
+    summary = f'{len(frames)} paths of {num} {inputs.what}, a row each'
     return Result(list(frames), {'frames': frames}, summary, num)
 
 
@@ -290,7 +297,7 @@ def inpaint(values: Any, inputs: Inputs) -> Result:
     return Result(
         [np.where(known, x, 0), full, x],
         {'x': x, 'known': known[0], 'filled': full},
-        f'{len(x)} images seen, filled in and whole, mean squared error of what was hidden '
+        f'{len(x)} {inputs.what} seen, filled in and whole, mean squared error of what was hidden '
         f'{hidden_error(full, x, known):.4f}',
     )
 
@@ -306,7 +313,7 @@ def refine_images(values: Any, inputs: Inputs) -> Result:
     return Result(
         [x, refined],
         {'x': x, 'refined': refined},
-        f'{len(refined)} images before and after {steps} steps of size {step_size:g}',
+        f'{len(refined)} {inputs.what} before and after {steps} steps of size {step_size:g}',
     )
 
 
@@ -329,7 +336,7 @@ def scores(values: Any, inputs: Inputs) -> Result:
     return Result(
         [],
         {'image': inputs.rows, **{name: found[name] for name in experiment.scores}},
-        f'scores of {len(inputs.rows)} images of {inputs.examples.name} (means: {means})',
+        f'scores of {len(inputs.rows)} {inputs.what} of {inputs.examples.name} (means: {means})',
         table=table,
     )
 
@@ -345,9 +352,21 @@ TASKS = {
 
 def known_part(hide: str, spec: ModelSpec) -> np.ndarray:
     """bool [H, W, 1]: what is not hidden."""
-    height, width = picture_shape(spec)
     if hide in HIDDEN:
-        return known_without(hide, spec)
+        known = known_without(hide, spec)
+    else:
+        known = mask_of_file(hide, spec)
+    if known.all() or not known.any():
+        raise InputError(
+            f'--hide={hide} hides {"nothing" if known.all() else "everything"} of examples of '
+            f'{list(spec.shape)}; in a mask hidden pixels are black, the rest is white'
+        )
+    return known
+
+
+def mask_of_file(hide: str, spec: ModelSpec) -> np.ndarray:
+    """bool [H, W, 1] of a picture: what is not black."""
+    height, width = mask_shape(spec)
     try:
         with Image.open(hide) as image:
             known = np.asarray(image.convert('L'))[..., None] > 127
@@ -359,12 +378,7 @@ def known_part(hide: str, spec: ModelSpec) -> np.ndarray:
         raise InputError(
             f'the mask {hide} is {known.shape[0]}x{known.shape[1]}, but images are {height}x{width}'
         )
-    if known.all() or not known.any():
-        raise InputError(
-            f'the mask {hide} hides {"nothing" if known.all() else "everything"}: make hidden'
-            ' pixels black, the rest white'
-        )
-    return from_picture(known, spec)
+    return of_picture(known, spec)
 
 
 if __name__ == '__main__':

@@ -8,7 +8,8 @@
   denoise   --input (or a test recording with --snr of white noise) after --steps of the chain from
             its features, with weight --anchor on the distance to them
 
---workdir is a run or, for tasks that need no test recording, an exported model. Without --input,
+classify needs a classifier (JEM, ST-JEM), denoise an energy. --workdir is a run or, for tasks that
+need no test recording, an exported model. Without --input,
 classify and denoise take test recording --index. Writes OUT.wav (not classify), OUT.png
 (spectrograms, before and after) and OUT.npz (features in decibels, what was found). Sound is
 reconstructed from log-mel features by Griffin-Lim: phases are lost.
@@ -124,7 +125,6 @@ def prepare(values: Any) -> Inputs:
     if needs_recording:
         config, module = runs.read_run(pathlib.Path(values.workdir))
         use_all_cores(config)
-        experiment = runs.build(module, config)
     else:
         use_all_cores()
     opened = runs.open_model(values.workdir)
@@ -133,9 +133,13 @@ def prepare(values: Any) -> Inputs:
         raise InputError(
             f'{values.workdir} was not trained on recordings: give a run on recordings'
         )
+    if values.task == 'classify' and opened.model.classifier is None:
+        raise InputError('this model is not a classifier, and recognises nothing: use another run')
+    if values.task == 'denoise' and not opened.model.has_energy:
+        raise InputError('this model has no energy, and removes no noise: it has the task generate')
     name, sound = '', None
     if needs_recording:
-        test = experiment.speech.test
+        test = runs.build(module, config).speech.test
         if values.index >= len(test):
             raise InputError(
                 f'--index={values.index} is too large: there are {len(test)} test recordings'
@@ -153,11 +157,6 @@ def prepare(values: Any) -> Inputs:
 def classify(values: Any, inputs: Inputs) -> Result:
     """What is said."""
     frontend, opened = inputs.frontend, inputs.opened
-    if opened.model.classifier is None:
-        raise InputError(
-            'this model is not a classifier, and recognises nothing: it has the tasks generate and '
-            'denoise'
-        )
     x = frontend.sequence(inputs.sound)
     (found,) = sequences.recording_logits(
         opened.model.classifier.logits, opened.params, frontend, [x]
@@ -202,22 +201,16 @@ def generate(values: Any, inputs: Inputs) -> Result:
     if not (wanted or model.unconditional):
         raise InputError(
             f'this model has one energy for each of {", ".join(frontend.names)}, and none for all: '
-            f'give some by --{flag}'
+            f'give --{flag}'
         )
+    if wanted and not model.class_conditional:
+        raise InputError(f'this model has one energy for all {kind}: leave --{flag} out')
     numbers = [frontend.names.index(name) for name in values.phones or wanted] or [UNCONDITIONAL]
     default = 0.15 if values.phones else frontend.length * hop
     each = max(1, round((values.seconds or default) / hop))
     phones, steps = np.repeat(numbers, each), model.num_steps(values.steps)
-    x = sequences.generate_features(
-        model.chain_energy_fn,
-        inputs.opened.params,
-        jax.random.key(values.seed),
-        model.kernel(),
-        model.initial_sampler,
-        frontend,
-        phones,
-        steps,
-    )
+    key = jax.random.key(values.seed)
+    x = inputs.opened.generate_features(key, len(phones), phones, steps)
     said = ','.join(values.phones) or values.word or 'unconditional sound'
     line = f'{len(x) * hop:.2f} s of {said} after {steps} steps'
     features = frontend.scale.to_decibels(x[..., 0])
@@ -238,8 +231,6 @@ def denoise(values: Any, inputs: Inputs) -> Result:
     check(c)
     before = frontend.sequence(sound)
     model, params = inputs.opened.model, inputs.opened.params
-    if not model.has_energy:
-        raise InputError('this model has no energy, and removes no noise: it has the task generate')
     (after,) = denoised(model, params, [before], c, seed=values.seed)
     lines = [
         f'{inputs.name} after {c.num_steps} steps of size {c.step_size:g}, anchor {c.anchor:g}'

@@ -227,8 +227,8 @@ def _distances(run):
             parts.append(page.table(['set', title, '95 % interval'], rows))
             parts.append(
                 f'<p class="quiet">Distance to training images in {where}. train, test, shifted '
-                'and noise are reference points: the distances of other real images, of images '
-                'shifted sideways, and of noise.</p>'
+                'and noise are reference points: the distances of other real examples, of shifted '
+                'ones, and of noise.</p>'
             )
     return parts
 

@@ -124,7 +124,7 @@ def chains_at_work(
     frames = [Grid(model.pictures(positions[:, i]), columns) for i in range(positions.shape[1])]
     save_frames(workdir / 'samples' / 'chains.gif', frames)
     save_strip(workdir / 'report' / 'chains.png', frames)
-    what = 'one class per column' if conditional else 'one chain per image'
+    what = 'one class per column' if conditional else f'one chain per {model.spec.examples[:-1]}'
     shown = Shown(
         SAMPLES,
         'report/chains.png',
@@ -176,7 +176,7 @@ def _described(experiment):
 
 def recognition(experiment: Experiment, images: np.ndarray, labels: np.ndarray) -> Section:
     """Do conditional samples show what was asked for, and how much do they differ?"""
-    train, test = experiment.train, experiment.test
+    train, test, what = experiment.train, experiment.test, experiment.model.spec.examples
     classifier = samples.fit_reference_classifier(train)
     recognised = samples.recognition_accuracy(classifier, images, labels)
     own = samples.recognition_accuracy(classifier, test.x, test.y)
@@ -190,9 +190,9 @@ def recognition(experiment: Experiment, images: np.ndarray, labels: np.ndarray) 
     lines = [
         f'conditional samples recognised  {100 * recognised:6.2f} %   {len(labels)} fresh samples, '
         f'{len(labels) // train.num_classes} of each class, classified by a support vector machine '
-        f'fitted on real training images (its own test accuracy: {100 * own:.2f} %)',
+        f'fitted on real training {what} (its own test accuracy: {100 * own:.2f} %)',
         f'diversity within a class        {diversity:6.2f}     mean pairwise distance over that of '
-        f'real images of the class; smallest class {min(by_class.values()):.2f}',
+        f'real {what} of the class; smallest class {min(by_class.values()):.2f}',
     ]
     intervals = {'conditional_sample_accuracy': share_interval(recognised, len(labels))}
     return Section(metrics, lines, intervals=intervals)
@@ -204,6 +204,7 @@ def distances(
     """How far fresh samples are from the data, compared with reference points; class coverage and
     confidence."""
     images = dict(fresh.stages) | {'fresh': fresh.main}
+    what = experiment.model.spec.examples
     reference, points = distance.reference_points(
         experiment.train, experiment.test, len(fresh.main)
     )
@@ -231,8 +232,8 @@ def distances(
         lines += [
             f'{" and ".join(names[kind] for kind in shown)} distance in the features of '
             f'{extractor.name} (hash {extractor.hash}), against {len(reference):,} training '
-            'images; train, test, shifted, noise are reference points:',
-            f'{"set":<16}{"images":>7}'
+            f'{what}; train, test, shifted, noise are reference points:',
+            f'{"set":<16}{what:>7}'
             + ''.join(f'{names[kind]:>12}  {"95 % interval":<20}' for kind in shown),
         ]
         for name, row in table.items():
@@ -253,8 +254,8 @@ def distances(
             )
         if few:
             lines.append(
-                f'too few images for the {names["frechet"]} distance: {len(fresh.main):,} fresh '
-                f'samples and {len(reference):,} training images do not determine the covariance '
+                f'too few {what} for the {names["frechet"]} distance: {len(fresh.main):,} fresh '
+                f'samples and {len(reference):,} training {what} do not determine the covariance '
                 f'of {size:,} features (--fresh_per_class)'
             )
         fresh_row, train_row = table['fresh'], table['train']
@@ -262,7 +263,7 @@ def distances(
         if near:
             lines.append(
                 f'by the {" and ".join(names[kind] for kind in near)} distance, fresh samples are '
-                'no further from the data than as many training images are: with so few it does '
+                f'no further from the data than as many training {what} are: with so few it does '
                 'not tell them apart'
             )
     free = fresh.main if fresh.unconditional is None else fresh.unconditional
@@ -279,7 +280,7 @@ def distances(
     lines.append(
         f'class coverage of {len(free)} fresh samples{asked} {coverage:.3f}   classes given by the '
         'classifier above, exp(entropy) over that of the data; its mean confidence '
-        f'{confidence:.3f} (test images: {real.max(1).mean():.3f})'
+        f'{confidence:.3f} (test {what}: {real.max(1).mean():.3f})'
     )
     intervals = {
         f'{name}.frechet': tuple(found[name]['fresh']['frechet']['interval'])

@@ -56,7 +56,7 @@ def reconstructed(
 
 def known_without(part: str, spec: ModelSpec) -> np.ndarray:
     """bool [H, W, 1]: False in one of HIDDEN, as pictures of the examples show it."""
-    shape = picture_shape(spec)
+    shape = mask_shape(spec)
     known = np.ones((*shape, 1), bool)
 
     def edge(share, n):
@@ -64,22 +64,23 @@ def known_without(part: str, spec: ModelSpec) -> np.ndarray:
 
     cuts = [slice(edge(cut.start, n), edge(cut.stop, n)) for cut, n in zip(HIDDEN[part], shape)]
     known[tuple(cuts)] = False
-    return from_picture(known, spec)
+    return of_picture(known, spec)
 
 
 def _transposed(spec):
-    """Whether pictures show windows [T, F] with time to the right, as `spectrogram_images`."""
+    """Whether pictures show examples [T, F] with time to the right, see `spectrogram_images`;
+    single frames are drawn as curves over the frequency, their second axis."""
     return spec.units == FEATURES and spec.shape[0] > 1
 
 
-def picture_shape(spec: ModelSpec) -> tuple[int, int]:
-    """(height, width) of a picture of an example, one pixel for each number."""
+def mask_shape(spec: ModelSpec) -> tuple[int, int]:
+    """(height, width) of a mask as pictures show the examples, one pixel for each number."""
     height, width = spec.shape[:2]
     return (width, height) if _transposed(spec) else (height, width)
 
 
-def from_picture(mask: np.ndarray, spec: ModelSpec) -> np.ndarray:
-    """A mask of a picture -> that of the example that it shows."""
+def of_picture(mask: np.ndarray, spec: ModelSpec) -> np.ndarray:
+    """A mask of a picture -> that of the example which it shows."""
     return mask[::-1].swapaxes(0, 1) if _transposed(spec) else mask
 
 
@@ -94,10 +95,6 @@ def mean_image(train: Examples) -> np.ndarray:
     return np.asarray(total / len(train.x), np.float32)
 
 
-def _what(experiment):
-    return 'windows' if experiment.model.spec.units == FEATURES else 'images'
-
-
 def _given_class(experiment):
     return ', given their class' if experiment.model.class_conditional else ''
 
@@ -105,8 +102,8 @@ def _given_class(experiment):
 def reconstruction(workdir: pathlib.Path, experiment: Experiment, state: TrainState) -> Section:
     """Mean squared error of test images, where chains in z begin and end."""
     x, _, conditions = held_out_inputs(experiment)
-    what = _what(experiment)
     params, model = state.eval_params, experiment.model
+    what = model.spec.examples
     steps = model.spec.latent.num_steps
     has_q = model.latent.inference is not None and model.latent.from_inference
     begin = 'q' if has_q else 'prior'
@@ -135,7 +132,7 @@ def inpainting(workdir: pathlib.Path, experiment: Experiment, state: TrainState)
     x, y, _ = held_out_inputs(experiment)
     model = experiment.model
     known = np.broadcast_to(known_without('right', model.spec), x.shape)
-    what = _what(experiment)
+    what = model.spec.examples
     z_steps, x_steps = model.spec.latent.inpaint_steps, model.num_steps()
     mean = mean_image(experiment.train)
     trained = TrainedModel(model=model, params=state.eval_params, step=int(state.step))
@@ -172,7 +169,8 @@ def inpainting(workdir: pathlib.Path, experiment: Experiment, state: TrainState)
     for name in (*error, 'whole image'):
         error_cell = f' error {error[name]:.4f}' if name in error else ' ' * 13
         class_cell = f'   class {100 * right[name]:5.1f} %' if name in right else ''
-        lines.append(f'  {name:<18}{error_cell}{class_cell}')
+        said = name.replace('image', what[:-1])
+        lines.append(f'  {said:<18}{error_cell}{class_cell}')
     metrics = {
         'inpainting_mse': error['model'],
         'inpainting': {'mse': error, 'class_recovered': right},

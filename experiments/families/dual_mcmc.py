@@ -14,7 +14,6 @@ from ebm_jax.apply import latent
 from ebm_jax.data import Examples
 from ebm_jax.evaluate import predict
 from ebm_jax.images import Grid, as_float, stacked
-from ebm_jax.initial import uniform
 from ebm_jax.methods import dual_mcmc as method
 from ebm_jax.model import Model
 from ebm_jax.spec import LatentSpec, ModelSpec, Part, Sampling, latent_spec
@@ -24,6 +23,7 @@ from experiments.common import sources
 from experiments.common.building import (
     batches,
     chain_numbers,
+    class_name,
     kernel_part,
     make_kernel,
     optimizer_of,
@@ -139,10 +139,10 @@ class DualSettings(RunSettings):
         }
 
 
-Settings = TypeVar('Settings', bound=DualSettings)
+Config = TypeVar('Config', bound=DualSettings)
 
 
-def for_small_images(config: Settings, factor: float = 1.0) -> Settings:
+def for_small_networks(config: Config, factor: float = 1.0) -> Config:
     """Larger learning rates, times `factor`, and no weight decay, for small networks; a limit of
     the gap beyond which chains have overshot and stay above the energies of the data."""
     for name, rate in (('energy', 5e-4), ('generator', 1e-3), ('inference', 1e-3)):
@@ -199,6 +199,7 @@ def dual_mcmc_experiment(
     prepare_test: Transition,
     networks: dict[str, Network] | None = None,
     kernel: Kernel | None = None,
+    initial: Part = Part('uniform'),
     spec_changes: dict[str, Any] | None = None,
     **more: Any,
 ) -> Experiment:
@@ -210,6 +211,7 @@ def dual_mcmc_experiment(
       prepare, prepare_test: (key, example) -> network input.
       networks: {'energy', 'generator', 'inference'}; default: those of config.network.
       kernel: of the chains in x; default: that of config.x_chain.
+      initial: initial distribution of chains in x that do not begin at the generator.
       spec_changes: changes of the model's spec.
       more: further fields of Experiment.
     """
@@ -221,7 +223,8 @@ def dual_mcmc_experiment(
     used = {
         name: networks[name] for name, needed in teaching.needs(settings).networks.items() if needed
     }
-    spec = replace(model_spec(config, used, settings, shape, num_classes), **(spec_changes or {}))
+    spec = model_spec(config, used, settings, shape, num_classes, initial)
+    spec = replace(spec, **(spec_changes or {}))
     trained = model.build(spec, used)
     teacher = method.dual_mcmc(
         used.get('energy'),
@@ -233,7 +236,9 @@ def dual_mcmc_experiment(
         z_kernel=make_kernel(config.z_chain, kernel_part(config.z_chain, 'z_chain'), 'z_chain'),
         latent_dim=config.latent_dim,
         num_negatives=config.loss.num_negatives,
-        x_initial_sampler=None if settings.from_generator else uniform(shape),
+        x_initial_sampler=None
+        if settings.from_generator
+        else model.INITIAL[initial.name](shape, **initial.arguments),
         conditional=conditional,
     )
     view, scores = trained.view()
@@ -257,7 +262,9 @@ def dual_mcmc_experiment(
         predict=predict.predictor(view, prepare_test),
         scores=scores,
         input_noise=config.data.noise,
-        chains=training_chains(config, settings.x_steps, kernel) if settings.x_steps else None,
+        chains=training_chains(config, settings.x_steps, kernel)
+        if settings.x_steps and trained.has_energy
+        else None,
         ood=ood_names(config.ood),
         stages=stages_of(trained),
         evaluations=(reconstruction, inpainting) if trained.latent else (),
@@ -276,6 +283,7 @@ def model_spec(
     settings: teaching.Settings,
     shape: tuple[int, ...],
     num_classes: int,
+    initial: Part,
 ) -> ModelSpec:
     """What the trained model is, as plain data."""
     return latent_spec(
@@ -297,7 +305,7 @@ def model_spec(
             kernel=kernel_part(config.fresh, 'fresh'),
             step_size=config.fresh.step_size,
             num_steps=config.fresh.num_steps,
-            initial=Part('uniform'),
+            initial=initial,
         ),
         conditional=config.loss.conditional,
     )
@@ -348,12 +356,17 @@ def pictures_of(trained: Model, test: Examples) -> Callable[[TrainState], Pictur
         params = jax.device_get(state.eval_params)  # to one device, wherever training has them
         said = 'Samples of the generator, from the same draws of z at every step.'
         columns = num_classes if conditional and num_classes <= 20 else 10
+        headings: list[str] = []
         if conditional and columns == num_classes:
             said += ' One class per column.'
-        grids = {'generator': Grid(trained.pictures(draw(params)), columns, said)}
+            headings = [class_name(trained.spec.class_names, y) for y in range(columns)]
+        grids = {'generator': Grid(trained.pictures(draw(params)), columns, said, headings)}
         if trained.latent.inference is not None:
             again = np.asarray(reconstruct(params))
-            said = 'Test images; below each, what the generator makes of the mean of q(z|x).'
+            said = (
+                f'Test {trained.spec.examples}; below each, what the generator makes of the mean '
+                'of q(z|x).'
+            )
             rows = [trained.pictures(row) for row in (x, again)]
             grids['reconstruction'] = stacked(rows, caption=said)
         return grids

@@ -203,7 +203,7 @@ class DualNetworks(ComputeType):
 
 @dataclass
 class SizedDualNetworks(DualNetworks):
-    """The energy, the generator and the inference model; by default as the images need them."""
+    """The energy, the generator and the inference model; by default by the size of the examples."""
 
     energy_widths: tuple[int, ...] = setting((), 'channels of blocks; (): by the size', low=1)
     energy_down: tuple[bool, ...] = setting((), 'blocks that halve; (): by the size')

@@ -12,7 +12,7 @@ from ebm_jax.data import Examples, formants, recordings
 from ebm_jax.data.recordings import Recording
 from ebm_jax.data.windows import Frontend, cover, frame_phones
 from ebm_jax.errors import InputError
-from ebm_jax.spec import FEATURES
+from ebm_jax.spec import FEATURES, Part
 from ebm_jax.types import Transition
 from experiments.common.experiment import SpeechRun
 from experiments.common.groups import Denoise
@@ -23,6 +23,8 @@ from experiments.evaluations import speech_quality
 SOURCES = (
     'vowels, recordings:FOLDER, fsdd:FOLDER, fsdd:FILE.npz, tfds:NAME[@FOLDER] or frames:FILE.npz'
 )
+# noise of the standard deviation of the features
+NORMAL = Part('normal', {'scale': 1 / audio.SPAN})
 
 
 @dataclass

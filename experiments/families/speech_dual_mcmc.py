@@ -4,6 +4,7 @@ as in `dual_mcmc`."""
 from dataclasses import dataclass
 from typing import Any
 
+from ebm_jax.errors import InputError
 from ebm_jax.types import Kernel, Network
 from experiments.common.experiment import Experiment, SpeechRun
 from experiments.common.settings import group
@@ -11,6 +12,7 @@ from experiments.common.sources import Datasets
 from experiments.families.dual_mcmc import DualSettings, dual_mcmc_experiment
 from experiments.families.networks import SizedDualNetworks
 from experiments.families.speech_data import (
+    NORMAL,
     OnSpeech,
     load_speech,
     preparation,
@@ -42,6 +44,11 @@ def speech_dual_mcmc(
     """
     datasets = datasets or load_speech(config)
     run = datasets.extra
+    if config.data.periodograms:
+        raise InputError(
+            '--config.data.periodograms is for JEM and ST-JEM, whose frames evaluate turns into '
+            'sound: leave it out'
+        )
     prepare, prepare_test = preparation(config.data)
     return dual_mcmc_experiment(
         config,
@@ -50,6 +57,7 @@ def speech_dual_mcmc(
         prepare_test=prepare_test,
         networks=networks,
         kernel=kernel,
+        initial=NORMAL,
         spec_changes=spec_changes(run),
         speech=run if isinstance(run, SpeechRun) else None,
     )

@@ -17,6 +17,7 @@ from experiments.evaluations import speech_quality, spoken_frames
 from experiments.families.jem import JemBuffer, JemSettings, jem_experiment
 from experiments.families.networks import Conv1DNetwork
 from experiments.families.speech_data import (
+    NORMAL,
     OnSpeech,
     load_speech,
     preparation,
@@ -37,7 +38,7 @@ class SpeechBuffer(JemBuffer):
 
     @property
     def plain(self) -> Part:
-        return Part('normal', {'scale': 1 / audio.SPAN})
+        return NORMAL
 
 
 @dataclass

@@ -186,6 +186,11 @@ def run(values: Any) -> None:
         raise InputError(
             f'{values.workdir} was not trained on recordings: give a run on recordings'
         )
+    if experiment.model.classifier is None:
+        raise InputError(
+            f'{values.workdir} is no classifier, which recognises de-noised sound: give a run '
+            'of JEM or ST-JEM'
+        )
     audio.package('pystoi')
     pool = speech.test if values.speakers == 'heard' else speech.others
     frontend: Frontend = speech.frontend

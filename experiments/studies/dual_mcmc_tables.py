@@ -37,6 +37,7 @@ from ebm_jax.train import TrainState
 from experiments.common import launch
 from experiments.common.cores import use_all_cores
 from experiments.common.experiment import Experiment
+from experiments.common.groups import ImageData
 from experiments.common.sources import Datasets
 from experiments.common.timing import seconds_per_step
 from experiments.evaluations.generator import held_out_inputs, reconstructed
@@ -86,8 +87,8 @@ def define(values: Any) -> None:
 
 
 def is_dual(config: Any) -> bool:
-    """Whether a run is one of dual-MCMC teaching."""
-    return isinstance(config, DualSettings)
+    """Whether a run is one of dual-MCMC teaching on images."""
+    return isinstance(config, DualSettings) and isinstance(config.data, ImageData)
 
 
 def rows_of(base: DualSettings, values: Any) -> dict[str, dict[str, Any]]:

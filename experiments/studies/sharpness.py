@@ -170,11 +170,12 @@ def run(values: Any) -> None:
     lines = [
         f'{values.data}, rate {values.rate:g}, alpha {values.alpha:g}: stable below {limit:.1f}'
     ]
-    curves = {}
+    curves: dict[str, dict[str, Any]] = {}
+    asked = {name: values[name].value for name in ('data', 'rate', 'alpha', 'clip', 'num_steps')}
     for system in ADJUSTABLE:
         one = recipe(task, Setting(system, values.num_steps, values.rate, 1.0), values.seed)
         found = curves[system] = curve(one, values.seed, values.steps, values.every, system)
-        write_json(workdir / 'sharpness.json', {'limit': limit, 'curves': curves})
+        write_json(workdir / 'sharpness.json', {**asked, 'limit': limit, 'curves': curves})
         lines.append(f'{system:<8}{"step":>6}{"sharpness":>12}{"E- - E+":>10}')
         lines += [
             f'{"":<8}{step:>6}{sharp:>12.1f}{gap:>10.2f}'
