@@ -8,10 +8,10 @@
 F = 16, two scales, a first convolution of stride 2, K = 20; the chains' transition has the paper's
 crops, flips, colours and greys. Ours, otherwise.
 
-Time: 24 minutes on one CPU core whose neighbour was busy, 6 of evaluation. Expected: coloured shapes on
-grounds with the grid of the first convolution's stride over them; Frechet distance 20 (test images
-2.0, noise 53), class coverage .64, AUROC of -E .75 against textures, .55 against CIFAR-100, and a
-KL gradient of .40 of the contrast's (paper: .4 to .5).
+Time: 24 minutes on one CPU core whose neighbour was busy, 6 of evaluation. Expected: coloured
+shapes on grounds with the grid of the first convolution's stride over them; Frechet distance 20
+(test images 2.0, noise 53), class coverage .64, AUROC of -E .75 against textures, .55 against
+CIFAR-100, and a KL gradient of .40 of the contrast's (paper: .4 to .5).
 
 On a GPU or TPU, where it was not run, add:
 

@@ -6,9 +6,9 @@
 The classifier is trained on attacks of L2 radius 1 (pixels in [0, 1]), p(x) by binary cross-entropy
 between data and samples of an ascent without noise.
 
-Time: six minutes on 2 CPU cores that were also busy with other work. Expected: accuracy 97.5 %; under
-APGD attacks of L2 radius .5 79 %, of radius 1 33 % (ST-JEM: 74 % and 3 %); 100 % of fresh samples
-recognised.
+Time: six minutes on 2 CPU cores that were also busy with other work. Expected: accuracy 97.5 %;
+under APGD attacks of L2 radius .5 79 %, of radius 1 33 % (ST-JEM: 74 % and 3 %); 100 % of fresh
+samples recognised.
 """
 
 from experiments.common import launch

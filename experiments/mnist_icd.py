@@ -8,9 +8,9 @@ F = 16, two scales and a first convolution of stride 2, where the release has F 
 stride 1 (on a GPU: --config.network.width=64 --config.network.scales=1
 --config.network.stem_stride=1). Chains have an affine transition (our reading: the paper has none).
 
-Time: about seven minutes. Expected: fresh samples at Frechet distance 7.8 (test images 1.1, shifted 13, noise 86), class
-coverage .91, AUROC of -E 1.00 against Fashion-MNIST, .96 against mixtures; the KL term costs 11 %
-of a step.
+Time: about seven minutes. Expected: fresh samples at Frechet distance 7.8 (test images 1.1, shifted
+13, noise 86), class coverage .91, AUROC of -E 1.00 against Fashion-MNIST, .96 against mixtures; the
+KL term costs 11 % of a step.
 """
 
 from experiments.common import launch
