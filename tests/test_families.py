@@ -3,6 +3,7 @@
 import dataclasses
 import importlib
 import json
+import math
 import shlex
 from types import SimpleNamespace
 
@@ -45,21 +46,30 @@ def own_kernel():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('family', ['icd', 'dual_mcmc', 'speech'])
+@pytest.mark.parametrize('family', ['icd', 'dual_mcmc', 'speech', 'speech_dual_mcmc'])
 def test_every_family_takes_networks_and_a_kernel_of_ones_own(family):
     """Training moves the parameters of the network, by chains of the kernel (the guide's
     example has JEM)."""
     kernel = own_kernel()
+    if 'speech' in family:
+        pytest.importorskip('librosa', reason='the extra `speech` is not installed')
     if family == 'icd':
         config = importlib.import_module('experiments.digits_icd').get_config()
         experiment = icd.image_icd(config, network=plain(1), kernel=kernel)
-    elif family == 'dual_mcmc':
-        config = importlib.import_module('experiments.digits_dual_mcmc').get_config()
-        generator, inference = plain(64), plain(2 * config.latent_dim)
+    elif 'dual_mcmc' in family:
+        config, shape = importlib.import_module('experiments.digits_dual_mcmc').get_config(), (8, 8)
+        build = dual_mcmc.image_dual_mcmc
+        if family == 'speech_dual_mcmc':
+            config = importlib.import_module('experiments.spoken_digits_dual_mcmc').get_config()
+            config.data.source, config.data.every, config.features.rate = 'vowels', 20, 16000
+            config.loss.gap_limit = 1e4  # of linear energies
+            shape = (config.data.window, config.features.bins)
+            build = importlib.import_module(f'experiments.families.{family}').speech_dual_mcmc
+        generator, inference = plain(math.prod(shape)), plain(2 * config.latent_dim)
         networks = {
             'energy': plain(1),
             'generator': generator._replace(
-                apply=lambda params, z, *label: generator.apply(params, z).reshape(8, 8, 1)
+                apply=lambda params, z, *label: generator.apply(params, z).reshape(*shape, 1)
             ),
             'inference': inference._replace(
                 apply=lambda params, x, *label: jnp.split(inference.apply(params, x), 2)
@@ -68,9 +78,8 @@ def test_every_family_takes_networks_and_a_kernel_of_ones_own(family):
         networks['energy'] = networks['energy']._replace(
             apply=lambda params, x, *label: (x.reshape(-1) @ params['w'])[0]
         )
-        experiment = dual_mcmc.image_dual_mcmc(config, networks=networks, kernel=kernel)
+        experiment = build(config, networks=networks, kernel=kernel)
     else:
-        pytest.importorskip('librosa', reason='the extra `speech` is not installed')
         config = importlib.import_module('experiments.vowels_st_jem').get_config()
         speech = importlib.import_module('experiments.families.speech_jem')
         experiment = speech.speech_jem(config, network=plain(7), kernel=kernel)
@@ -78,9 +87,9 @@ def test_every_family_takes_networks_and_a_kernel_of_ones_own(family):
     recipe = experiment.recipe
     state = init_state(jax.random.key(0), recipe)
     before = jax.device_get(state.params)
-    names = {'w'} if family != 'dual_mcmc' else {'energy', 'generator', 'inference'}
+    names = {'w'} if 'dual_mcmc' not in family else {'energy', 'generator', 'inference'}
     assert set(before) == names and recipe.description['networks'] == dict.fromkeys(
-        ['network'] if family != 'dual_mcmc' else sorted(names)
+        ['network'] if 'dual_mcmc' not in family else sorted(names)
     )
     step = jax.jit(make_local_step(recipe))
     for i in range(2):  # the warm-up begins at a learning rate of 0

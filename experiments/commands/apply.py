@@ -365,7 +365,7 @@ def known_part(hide: str, spec: ModelSpec) -> np.ndarray:
 
 
 def mask_of_file(hide: str, spec: ModelSpec) -> np.ndarray:
-    """bool [H, W, 1] of a picture: what is not black."""
+    """bool [H, W, 1] of an example: what a mask, as large as its picture, does not blacken."""
     height, width = mask_shape(spec)
     try:
         with Image.open(hide) as image:
