@@ -23,7 +23,7 @@ from experiments.families.dual_mcmc import (
     for_small_networks,
     image_dual_mcmc,
 )
-from experiments.families.networks import DualNetworks
+from experiments.families.networks import small_dual_networks
 
 build = image_dual_mcmc
 
@@ -38,13 +38,7 @@ def get_config() -> DualSettings:
     config.x_chain.step_size, config.x_chain.num_steps = 2.0, 20
     config.fresh.step_size, config.fresh.num_steps = 2.0, 20
     config.test_z.step_size, config.test_z.momentum = 0.03, 0.7
-    config.network = DualNetworks(
-        energy_widths=(8, 16, 32),
-        energy_down=(True, True, False),
-        generator_widths=(64, 32, 16),
-        inference_widths=(16, 32, 64),
-        inference_strides=(2, 2, 2),
-    )
+    config.network = small_dual_networks()
     return config
 
 

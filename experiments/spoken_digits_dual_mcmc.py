@@ -16,7 +16,7 @@ z.
 
 from experiments.common import launch
 from experiments.families.dual_mcmc import for_small_networks
-from experiments.families.networks import DualNetworks
+from experiments.families.networks import small_dual_networks
 from experiments.families.speech_dual_mcmc import SpeechDualSettings, speech_dual_mcmc
 
 build = speech_dual_mcmc
@@ -36,13 +36,7 @@ def get_config() -> SpeechDualSettings:
     config.test_z.step_size, config.test_z.momentum = 0.005, 0.7
     # the step of the chain in x; as far to the noisy features in each step as by default
     config.denoise.step_size, config.denoise.anchor = 2.0, 0.2
-    config.network = DualNetworks(
-        energy_widths=(8, 16, 32),
-        energy_down=(True, True, False),
-        generator_widths=(64, 32, 16),
-        inference_widths=(16, 32, 64),
-        inference_strides=(2, 2, 2),
-    )
+    config.network = small_dual_networks()
     return config
 
 

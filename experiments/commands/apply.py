@@ -352,10 +352,7 @@ TASKS = {
 
 def known_part(hide: str, spec: ModelSpec) -> np.ndarray:
     """bool [H, W, 1]: what is not hidden."""
-    if hide in HIDDEN:
-        known = known_without(hide, spec)
-    else:
-        known = mask_of_file(hide, spec)
+    known = known_without(hide, spec) if hide in HIDDEN else mask_of_file(hide, spec)
     if known.all() or not known.any():
         raise InputError(
             f'--hide={hide} hides {"nothing" if known.all() else "everything"} of examples of '

@@ -9,10 +9,10 @@
             its features, with weight --anchor on the distance to them
 
 classify needs a classifier (JEM, ST-JEM), denoise an energy. --workdir is a run or, for tasks that
-need no test recording, an exported model. Without --input,
-classify and denoise take test recording --index. Writes OUT.wav (not classify), OUT.png
-(spectrograms, before and after) and OUT.npz (features in decibels, what was found). Sound is
-reconstructed from log-mel features by Griffin-Lim: phases are lost.
+need no test recording, an exported model. Without --input, classify and denoise take test recording
+--index. Writes OUT.wav (not classify), OUT.png (spectrograms, before and after) and OUT.npz
+(features in decibels, what was found). Sound is reconstructed from log-mel features by Griffin-Lim:
+phases are lost.
 """
 
 import math

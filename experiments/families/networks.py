@@ -201,6 +201,17 @@ class DualNetworks(ComputeType):
         return {name: per_example(module) for name, module in modules.items()}
 
 
+def small_dual_networks() -> DualNetworks:
+    """Networks for examples of about 30 numbers a side (multiples of 4), on two CPU cores."""
+    return DualNetworks(
+        energy_widths=(8, 16, 32),
+        energy_down=(True, True, False),
+        generator_widths=(64, 32, 16),
+        inference_widths=(16, 32, 64),
+        inference_strides=(2, 2, 2),
+    )
+
+
 @dataclass
 class SizedDualNetworks(DualNetworks):
     """The energy, the generator and the inference model; by default by the size of the examples."""

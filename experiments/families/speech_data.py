@@ -13,7 +13,6 @@ from ebm_jax.data.recordings import Recording
 from ebm_jax.data.windows import Frontend, cover, frame_phones
 from ebm_jax.errors import InputError
 from ebm_jax.spec import FEATURES, Part
-from ebm_jax.types import Transition
 from experiments.common.experiment import SpeechRun
 from experiments.common.groups import Denoise
 from experiments.common.settings import group, setting
@@ -73,23 +72,33 @@ class OnSpeech:
     )
 
 
-def spec_changes(run: Any) -> dict[str, Any]:
-    """What the spec of a model on speech has besides. run: `Datasets.extra` of `load_speech`."""
-    changes: dict[str, Any] = {'units': FEATURES}
-    if isinstance(run, SpeechRun):
-        return changes | {'speech': run.frontend.to_json(), 'class_names': run.frontend.names}
-    return changes if run is None else changes | {'class_names': run.names}
+def parts_of(c: SpeechData, run: Any) -> dict[str, Any]:
+    """What every experiment on speech is given: preparation (masks in training, noise in training
+    and test), changes of the model's spec, and recordings.
 
-
-def preparation(c: SpeechData) -> tuple[Transition, Transition]:
-    """(prepare, prepare_test): masks in training, noise in both."""
+    Args: run: `Datasets.extra` of `load_speech`.
+    """
     masks = [
         augment.mask(axis, width)
         for axis, width in enumerate((c.time_mask, c.frequency_mask))
         if width
     ]
     noise = augment.gaussian_noise(c.noise)
-    return augment.chain(*masks, noise), augment.chain(noise)
+    changes: dict[str, Any] = {'units': FEATURES}
+    recorded = run if isinstance(run, SpeechRun) else None
+    if recorded is not None:
+        changes |= {
+            'speech': recorded.frontend.to_json(),
+            'class_names': recorded.frontend.names,
+        }
+    elif run is not None:
+        changes['class_names'] = run.names
+    return {
+        'prepare': augment.chain(*masks, noise),
+        'prepare_test': augment.chain(noise),
+        'spec_changes': changes,
+        'speech': recorded,
+    }
 
 
 def load_speech(config: OnSpeech) -> Datasets:

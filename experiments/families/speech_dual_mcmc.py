@@ -6,7 +6,7 @@ from typing import Any
 
 from ebm_jax.errors import InputError
 from ebm_jax.types import Kernel, Network
-from experiments.common.experiment import Experiment, SpeechRun
+from experiments.common.experiment import Experiment
 from experiments.common.settings import group
 from experiments.common.sources import Datasets
 from experiments.families.dual_mcmc import DualSettings, dual_mcmc_experiment
@@ -15,8 +15,7 @@ from experiments.families.speech_data import (
     NORMAL,
     OnSpeech,
     load_speech,
-    preparation,
-    spec_changes,
+    parts_of,
 )
 
 
@@ -42,22 +41,17 @@ def speech_dual_mcmc(
       networks: {'energy', 'generator', 'inference'}; default: those of config.network.
       kernel: of the chains in x; default: that of config.x_chain.
     """
-    datasets = datasets or load_speech(config)
-    run = datasets.extra
     if config.data.periodograms:
         raise InputError(
             '--config.data.periodograms is for JEM and ST-JEM, whose frames evaluate turns into '
             'sound: leave it out'
         )
-    prepare, prepare_test = preparation(config.data)
+    datasets = datasets or load_speech(config)
     return dual_mcmc_experiment(
         config,
         datasets,
-        prepare=prepare,
-        prepare_test=prepare_test,
         networks=networks,
         kernel=kernel,
         initial=NORMAL,
-        spec_changes=spec_changes(run),
-        speech=run if isinstance(run, SpeechRun) else None,
+        **parts_of(config.data, datasets.extra),
     )

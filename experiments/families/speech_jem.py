@@ -20,8 +20,7 @@ from experiments.families.speech_data import (
     NORMAL,
     OnSpeech,
     load_speech,
-    preparation,
-    spec_changes,
+    parts_of,
 )
 
 
@@ -71,18 +70,14 @@ def speech_jem(
         evaluations = speech_quality.EVALUATIONS
     elif run is not None:
         evaluations = of_frames(config, run)
-    prepare, prepare_test = preparation(config.data)
     return jem_experiment(
         config,
         datasets,
         network or config.network.build(datasets.train.num_classes, datasets.train.x.shape[1:]),
         initial=config.buffer.part(datasets.train),
-        prepare=prepare,
-        prepare_test=prepare_test,
         kernel=kernel,
-        spec_changes=spec_changes(run),
-        speech=run if isinstance(run, SpeechRun) else None,
         evaluations=evaluations,
+        **parts_of(config.data, run),
     )
 
 
