@@ -23,6 +23,7 @@ from ebm_jax.card import card
 from ebm_jax.errors import InputError
 from ebm_jax.model import Model
 from ebm_jax.record import atomic_write, write_json
+from ebm_jax.shapes import first_difference, named_leaves
 from ebm_jax.spec import ModelSpec
 from ebm_jax.types import ArrayLike, Params
 
@@ -54,7 +55,9 @@ def write(
         folder.mkdir(parents=True, exist_ok=True)
         beside = folder / f'{WEIGHTS}.part'
         # save_file would make a file that nobody else can read
-        beside.write_bytes(save({name: np.asarray(leaf) for name, leaf in flat(params).items()}))
+        beside.write_bytes(
+            save({name: np.asarray(leaf) for name, leaf in named_leaves(params).items()})
+        )
         digest = _sha256(beside)
         beside.replace(folder / WEIGHTS)
         content = {
@@ -163,22 +166,15 @@ def matched(path: pathlib.Path, model: Model, found: Mapping[str, ArrayLike]) ->
                 f'{path}: the network has outputs {list(outputs)} where the description says '
                 f'{spec.num_classes} classes: it is damaged'
             )
-    shape = {name: np.shape(leaf) for name, leaf in found.items()}
-    needed = {name: tuple(leaf.shape) for name, leaf in flat(wanted).items()}
-    differing = sorted(name for name in shape | needed if shape.get(name) != needed.get(name))
+    needed = named_leaves(wanted)
+    differing = first_difference(found, needed)
     if differing:
-        name = differing[0]
+        name, there, here = differing
         raise InputError(
-            f'{path}: the parameter {name} is {shape.get(name, "missing")} where the model has '
-            f'{needed.get(name, "none")}: weights and config.json do not belong together'
+            f'{path}: the parameter {name} is {there or "missing"} where the model has '
+            f'{here or "none"}: weights and config.json do not belong together'
         )
     return jax.tree.unflatten(jax.tree.structure(wanted), [found[name] for name in needed])
-
-
-def flat(params: Params) -> dict[str, Any]:
-    """{'a/b': leaf} of nested dicts, lists and tuples."""
-    leaves = jax.tree_util.tree_leaves_with_path(params)
-    return {jax.tree_util.keystr(path, simple=True, separator='/'): leaf for path, leaf in leaves}
 
 
 def _sha256(file):

@@ -5,7 +5,7 @@ Those of arrays look at shapes only, by chex, so they cost nothing in a compiled
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import EllipsisType
 from typing import Any
 
@@ -53,6 +53,25 @@ def check_leading(name: str, tree: PyTree, n: int, layout: str) -> None:
     """Refuse a pytree with a leaf whose leading axis is not n. Raises: ValueError that names it."""
     for leaf in jax.tree.leaves(tree):
         check_shape(name, leaf, (n, ...), layout)
+
+
+def named_leaves(tree: PyTree) -> dict[str, Any]:
+    """{'a/b': leaf} of nested dicts, lists and tuples."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator='/'): leaf for path, leaf in leaves}
+
+
+def first_difference(
+    found: Mapping[str, Any], needed: Mapping[str, Any]
+) -> tuple[str, str, str] | None:
+    """(name, shape found, shape needed) of the first array by name that has another shape or is in
+    one of them alone, where it has the shape ''; None where there is none."""
+    shapes = [{name: str(np.shape(leaf)) for name, leaf in of.items()} for of in (found, needed)]
+    there, here = shapes
+    for name in sorted(there.keys() | here.keys()):
+        if there.get(name) != here.get(name):
+            return name, there.get(name, ''), here.get(name, '')
+    return None
 
 
 def check_kind(name: str, value: Any, kind: type, instead: str) -> None:

@@ -18,7 +18,9 @@ from flax import struct
 from jax.extend.core import jaxpr_as_fun
 
 from ebm_jax import devices as across
+from ebm_jax.errors import InputError
 from ebm_jax.images import Grid
+from ebm_jax.shapes import first_difference, named_leaves
 from ebm_jax.types import (
     Array,
     ArrayLike,
@@ -91,6 +93,8 @@ class Recipe:
       prepare_more: {name: as `prepare`} of further entries of the batch.
       description: None, or what `ebm_jax.load` needs to rebuild the model
         (`spec.ModelSpec.to_json`); it is written into the run's config.json.
+      init_params: None for random ones, or () -> the parameters that training begins with, such as
+        lambda: ebm_jax.load(FOLDER).params; called where a run begins, not where it continues.
     """
 
     method: Method
@@ -104,6 +108,7 @@ class Recipe:
     show: tuple[str, ...] = ('loss', 'accuracy', 's_gap', 'effective_sample_size')
     prepare_more: Mapping[str, Transition] = field(default_factory=dict)
     description: Mapping[str, Any] | None = None
+    init_params: Callable[[], Params] | None = None
 
     @property
     def preparations(self) -> dict[str, Transition]:
@@ -117,13 +122,32 @@ class Recipe:
 
 
 def init_state(key: Key, recipe: Recipe) -> TrainState:
-    """The state before the first step, on one device, chains with their leading axis of shards."""
+    """The state before the first step, on one device, chains with their leading axis of shards.
+
+    Raises: InputError where the recipe's `init_params` are not those of the method's networks.
+    """
+    given = None
+    if recipe.init_params is not None:
+        given = recipe.init_params()
+        _check_params(given, state_shapes(recipe).params)
+    return _first_state(key, recipe, given)
+
+
+def state_shapes(recipe: Recipe) -> TrainState:
+    """The shapes of `init_state`, without computing it."""
+    return jax.eval_shape(lambda: _first_state(jax.random.key(0), recipe, None))
+
+
+def _first_state(key, recipe, given):
+    """The state before the first step. given: its parameters; None for random ones."""
     key, init_key, prepare_key = jax.random.split(key, 3)
     batch = recipe.batch_at(0)
 
-    def make():
+    def make(given):
         prepared = prepare_batch(recipe.preparations, prepare_key, batch)
         params, chains = recipe.method.init(init_key, prepared)
+        if given is not None:
+            params = given
         return TrainState(
             step=jnp.zeros((), jnp.int32),
             params=params,
@@ -135,12 +159,19 @@ def init_state(key: Key, recipe: Recipe) -> TrainState:
             attempt=jnp.zeros((), jnp.int32),
         )
 
-    return jax.jit(make)()
+    return jax.jit(make)(given)
 
 
-def state_shapes(recipe: Recipe) -> TrainState:
-    """The shapes of `init_state`, without computing it."""
-    return jax.eval_shape(lambda: init_state(jax.random.key(0), recipe))
+def _check_params(given, needed):
+    """Refuse parameters of other networks."""
+    differing = first_difference(named_leaves(given), named_leaves(needed))
+    if differing:
+        name, there, here = differing
+        raise InputError(
+            f'the parameters to begin with are those of other networks: {name} is '
+            f'{there or "missing"} there and {here or "missing"} here; give the run the networks '
+            'and classes that they come from'
+        )
 
 
 def prepare_batch(preparations: Mapping[str, Transition], key: Key, batch: Batch) -> Batch:

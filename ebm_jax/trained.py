@@ -23,6 +23,7 @@ from ebm_jax.checkpoint import Checkpoints
 from ebm_jax.errors import InputError
 from ebm_jax.model import Model, build
 from ebm_jax.record import read_summary
+from ebm_jax.shapes import named_leaves
 from ebm_jax.spec import ModelSpec
 from ebm_jax.types import UNCONDITIONAL, ArrayLike, Key, Network, ParamEnergyFn, Params
 
@@ -471,7 +472,7 @@ def load(
         return _load_export(path, content, model)
     with Checkpoints(path / 'checkpoints', read_only=True) as checkpoints:
         step, params = checkpoints.restore_eval_params()
-    params = exported.matched(path, model, exported.flat(params))
+    params = exported.matched(path, model, named_leaves(params))
     settings = {name: value for name, value in content.items() if name != 'model'}
     return TrainedModel(
         model=model, params=params, step=step, settings=settings, metrics=read_summary(path)

@@ -13,6 +13,7 @@ import subprocess
 import sys
 from types import SimpleNamespace
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -130,6 +131,23 @@ def test_rerunning_the_command_continues_the_run(trained):
         'checkpoints',
         'tensorboard',
     } <= {p.name for p in workdir.iterdir()}
+
+
+def test_a_run_begins_with_another_one(trained, tmp_path, monkeypatch, capsys):
+    workdir, _ = trained
+    given = (
+        'experiments.digits_st_jem',
+        f'--workdir={tmp_path}/new',
+        *SMALL,
+        f'--config.init_from={workdir}',
+        '--config.steps=1',
+        '--config.optimizer.learning_rate=1e-9',
+    )
+    other = '--config.network.widths=(4,4,8)'
+    assert_one_sentence(monkeypatch, capsys, 'other networks', *given, other)
+    succeed(*given)  # the corrected command starts clean
+    before, after = (ebm_jax.load(path).params for path in (workdir, tmp_path / 'new'))
+    chex.assert_trees_all_close(after, before, atol=1e-7)
 
 
 def test_several_cores_are_used_without_being_asked(trained):
@@ -755,6 +773,11 @@ def mistakes(workdir, tmp_path):
             train,
             [new, '--config.loss.late_from=400', '--config.steps=400'],
             'never changes',
+        ),
+        'no model to begin with': (
+            train,
+            [new, f'--config.init_from={tmp_path}/none'],
+            '--config.init_from: ',
         ),
         'colour of grey images': (icd, [new, '--config.data.label=colour'], 'RGB'),
         'all classes left out': (

@@ -307,6 +307,37 @@ def test_a_checkpoint_of_another_network_gets_one_sentence(tmp_path):
         train(tmp_path, 6, recipe(make_method(widths=(8, 16))))
 
 
+def test_training_begins_with_the_parameters_of_another_run(uninterrupted, tmp_path):
+    _, other = uninterrupted
+    key, reads = jax.random.key(5), []
+
+    def params():
+        reads.append(1)
+        return other.eval_params
+
+    run = recipe(init_params=params)
+    begun, usual = init_state(key, run), init_state(key, recipe())
+    chex.assert_trees_all_equal(begun.params, other.eval_params)
+    chex.assert_trees_all_equal(begun.ema_params, other.eval_params)
+    chex.assert_trees_all_equal(
+        as_data(begun.replace(params=(), ema_params=())),
+        as_data(usual.replace(params=(), ema_params=())),
+    )
+    whole = train(tmp_path / 'whole', 4, run)
+    train(tmp_path / 'parts', 3, run)
+    assert len(reads) == 3  # of init_state and of two runs
+    resumed = train(tmp_path / 'parts', 4, run)
+    assert len(reads) == 3
+    chex.assert_trees_all_equal(as_data(whole), as_data(resumed))
+
+
+def test_parameters_of_another_network_are_no_beginning(uninterrupted):
+    _, other = uninterrupted
+    run = recipe(make_method(widths=(8, 16)), init_params=lambda: other.params)
+    with pytest.raises(InputError, match=r'other networks: .* is \(.*\) there and \(.*\) here'):
+        init_state(jax.random.key(0), run)
+
+
 def test_a_checkpoint_that_is_not_there(tmp_path):
     with pytest.raises(InputError, match='train first'):
         Checkpoints(tmp_path).restore(state_shapes(recipe()))

@@ -130,6 +130,9 @@ class RunSettings:
         'out-of-distribution sets for evaluate: NAME=DATA, or the name of a change of the test set',
         resume=True,
     )
+    init_from: str = setting(
+        '', 'run or exported model whose parameters training begins with; empty: random ones'
+    )
     guard: Guard = group(Guard)
 
     def divisors(self) -> tuple[int, ...]:

@@ -1,6 +1,7 @@
 """Runs of experiments: trained in a workdir or continued there, and opened again with their
 data."""
 
+import dataclasses
 import importlib
 import pathlib
 from collections.abc import Callable, Sequence
@@ -53,6 +54,8 @@ def build(module: ModuleType, config: Any, datasets: Datasets | None = None) -> 
                 f'{module.__name__}.build must return an Experiment, got a '
                 f'{type(experiment).__name__}'
             )
+        if config.init_from:
+            experiment = beginning_with(experiment, config.init_from)
         return with_telemetry(experiment, config.seed)
     except InputError:
         raise
@@ -60,6 +63,13 @@ def build(module: ModuleType, config: Any, datasets: Datasets | None = None) -> 
         raise InputError(
             f'the configuration of {module.__name__} cannot be built: {error}'
         ) from error
+
+
+def beginning_with(experiment: Experiment, path: str) -> Experiment:
+    """The experiment whose training begins with the evaluation parameters of a run or an exported
+    model, which are read where it begins, not where it continues."""
+    recipe = dataclasses.replace(experiment.recipe, init_params=lambda: open_model(path).params)
+    return dataclasses.replace(experiment, recipe=recipe)
 
 
 def fit_experiment(
@@ -131,6 +141,8 @@ def check_same_run(workdir: pathlib.Path, module: ModuleType, config: Any) -> No
     old = {} if saved is None else settings.flatten(_read(workdir, saved, module))
     config.fix_schedule(old)
     if saved is None:
+        if config.init_from:
+            _check_model(config.init_from)
         return
     new, free = settings.flatten(config), settings.free_on_resume(config)
     changed = sorted(
@@ -141,6 +153,14 @@ def check_same_run(workdir: pathlib.Path, module: ModuleType, config: Any) -> No
         raise InputError(
             f'{workdir} holds a run with other settings: {listed}; use those, or another --workdir'
         )
+
+
+def _check_model(path):
+    """Refuse, before the data are read, a folder without a model."""
+    try:
+        read_config(pathlib.Path(path))
+    except InputError as error:
+        raise InputError(f'--config.init_from: {error}') from error
 
 
 def open_model(path: str | pathlib.Path) -> TrainedModel:
