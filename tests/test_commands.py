@@ -27,6 +27,7 @@ DOCUMENTS = [
     'docs/howto/choose.md',
     'docs/howto/compose.md',
     'docs/howto/generators.md',
+    'docs/howto/resume.md',
     'docs/howto/speech.md',
     'docs/concepts/more_methods.md',
     'docs/adding_a_method.md',
