@@ -85,8 +85,8 @@ def card(
         '',
         '## Metrics',
         '',
-        'By `evaluate`, whose flags `--ood` and `--suite` add to the defaults; names: '
-        'docs/howto/evaluate.md.',
+        'By `evaluate`, whose flags `--ood` and `--suite` add to the defaults (`chains.*`: by '
+        '`experiments.chains`); names: docs/howto/evaluate.md.',
         '',
         '| metric | value |',
         '|---|---|',

@@ -22,7 +22,6 @@ def get_config() -> JemSettings:
     config.sampler.num_steps = 20
     config.loss.balanced = False
     config.loss.alpha = 0.0
-    config.ood = (*config.ood, 'near/letters=letters')
     return config
 
 

@@ -8,8 +8,8 @@
 all.
 
 Expected: 88 % after 600 steps on 5,000 of the images (5 seeds; the classifier alone 78 %):
-python -m experiments.studies.semi_supervised --data=npz:data/mnist.npz --train=5000 --steps=600. A
-whole run has not been measured.
+python -m experiments.studies.semi_supervised --workdir=runs/few_labels --data=npz:data/mnist.npz
+--train=5000 --steps=600. A whole run has not been measured.
 """
 
 from experiments.common import launch
