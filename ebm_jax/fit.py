@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from ebm_jax import cost, memory, process, sharding
-from ebm_jax.checkpoint import Checkpoints
+from ebm_jax.checkpoint import Checkpoints, steps_in
 from ebm_jax.errors import Diverged, InputError, NotSaved, Stopped
 from ebm_jax.guard import Guard, RecoveryAction
 from ebm_jax.monitor import Monitor, OnLog
@@ -23,6 +23,7 @@ from ebm_jax.train import (
     Traced,
     TrainState,
     init_state,
+    initial_params,
     make_train_step,
     state_shapes,
     trace_step,
@@ -94,6 +95,8 @@ def fit(
     devices = sorted(devices or jax.devices(), key=lambda device: device.process_index)
     workdir = pathlib.Path(workdir)
     traced = check(recipe, devices, log_every if watch_every is None else watch_every)
+    if not steps_in(workdir / 'checkpoints'):
+        initial_params(recipe)
     try:
         workdir.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -126,11 +126,26 @@ def init_state(key: Key, recipe: Recipe) -> TrainState:
 
     Raises: InputError where the recipe's `init_params` are not those of the method's networks.
     """
-    given = None
-    if recipe.init_params is not None:
-        given = recipe.init_params()
-        _check_params(given, state_shapes(recipe).params)
-    return _first_state(key, recipe, given)
+    return _first_state(key, recipe, initial_params(recipe))
+
+
+def initial_params(recipe: Recipe) -> Params | None:
+    """The parameters that training begins with; None for random ones.
+
+    Raises: InputError where the recipe's `init_params` are not those of the method's networks.
+    """
+    if recipe.init_params is None:
+        return None
+    given = recipe.init_params()
+    differing = first_difference(named_leaves(given), named_leaves(state_shapes(recipe).params))
+    if differing:
+        name, there, here = differing
+        raise InputError(
+            f'the parameters to begin with are those of other networks: {name} is '
+            f'{there or "missing"} there and {here or "missing"} here; give the run the networks '
+            'and classes that they come from'
+        )
+    return given
 
 
 def state_shapes(recipe: Recipe) -> TrainState:
@@ -160,18 +175,6 @@ def _first_state(key, recipe, given):
         )
 
     return jax.jit(make)(given)
-
-
-def _check_params(given, needed):
-    """Refuse parameters of other networks."""
-    differing = first_difference(named_leaves(given), named_leaves(needed))
-    if differing:
-        name, there, here = differing
-        raise InputError(
-            f'the parameters to begin with are those of other networks: {name} is '
-            f'{there or "missing"} there and {here or "missing"} here; give the run the networks '
-            'and classes that they come from'
-        )
 
 
 def prepare_batch(preparations: Mapping[str, Transition], key: Key, batch: Batch) -> Batch:

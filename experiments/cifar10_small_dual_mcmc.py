@@ -4,14 +4,14 @@
         --config.data.source=npz:data/cifar10.npz
     python -m experiments.evaluate --workdir=runs/cifar10_small_dual
 
-Layers by the size of the images, 64 latent dimensions, K = 20 in x and 10 in z, sigma and the steps
-in z of training those of `mnist_dual_mcmc` (at test time .055, there .03). Ours.
+Layers by the size of the images, 64 latent dimensions, K = 20 in x and 10 in z; sigma and, in
+training, the steps in z are those of `mnist_dual_mcmc` (at test time .055, there .03). Ours.
 
 Time: 34 minutes on one CPU core whose neighbour was busy, 5 of evaluation. Expected: coloured
-shapes on plain grounds, which cannot be named; Frechet distance 10.8 from the generator and 10.7 after
-the chain in x (test images 2.0, noise 53), class coverage .88, reconstruction error .053 by q and
-.039 after 10 steps in z, hidden halves filled in with squared error .198 (mean image .246, nearest
-neighbour .219).
+shapes on plain grounds, which cannot be named; Frechet distance 10.8 from the generator and 10.7
+after the chain in x (test images 2.0, noise 53), class coverage .88, reconstruction error .053 by q
+and .039 after 10 steps in z, hidden halves filled in with squared error .198 (mean image .246,
+nearest neighbour .219).
 
 On a GPU or TPU, where it was not run, add:
 

@@ -19,17 +19,29 @@ import jax.numpy as jnp
 
 from ebm_jax import kernels
 from ebm_jax.data import Examples
+from ebm_jax.errors import InputError
 from ebm_jax.spec import Part, Sampling
-from experiments.common import launch
+from experiments.common import launch, settings
 from experiments.common.experiment import Experiment
 from experiments.common.labelled import labelled_splits
 from experiments.common.sources import Datasets
 from experiments.families.icd import IcdSettings, image_icd
 from experiments.families.networks import EnergyNetwork
 
+# what binary images and chains that flip one pixel have no use for
+WITHOUT_EFFECT = ('data.noise', 'transition.', 'sampler.', 'fresh.')
+WITH_EFFECT = (
+    'sampler.noise',
+    'sampler.num_steps',
+    'fresh.num_steps',
+    'fresh.every',
+    'fresh.plain',
+)
+
 
 def get_config() -> IcdSettings:
     config = IcdSettings(steps=800)
+    config.guard.actions = tuple(name for name in config.guard.actions if name != 'step_size')
     config.data.noise = 0.0
     config.optimizer.learning_rate = 1e-3
     config.optimizer.decay_to, config.optimizer.b1 = 0.05, 0.9
@@ -56,6 +68,16 @@ def _binary_of(make):
 
 
 def build(config: IcdSettings, datasets: Datasets | None = None) -> Experiment:
+    usual = settings.flatten(get_config())
+    for name, value in settings.flatten(config).items():
+        ignored = name.startswith(WITHOUT_EFFECT) and name not in WITH_EFFECT
+        if ignored and value != usual[name]:
+            raise InputError(
+                f'--config.{name}={value} has no effect on binary images, whose chains flip one '
+                f'pixel at a time: leave it at {usual[name]}'
+            )
+    if 'step_size' in config.guard.actions:
+        raise InputError('--config.guard.actions: these chains have no step_size')
     given = datasets or labelled_splits(config.data)
     found = dataclasses.replace(
         given,

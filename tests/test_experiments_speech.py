@@ -200,10 +200,10 @@ def test_tables_of_denoising_have_a_row_for_each_way(trained, monkeypatch, capsy
         '--recordings=2',
     )
     printed = in_process(monkeypatch, capsys, *arguments, '--steps=2', '--step_size=1e-7')
-    found = json.loads((trained / 'denoise.json').read_text())
-    rows = {(row['noise'], row['way'], row['anchor']): row for row in found}
+    found = json.loads((trained / 'denoise_heard.json').read_text())['ways']
+    rows = {(row['noise'], row['way'], row['anchor']): row for way in found.values() for row in way}
     # without an anchor 'plain' only; no word to give, since labels are those of frames
-    assert len(rows) == 2 * (3 + 1 + 5) and printed == (trained / 'denoise.txt').read_text()
+    assert len(rows) == 2 * (3 + 1 + 5) and printed == (trained / 'denoise_heard.txt').read_text()
     errors = {name: row['mse'] for name, row in rows.items()}
     noisy, alone = errors['white', 'noisy', None], errors['white', 'alone', 1e6]
     for anchor in (1e6, 0.0):

@@ -40,7 +40,8 @@ def observe(
       step_size: a > 0. noise: n > 0, or None for kernels with their own test, whose acceptance is
         then reported. Both may be traced.
     Traces: STATISTICS after each step; 'drift_to_noise', a |grad E| / (n sqrt(D)) before it (with
-      noise only); 'acceptance'; 'clipped' and 'saturated', shares of entries, see types.Info.
+      noise only); 'acceptance', which `walk` leaves out where there is no test; 'clipped' and
+      'saturated', shares of entries, see types.Info.
     Source: Roberts & Tweedie 1996 for the test.
     """
     temperature = None if noise is None else noise**2 / (2 * step_size)
@@ -105,13 +106,16 @@ def walk(
     def traces(*chain):
         return one(*chain)[1]
 
-    return batching.for_each(
+    found = batching.for_each(
         traces,
         params,
         key,
         [np.asarray(initial_positions), np.asarray(labels, np.int32)],
         description='long chains',
     )
+    if noise is None and np.all(found['acceptance'] == 1):  # a kernel without a test, see Info
+        del found['acceptance']
+    return found
 
 
 def mixing(traces: Mapping[str, np.ndarray]) -> dict[str, dict[str, float]]:

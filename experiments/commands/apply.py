@@ -98,6 +98,14 @@ def define(values: Any) -> None:
 
 
 TABLE_ROWS = 25  # that are printed
+FLAGS_OF = {  # the tasks that take a flag; all others are of every task
+    'hide': ('inpaint',),
+    'samples': ('interpolate',),
+    'frames': ('interpolate',),
+    'z_steps': ('reconstruct', 'interpolate', 'inpaint'),
+    'steps': ('inpaint', 'refine'),
+    'label': ('reconstruct', 'interpolate', 'inpaint', 'refine'),
+}
 
 
 class Inputs(NamedTuple):
@@ -139,6 +147,12 @@ class Result(NamedTuple):
 
 def run(values: Any) -> None:
     """Do the task, write, and print."""
+    for name, tasks in FLAGS_OF.items():
+        if values[name].present and values.task not in tasks:
+            raise InputError(
+                f'--{name} is of --task={", ".join(tasks)}: --task={values.task} does nothing with '
+                'it'
+            )
     opened = runs.restore(values.workdir)
     inputs = prepare(values, opened)
     result = TASKS[values.task](values, inputs)

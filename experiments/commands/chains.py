@@ -166,14 +166,16 @@ def plot(traces: dict[str, np.ndarray], ages: np.ndarray | None) -> Figure:
 
 def report(found: dict[str, Any], num: int, steps: int, training_steps: int) -> list[str]:
     """What is printed."""
-    drift_text = ''
+    drift_text = accepted = ''
+    if 'acceptance' in found:
+        accepted = f'a Metropolis test would accept {found["acceptance"]:.1%}, '
     if 'drift_to_noise' in found:
         drift_text = f'drift / noise {found["drift_to_noise"]:.3g}, '
     lines = [
         f'{num} fresh chains of {steps} steps (training: {training_steps}); medians over chains '
         'and steps',
-        f'{drift_text}a Metropolis test would accept {found["acceptance"]:.1%}, clipped '
-        f'{found["clipped"]:.1%}, at the bounds {found["saturated"]:.1%}',
+        f'{drift_text}{accepted}clipped {found["clipped"]:.1%}, at the bounds '
+        f'{found["saturated"]:.1%}',
         f'{"statistic, later half":<24}{"effective samples":>18}{"split R-hat":>13}   of '
         f'{num * -(-steps // 2):,}',
     ]

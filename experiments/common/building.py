@@ -30,6 +30,11 @@ def learning_rate(schedule: Schedule, rate: float, steps: int) -> optax.Schedule
       steps: steps of the run, where the schedule ends unless decay_steps is set.
     Raises: InputError for milestones that change nothing, or lie in the warm-up.
     """
+    if schedule.drop != 1 and not schedule.milestones:
+        raise InputError(
+            f'--config.optimizer.drop={schedule.drop:g} is the factor at '
+            '--config.optimizer.milestones, of which there are none: give the training steps'
+        )
     if schedule.milestones:
         if schedule.drop == 1:
             raise InputError(

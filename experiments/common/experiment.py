@@ -23,7 +23,6 @@ class TrainingChains:
     """The chains in x that training runs, as telemetry observes them.
 
     Attributes:
-      num: chains per step, over all devices.
       num_steps: K of the first round.
       steps_of: TrainState -> K of its next round.
       make_kernel: (**numbers) -> Kernel; the numbers may be traced.
@@ -31,7 +30,6 @@ class TrainingChains:
         them; 'step_size', and 'noise_scale' of Langevin kernels.
     """
 
-    num: int
     num_steps: int
     steps_of: Callable[[TrainState], int]
     make_kernel: Callable[..., Kernel]

@@ -37,9 +37,6 @@ def dequantised(examples: data.Examples, levels: int, seed: int = 0) -> np.ndarr
     return (2 * (k + u) / levels - 1).astype(np.float32)
 
 
-WITH_TEST = ('mala', 'hmc', 'gibbs_with_gradients')  # kernels that accept or reject
-
-
 class Rivals(NamedTuple):
     """Densities of scikit-learn that an energy is compared with."""
 
@@ -310,7 +307,7 @@ def long_chains(
         f'split R-hat     {worst:10.3f}   the larger of energy and contrast, later half; near 1 '
         'the chains forget where they began',
     ]
-    if noise or model.spec.sampling.kernel.name in WITH_TEST:
+    if 'acceptance' in traces:
         acceptance = float(np.mean(traces['acceptance'][:, steps // 2 :]))
         metrics['long_chain_acceptance'] = acceptance
         lines.append(

@@ -102,7 +102,6 @@ def image_dat(
         prepare=prepare_images(c.noise, c.crop, c.flip),
         prepare_test=prepare_images(c.noise),
         chains=TrainingChains(
-            num=config.loss.num_negatives,
             num_steps=config.sampler.num_steps,
             steps_of=lambda state: config.sampler.num_steps,
             make_kernel=ascent,

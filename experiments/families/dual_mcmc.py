@@ -130,6 +130,12 @@ class DualSettings(RunSettings):
     def divisors(self) -> tuple[int, ...]:
         return self.batch_size, self.loss.num_negatives
 
+    def available_actions(self) -> tuple[str, ...]:
+        own = method_settings(self)
+        if own.x_steps and teaching.needs(own).x_chain:
+            return self.guard.actions
+        return tuple(name for name in self.guard.actions if name not in ('num_steps', 'step_size'))
+
     def recovery_paths(self) -> dict[str, tuple[str, ...]]:
         return {
             'new_key': (),
@@ -317,7 +323,6 @@ def training_chains(
     """The chains in x, of so many steps, as telemetry follows them."""
     chain = config.x_chain
     return TrainingChains(
-        num=config.loss.num_negatives,
         num_steps=num_steps,
         steps_of=lambda state: num_steps,
         make_kernel=traced_kernel(kernel_part(chain, 'x_chain'), {}, kernel),

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 
 from ebm_jax import kernels, model
+from ebm_jax.errors import ChainsDiverged
 from ebm_jax.images import Grid
 from ebm_jax.methods.energy_matching import energy_matching
 from ebm_jax.model import INITIAL
@@ -104,7 +105,10 @@ def image_energy_matching(
     trained = model.build(spec, {'network': network})
 
     def pictures(state):
-        x = trained.sample(jax.random.key(0), state.eval_params, trained.labels(50))
+        try:
+            x = trained.sample(jax.random.key(0), state.eval_params, trained.labels(50))
+        except ChainsDiverged:  # a picture is no reason to end a run
+            return {}
         steps = config.fresh.num_steps
         return {'fresh': Grid(trained.pictures(x), 10, f'Fresh samples, {steps} steps from noise.')}
 

@@ -147,7 +147,6 @@ def image_icd(
         show=('loss', 's_gap', 'loss/kl', 'grad_norm'),
         prepare_test=prepare_test,
         chains=TrainingChains(
-            num=config.loss.num_negatives,
             num_steps=config.sampler.num_steps,
             steps_of=lambda state: config.sampler.num_steps,
             make_kernel=traced_kernel(kernel_part(config.sampler, 'sampler'), LANGEVIN, kernel),

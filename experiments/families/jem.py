@@ -273,7 +273,7 @@ def jem_experiment(
         prepare_test=prepare_test,
         prepare_more={'positives': prepare_test} if loss.positives else {},
         batch_at=batch_at,
-        chains=training_chains(config.sampler, loss.num_negatives, kernel),
+        chains=training_chains(config.sampler, kernel),
         spec_changes=spec_changes,
         **more,
     )
@@ -308,7 +308,7 @@ def sampler_of(c: JemChain, kernel: Kernel | None = None) -> adapt.Sampler:
     return adapt.adaptive(c.step_size, c.noise**-0.5, momentum=c.momentum)
 
 
-def training_chains(c: JemChain, num: int, kernel: Kernel | None = None) -> TrainingChains:
+def training_chains(c: JemChain, kernel: Kernel | None = None) -> TrainingChains:
     """The chains as telemetry follows them."""
 
     def numbers(state):
@@ -326,7 +326,6 @@ def training_chains(c: JemChain, num: int, kernel: Kernel | None = None) -> Trai
         return c.num_steps + int(np.asarray(state.chains.calls)[0]) // c.extra_step_every
 
     return TrainingChains(
-        num=num,
         num_steps=c.num_steps,
         steps_of=steps_of,
         make_kernel=traced_kernel(kernel_part(c, 'sampler'), {}, kernel),

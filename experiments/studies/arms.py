@@ -20,9 +20,10 @@ from ebm_jax.evaluate import calibration, distance
 from ebm_jax.evaluate.extractor import Extractor
 from ebm_jax.fit import check
 from ebm_jax.images import Grid, as_uint8, save_grid
+from ebm_jax.process import exclusive_lock
 from ebm_jax.record import read_json, write_json
 from ebm_jax.sharding import shard_batch, shard_state
-from ebm_jax.train import Recipe, TrainState, init_state, make_train_step
+from ebm_jax.train import Recipe, TrainState, init_state, initial_params, make_train_step
 from experiments.common import runs, settings
 from experiments.common.experiment import Experiment
 from experiments.common.section import share_interval
@@ -72,10 +73,11 @@ def train(
 
 def checked(module: ModuleType, config: Any, datasets: Datasets | None = None) -> Recipe:
     """The recipe of a configuration that can be trained. Raises: InputError where it does not fit
-    the data, the devices or the memory that there are."""
+    the data, the devices, the memory that there are or the model that it begins with."""
     recipe = runs.build(module, config, datasets).recipe
     assert recipe is not None
     check(recipe, jax.local_devices())
+    initial_params(recipe)
     return recipe
 
 
@@ -107,7 +109,8 @@ def results(
       protocol: whatever else the results depend on, as plain data.
       traced: metrics whose course is kept.
     Raises: InputError where the folder holds a study with another base or protocol, or where an arm
-      does not fit the devices or the memory that there are.
+      does not fit the devices or the memory that there are; InUse where another process trains in
+      the folder.
     """
     file = workdir / FILE
     given = {
@@ -115,34 +118,42 @@ def results(
         'experiment': module.__name__,
         'protocol': plain(protocol or {}),
     }
-    done = opened(file, base, given)
+    opened(file, base, given)  # another study is refused before the folder is made or locked
     workdir.mkdir(parents=True, exist_ok=True)
-    missing = [
-        (seed, arm)
-        for seed in range(seeds)
-        for arm, changes in arms.items()
-        if done['runs'].get(f'{arm}/{seed}', {}).get('changes') != plain(changes)
-    ]
-    if missing:  # what does not fit is refused before anything is trained
-        first = datasets(0)
-        for arm in dict.fromkeys(arm for _, arm in missing):
-            checked(module, configured(base, arms[arm]), first)
-    for seed, arm in missing:
-        changes, key = arms[arm], f'{arm}/{seed}'
-        config = configured(base, {**changes, 'seed': seed})
-        experiment = runs.build(module, config, datasets(seed))
-        state, steps, trace = train(experiment, seed, config.steps, key, traced)
-        found = {'survived': steps / config.steps}
-        if steps == config.steps:
-            try:
-                found |= measure(experiment, state)
-            except ChainsDiverged as error:
-                tqdm.write(f'{key} is not measured: {error}')
-        done['runs'][key] = {'changes': plain(changes), 'metrics': found, 'trace': trace}
-        write_json(file, done)
+    with exclusive_lock(workdir):
+        done = opened(file, base, given)
+        missing = [
+            (seed, arm)
+            for seed in range(seeds)
+            for arm, changes in arms.items()
+            if done['runs'].get(f'{arm}/{seed}', {}).get('changes') != plain(changes)
+        ]
+        if missing:  # what does not fit is refused before anything is trained
+            first = datasets(0)
+            for arm in dict.fromkeys(arm for _, arm in missing):
+                checked(module, configured(base, arms[arm]), first)
+        for seed, arm in missing:
+            changes, key = arms[arm], f'{arm}/{seed}'
+            config = configured(base, {**changes, 'seed': seed})
+            experiment = runs.build(module, config, datasets(seed))
+            state, steps, trace = train(experiment, seed, config.steps, key, traced)
+            found = {'survived': steps / config.steps}
+            if steps == config.steps:
+                try:
+                    found |= measure(experiment, state)
+                except ChainsDiverged as error:
+                    tqdm.write(f'{key} is not measured: {error}')
+            done['runs'][key] = {'changes': plain(changes), 'metrics': found, 'trace': trace}
+            write_json(file, done)
     return {
-        arm: [done['runs'][f'{arm}/{seed}']['metrics'] for seed in range(seeds)] for arm in arms
+        arm: [numbers(done['runs'][f'{arm}/{seed}']['metrics']) for seed in range(seeds)]
+        for arm in arms
     }
+
+
+def numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """Metrics as they were written: what is not finite is a string in JSON."""
+    return {name: float(value) for name, value in metrics.items()}
 
 
 def read(file: pathlib.Path) -> dict[str, Any]:
@@ -171,11 +182,10 @@ def opened(file: pathlib.Path, base: Any, given: Mapping[str, Any]) -> dict[str,
 
 
 def traces(workdir: pathlib.Path, arms: Sequence[str], seeds: int) -> dict[str, list[Trace]]:
-    """{arm: what `results` traced, of each seed}."""
+    """{arm: what `results` traced, of each seed}; what is not finite is a string in JSON."""
     found = json.loads((workdir / FILE).read_text())['runs']
     return {
         arm: [
-            # what is not finite is a string in JSON
             {name: [float(value) for value in values] for name, values in trace.items()}
             for trace in (found[f'{arm}/{seed}']['trace'] for seed in range(seeds))
         ]

@@ -46,13 +46,19 @@ Found = tuple[dict[str, Any], list[str]]  # (what was found, lines for people)
 
 
 @dataclass
-class Questions:
-    """The compositions and how they are sampled."""
+class Asked:
+    """Which energies there are, and how many samples."""
 
     attributes: tuple[str, ...] = setting(
         ('stroke', 'slant'), 'that have an energy beside the class', choices=tuple(ATTRIBUTES)
     )
     num: int = setting(200, 'samples of each composition', low=1)
+
+
+@dataclass
+class Questions(Asked):
+    """The compositions and how they are sampled."""
+
     not_weight: float = setting(
         0.5, "weight of NOT (the paper's 0.001 to 0.01 have no effect on these energies)", low=0
     )
@@ -64,7 +70,7 @@ class Settings:
     """A run for the class and for each attribute, and what is asked of their compositions."""
 
     run: Any = group(IcdSettings)
-    compose: Questions = group(Questions)
+    compose: Any = group(Questions)
 
     def divisors(self) -> tuple[int, ...]:
         return self.run.divisors()

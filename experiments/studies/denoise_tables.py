@@ -16,9 +16,11 @@ features and back; an anchor of 0 is tried for `plain` alone. Measured: the erro
 spectrogram (dB^2); recognition by the model and by a support vector machine that is fitted to the
 training windows; STOI (Taal et al. 2011, by
 pystoi) of the sound, over all recordings of a case one after the other. --speakers=unheard takes
-recordings of the speakers that training left out. Writes WORKDIR/denoise.txt and denoise.json.
+recordings of the speakers that training left out. Writes WORKDIR/denoise_SPEAKERS.txt and .json;
+rerunning the command continues.
 """
 
+import dataclasses
 import functools
 import itertools
 import pathlib
@@ -37,7 +39,7 @@ from ebm_jax.data.windows import Frontend
 from ebm_jax.errors import InputError
 from ebm_jax.evaluate import samples
 from ebm_jax.images import as_pixels
-from ebm_jax.record import write_json
+from ebm_jax.record import read_json, write_json
 from ebm_jax.train import init_state
 from experiments.common import launch, runs, settings
 from experiments.common.experiment import Experiment
@@ -157,7 +159,8 @@ def ways_of(
         if kind == 'plain':
             own.percentile = 0.0
         if kind == 'untrained':
-            used = init_state(jax.random.key(1), experiment.recipe).params
+            random = dataclasses.replace(experiment.recipe, init_params=None)
+            used = init_state(jax.random.key(1), random).params
         if kind == 'given word':
             labels = np.argmax(np.stack(logits_of(model, params, given.before)), 1)
         return denoised(model, used, given.before, own, labels=labels)
@@ -228,15 +231,29 @@ def run(values: Any) -> None:
             f'nothing to try: --ways={",".join(values.ways)} with --anchors='
             f'{",".join(values.anchors)} leaves no chain'
         )
-    judge = samples.fit_reference_classifier(experiment.train)
-    rows = []
+    judge = functools.cache(lambda: samples.fit_reference_classifier(experiment.train))
+    file = pathlib.Path(values.workdir) / f'denoise_{values.speakers}.json'
+    asked = {
+        'step': int(state.step),
+        'recordings': len(recordings),
+        'levels': levels,
+        'settings': settings.to_dict(speech.denoise),
+        'step_size': values.step_size,
+    }
+    found, _ = read_json(file, {})
+    if found.get('asked') != asked:
+        found = {'asked': asked, 'ways': {}}
     for (kind, n, anchor), make in tqdm(ways.items(), desc='de-noising', unit='way'):
-        for row in rows_of(experiment, params, make(), given, judge):
-            rows.append({**row, 'way': kind, 'steps': n, 'anchor': anchor})
-    workdir = pathlib.Path(values.workdir)
-    write_json(workdir / 'denoise.json', rows)
+        key = f'{kind}, {n}, {anchor}'
+        if key not in found['ways']:
+            found['ways'][key] = [
+                {**row, 'way': kind, 'steps': n, 'anchor': anchor}
+                for row in rows_of(experiment, params, make(), given, judge())
+            ]
+            write_json(file, found)
+    rows = [row for way in ways for row in found['ways'][', '.join(map(str, way))]]
     lines = table(rows, levels, len(recordings), values.speakers)
-    (workdir / 'denoise.txt').write_text('\n'.join(lines) + '\n')
+    file.with_suffix('.txt').write_text('\n'.join(lines) + '\n')
     print('\n'.join(lines))
 
 

@@ -158,7 +158,9 @@ def run(values: Any) -> None:
         return extractor.classifier_extractor(whole.train, workdir / 'extractor.npz')
 
     found: dict[str, list[dict[str, float]]] = {}
-    for name, row in rows.items():
+    for i, (name, row) in enumerate(rows.items()):
+        # a row of --vary can be longer than a name of a file may be
+        picture = workdir / f'{name if len(name) < 40 else f"row_{i + 1}"}.png'
         found |= arms.results(
             workdir,
             module,
@@ -166,7 +168,7 @@ def run(values: Any) -> None:
             {name: {**row, 'steps': steps[name]}},
             values.seeds,
             datasets,
-            partial(measure, judge=judge, picture=workdir / f'{name}.png'),
+            partial(measure, judge=judge, picture=picture),
             {'part': values.part, 'train': values.train, 'seconds': values.seconds},
         )
         for metrics in found[name]:

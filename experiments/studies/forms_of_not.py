@@ -26,12 +26,14 @@ from ebm_jax.composition import Composition
 from ebm_jax.errors import InputError
 from ebm_jax.evaluate.attributes import LEVELS
 from ebm_jax.images import as_float
-from ebm_jax.record import read_json, write_json
+from ebm_jax.record import write_json
 from ebm_jax.types import EnergyFn
 from experiments import digits_icd
 from experiments.commands.compose import joined
 from experiments.common import launch
-from experiments.studies import composing
+from experiments.common.section import share_interval
+from experiments.families.icd import ChainTransition
+from experiments.studies import arms, composing
 from experiments.studies.composing import Runs
 
 FILE = 'forms_of_not.json'
@@ -102,10 +104,10 @@ FORMS = {
 
 
 def spread(runs: Runs, label: str) -> float:
-    """Standard deviation of E(x, y) over the test images, of their own labels y."""
+    """Standard deviation of E(x, y) over the training images, of their own labels y."""
     experiment, params = runs[label]
     energy = partial(experiment.model.energy_fn, params)
-    x, y = as_float(experiment.test.x), experiment.test.y
+    x, y = as_float(experiment.train.x), experiment.train.y
     return float(jnp.std(jax.jit(jax.vmap(energy))(x, y)))
 
 
@@ -153,7 +155,9 @@ def sample(runs: Runs, form: Form, label: str, labels: np.ndarray, scale: float)
 
 def define(values: Any) -> None:
     """The flags."""
-    launch.define_config(values, composing.settings_of(digits_icd.get_config()))
+    config = composing.settings_of(digits_icd.get_config())
+    config.compose = composing.Asked(num=100)
+    launch.define_config(values, config)
 
 
 def run(values: Any) -> None:
@@ -164,14 +168,19 @@ def run(values: Any) -> None:
         raise InputError(
             '--config.run.fresh.kernel must be langevin, with a noise scale, which the study varies'
         )
+    if config.run.transition != ChainTransition():
+        raise InputError('--config.run.transition: the chains of this study have no transition')
     runs = composing.train(digits_icd, workdir, config)
     attributes, num = config.compose.attributes, config.compose.num
     probe = composing.AttributeProbe(runs['class'][0].train, attributes)
     spreads = {label: spread(runs, label) for label in runs}
-    asked = {'num': num, 'attributes': list(attributes), 'steps': config.run.steps}
-    found, _ = read_json(workdir / FILE, {})
-    if {name: found.get(name) for name in asked} != asked:
-        found = {**asked, 'spread': spreads, 'forms': {}}
+    given = {'num': num, 'attributes': list(attributes), 'spread': spreads}
+    found = arms.read(workdir / FILE) or {**given, 'forms': {}}
+    if any(found.get(name) != value for name, value in given.items()):
+        raise InputError(
+            f'{workdir / FILE} is of other energies or another number of samples: move it away, or '
+            'use another --workdir'
+        )
     classes = np.arange(num) % composing.classes_of(runs)
     for name, form in tqdm(FORMS.items(), desc='forms', unit='form'):
         for label, unwanted in itertools.product(attributes, (2, 0)):
@@ -186,6 +195,7 @@ def run(values: Any) -> None:
                 'unwanted': float((shown[label] == unwanted).mean()),
                 'class': float((shown['class'] == classes).mean()),
             }
+            found['forms'][key]['interval'] = share_interval(found['forms'][key]['unwanted'], num)
             write_json(workdir / FILE, found)
     words = [LEVELS[label][unwanted] for label in attributes for unwanted in (2, 0)]
     lines = [
@@ -194,9 +204,13 @@ def run(values: Any) -> None:
     ]
     for name in FORMS:
         rows = [found['forms'][f'{name} / {word}'] for word in words]
-        cells = [f'{100 * row["unwanted"]:.0f} ({100 * row["class"]:.0f})' for row in rows]
+        cells = [
+            f'{100 * row["unwanted"]:.0f} [{100 * row["interval"][0]:.0f}, '
+            f'{100 * row["interval"][1]:.0f}] ({100 * row["class"]:.0f})'
+            for row in rows
+        ]
         lines.append(f'| {name} | ' + ' | '.join(cells) + ' |')
-    lines += ['', 'Standard deviation of E(x, y) over test images: ' + listed(found['spread'])]
+    lines += ['', 'Standard deviation of E(x, y) over training images: ' + listed(found['spread'])]
     (workdir / 'forms_of_not.md').write_text('\n'.join(lines) + '\n')
     print('\n'.join(lines))
 

@@ -17,13 +17,14 @@ import numpy as np
 from absl import flags
 
 from ebm_jax import data
+from ebm_jax.errors import InputError
 from ebm_jax.evaluate import ood, predict
 from ebm_jax.train import TrainState
 from experiments import mnist_st_jem
 from experiments.common import launch
 from experiments.common.cores import use_all_cores
 from experiments.common.experiment import Experiment
-from experiments.common.sources import Datasets, load, ood_names
+from experiments.common.sources import CHANGES, Datasets, load, ood_names
 from experiments.studies import arms, asked
 
 ARMS: dict[str, dict[str, Any]] = {
@@ -112,6 +113,11 @@ def run(values: Any) -> None:
     shape = train.x.shape[1:]
     outside = {'letters': data.matched(data.letters(values.limit, min(shape[:2])), shape)}
     for name, source in ood_names(tuple(values.ood), '--ood').items():
+        if source in CHANGES or name in ('letters', 'left out', 'mean'):
+            raise InputError(
+                f'--ood={name}: this study takes NAME=DATA; letters, left out and mean are names '
+                'of its own'
+            )
         examples = data.subsample(load(source, 'test'), values.limit)
         outside[name] = data.matched(examples, shape)
     if values.leave_out:

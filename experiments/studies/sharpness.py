@@ -168,10 +168,12 @@ def run(values: Any) -> None:
     limit = 2 * (1 + MOMENTUM) / values.rate
     workdir.mkdir(parents=True, exist_ok=True)
     lines = [
-        f'{values.data}, rate {values.rate:g}, alpha {values.alpha:g}: stable below {limit:.1f}'
+        f'{values.data}, {values.network}, rate {values.rate:g}, alpha {values.alpha:g}: stable '
+        f'below {limit:.1f}'
     ]
     curves: dict[str, dict[str, Any]] = {}
-    asked = {name: values[name].value for name in ('data', 'rate', 'alpha', 'clip', 'num_steps')}
+    names = ('data', 'network', 'rate', 'alpha', 'clip', 'num_steps', 'steps', 'every', 'seed')
+    asked = {name: values[name].value for name in names}
     for system in ADJUSTABLE:
         one = recipe(task, Setting(system, values.num_steps, values.rate, 1.0), values.seed)
         found = curves[system] = curve(one, values.seed, values.steps, values.every, system)

@@ -43,6 +43,7 @@ from ebm_jax.evaluate import figures
 from ebm_jax.fit import fit
 from ebm_jax.guard import RecoveryAction
 from ebm_jax.images import as_float
+from ebm_jax.process import exclusive_lock
 from ebm_jax.record import update_summary, write_json
 from ebm_jax.train import init_state, make_local_step
 from ebm_jax.types import Params
@@ -278,26 +279,13 @@ def run(values: Any) -> None:
     check(c)
     use_all_cores(c)
     file = workdir / 'stability.json'
-    found = opened(file, c)
+    opened(file, c)  # another study is refused before the folder is made or locked
     optimizer = clipped(OPTIMIZERS[c.optimizer], c.clip)
     task = task_of(c.data, c.network)._replace(optimizer=optimizer, alpha=c.alpha)
     workdir.mkdir(parents=True, exist_ok=True)
-    for one in c.all_settings():
-        if name_of(one, 0) not in found['runs']:
-            found['runs'] |= runs_of(one.system, one.num_steps, c, task)
-            write_json(file, found)
-    for one in c.all_settings():
-        diverged = [
-            seed
-            for seed in range(c.seeds)
-            if found['runs'][name_of(one, seed)]['diverged_at'] is not None
-        ]
-        for seed in diverged[: c.guarded]:
-            name = name_of(one, seed)
-            if name not in found['guarded']:
-                folder = workdir / 'guarded' / name.replace(' ', '_')
-                found['guarded'][name] = guarded_run(folder, one, seed, c, task)
-                write_json(file, found)
+    with exclusive_lock(workdir):
+        found = opened(file, c)
+        train_missing(workdir, found, c, task)
     lines = table(found, c)
     figures.save(heat_maps(found, c), workdir / 'stability.png', dpi=90)
     figures.save(survival_curves(found, c), workdir / 'survival.png', dpi=90)
@@ -314,6 +302,27 @@ def run(values: Any) -> None:
         },
     )
     print('\n'.join(lines))
+
+
+def train_missing(workdir: pathlib.Path, found: dict[str, Any], c: Grid, task: Task) -> None:
+    """Train what `found` does not have yet, adding and writing it."""
+    file = workdir / 'stability.json'
+    for one in c.all_settings():
+        if name_of(one, 0) not in found['runs']:
+            found['runs'] |= runs_of(one.system, one.num_steps, c, task)
+            write_json(file, found)
+    for one in c.all_settings():
+        diverged = [
+            seed
+            for seed in range(c.seeds)
+            if found['runs'][name_of(one, seed)]['diverged_at'] is not None
+        ]
+        for seed in diverged[: c.guarded]:
+            name = name_of(one, seed)
+            if name not in found['guarded']:
+                folder = workdir / 'guarded' / name.replace(' ', '_')
+                found['guarded'][name] = guarded_run(folder, one, seed, c, task)
+                write_json(file, found)
 
 
 if __name__ == '__main__':
