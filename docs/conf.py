@@ -101,6 +101,12 @@ def _escaped(prose):
     ).strip()
 
 
+def to_tutorials(app, name, source):
+    """Links to notebooks/, which read right among the sources, lead to the pages made of them."""
+    up = '../' * name.count('/')
+    source[0] = re.sub(r'\]\((\.\./)+notebooks/', f']({up}tutorials/', source[0])
+
+
 def inline_formula(self, node):
     self.body.append(converter.convert(node.astext()))
     raise nodes.SkipNode
@@ -113,4 +119,5 @@ def formula(self, node):
 
 def setup(app):
     app.connect('autodoc-process-docstring', as_pages)
+    app.connect('source-read', to_tutorials)
     app.add_html_math_renderer('mathml', (inline_formula, None), (formula, None))

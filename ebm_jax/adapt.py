@@ -75,7 +75,8 @@ def adaptive(
         decay=decay,
         **langevin_options,
     )
-    multipliers, highest = jnp.array(factors), jnp.array([jnp.inf, jnp.inf, 1.0, 0.999])
+    multipliers = jnp.array(factors, jnp.float32)
+    highest = jnp.array([jnp.inf, jnp.inf, 1.0, 0.999], jnp.float32)
 
     def tried(state, choice):
         scale = multipliers[state.knob] ** (1 - choice)  # choice 0, 1, 2: m, 1, 1/m
@@ -86,7 +87,7 @@ def adaptive(
             jnp.array([step_size, noise_divisor, decay, momentum], jnp.float32),
             jnp.zeros((), jnp.int32),
             jnp.zeros((), jnp.int32),
-            jnp.zeros(3),
+            jnp.zeros(3, jnp.float32),
         )
 
     def kernel(state):

@@ -105,7 +105,9 @@ def random_resized_crop(
         shape = jnp.exp(
             jax.random.uniform(keys[1], minval=jnp.log(ratio[0]), maxval=jnp.log(ratio[1]))
         )
-        window = jnp.minimum(sides * jnp.sqrt(area * jnp.array([1 / shape, shape])), sides)
+        height, width = x.shape[:2]
+        stretched = jnp.array([width / height / shape, height / width * shape])
+        window = jnp.minimum(sides * jnp.sqrt(area * stretched), sides)
         corner = jax.random.uniform(keys[2], (2,)) * (sides - window)
         enlarge = sides / window
         resized = jax.image.scale_and_translate(
@@ -122,8 +124,8 @@ def _in_unit_range(step):
     return lambda key, x: 2 * jnp.clip(step(key, (x + 1) / 2), 0, 1) - 1
 
 
-def _factor(key, strength):
-    return jax.random.uniform(key, minval=max(0.0, 1 - strength), maxval=1 + strength)
+def _factor(key, strength, x):
+    return jax.random.uniform(key, (), x.dtype, max(0.0, 1 - strength), 1 + strength)
 
 
 def _grey(x):
@@ -152,10 +154,10 @@ def colour_jitter(
         )
 
     steps = (
-        lambda key, x: _factor(key, brightness) * x,
-        lambda key, x: _blend(_factor(key, contrast), x, jnp.mean(_grey(x))),
-        lambda key, x: _blend(_factor(key, saturation), x, _grey(x)),
-        lambda key, x: _pix().adjust_hue(x, jax.random.uniform(key, minval=-hue, maxval=hue)),
+        lambda key, x: _factor(key, brightness, x) * x,
+        lambda key, x: _blend(_factor(key, contrast, x), x, jnp.mean(_grey(x))),
+        lambda key, x: _blend(_factor(key, saturation, x), x, _grey(x)),
+        lambda key, x: _pix().adjust_hue(x, jax.random.uniform(key, (), x.dtype, -hue, hue)),
     )
 
     def jitter(key, x):
@@ -191,7 +193,7 @@ def gaussian_blur(sigma: tuple[float, float] = (0.1, 2.0), size: int = 5) -> Tra
     def blur(key, x):
         padded = jnp.pad(x, ((half, half), (half, half), (0, 0)), mode='reflect')
         return _pix().gaussian_blur(
-            padded, jax.random.uniform(key, minval=sigma[0], maxval=sigma[1]), size, padding='VALID'
+            padded, jax.random.uniform(key, (), x.dtype, *sigma), size, padding='VALID'
         )
 
     return _in_unit_range(blur)
@@ -254,7 +256,12 @@ def elastic(alpha: float = 8.0, sigma: float = 2.0) -> Transition:
     """
     if alpha < 0 or not sigma > 0:
         raise ValueError(f'alpha must be at least 0 and sigma above 0, got {alpha} and {sigma}')
-    return lambda key, x: jnp.clip(_pix().elastic_deformation(key, x, alpha, sigma), -1, 1)
+
+    def move(key, x):
+        drawn = x.astype(jnp.zeros(()).dtype)  # the type in which dm_pix draws the field
+        return jnp.clip(_pix().elastic_deformation(key, drawn, alpha, sigma), -1, 1).astype(x.dtype)
+
+    return move
 
 
 def chain(*steps: Transition) -> Transition:

@@ -19,9 +19,11 @@ class ChainsDiverged(InputError):
 
 class Diverged(RuntimeError):
     """A step that is not healthy. `account` is the full message, `why` the metrics that failed,
-    `then` what is kept and what to do."""
+    `then` what is kept and what to do, `made` the last step that was made, where that is a later
+    one."""
 
-    def __init__(self, step: int, why: str, then: str = '') -> None:
+    def __init__(self, step: int, why: str, then: str = '', made: int | None = None) -> None:
+        self.made = step if made is None else made
         self.step, self.why, self.account = (
             step,
             why,

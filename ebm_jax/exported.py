@@ -22,7 +22,7 @@ from ebm_jax import cost
 from ebm_jax.card import card
 from ebm_jax.errors import InputError
 from ebm_jax.model import Model
-from ebm_jax.record import atomic_write, write_json
+from ebm_jax.record import as_json, atomic_write, write_json
 from ebm_jax.shapes import first_difference, named_leaves
 from ebm_jax.spec import ModelSpec
 from ebm_jax.types import ArrayLike, Params
@@ -52,6 +52,7 @@ def write(
         taken = folder.is_file() or folder.is_dir() and any(folder.iterdir())
         if taken and not _is_own(folder):
             raise InputError(f'{folder} holds something else: choose an empty or new folder')
+        as_json([dict(settings), dict(metrics)])  # refuses before anything is written
         folder.mkdir(parents=True, exist_ok=True)
         beside = folder / f'{WEIGHTS}.part'
         # save_file would make a file that nobody else can read

@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ebm_jax import cost, memory, process, sharding
 from ebm_jax.checkpoint import Checkpoints, steps_in
@@ -17,7 +18,14 @@ from ebm_jax.errors import Diverged, InputError, NotSaved, Stopped
 from ebm_jax.guard import Guard, RecoveryAction
 from ebm_jax.monitor import Monitor, OnLog
 from ebm_jax.prefetch import prefetched
-from ebm_jax.record import NullRecorder, Recorder, read_rows, update_summary, write_json
+from ebm_jax.record import (
+    NullRecorder,
+    Recorder,
+    as_json,
+    read_rows,
+    update_summary,
+    write_json,
+)
 from ebm_jax.train import (
     Recipe,
     Traced,
@@ -94,6 +102,7 @@ def fit(
     # the devices of a process next to each other
     devices = sorted(devices or jax.devices(), key=lambda device: device.process_index)
     workdir = pathlib.Path(workdir)
+    as_json(settings or {})
     traced = check(recipe, devices, log_every if watch_every is None else watch_every)
     if not steps_in(workdir / 'checkpoints'):
         initial_params(recipe)
@@ -186,13 +195,20 @@ def check(recipe: Recipe, devices: Sequence[jax.Device], watch_every: int = 0) -
     return traced
 
 
+def _shapes(batch):
+    """{entry: shape} of a batch."""
+    return {name: np.shape(leaf) for name, leaf in batch.items()}
+
+
 @contextlib.contextmanager
 def _fitting(batch):
     """Turns what parts that do not fit raise into one sentence; the key of another dict than the
     batch that is missing is a defect, and stays. Raises: InputError."""
     try:
         yield
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
+        if isinstance(error, TypeError) and 'shape' not in str(error):
+            raise  # a defect of a part, not parts that do not fit
         raise InputError(
             f'the parts of this run do not fit together: {str(error).splitlines()[0]}'
         ) from error
@@ -268,8 +284,20 @@ class _Loop:
         state = sharding.shard_state(state, devices)
         rows, _ = read_rows(self.workdir / 'metrics.jsonl')
         recorder = Recorder(self.workdir, start) if process.is_primary() else NullRecorder()
+        first = _shapes(recipe.batch_at(0))
+
+        def sharded_batch(step):
+            batch = batch_at(step)
+            if _shapes(batch) != first:
+                raise InputError(
+                    f'the batch of step {step} has the shapes {_shapes(batch)}, the first one '
+                    f'{first}: batch_at must give batches of one size (leave out a smaller last '
+                    'one)'
+                )
+            return sharding.shard_batch(batch, devices)
+
         batches = prefetched(
-            lambda step: sharding.shard_batch(batch_at(step), devices),
+            sharded_batch,
             range(start + 1, self.steps + 1),
         )
         with contextlib.closing(recorder), contextlib.closing(batches):
@@ -395,7 +423,7 @@ class _Loop:
         Raises: Diverged where none is left.
         """
         if self.guard.attempts_left:
-            self.guard.go_back(error.step, error.why, self.checkpoints, self.echo)
+            self.guard.go_back(error, self.checkpoints, self.echo)
             self.summarise({'diverged': False, 'account': None})
             return
         newest = self.checkpoints.latest()

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from ebm_jax import process
 from ebm_jax.checkpoint import Checkpoints
-from ebm_jax.errors import InputError
+from ebm_jax.errors import Diverged, InputError
 from ebm_jax.record import atomic_write, read_json, read_rows, write_json
 from ebm_jax.train import Recipe
 
@@ -91,7 +91,7 @@ class Guard:
     def skipped(self) -> int:
         """How many batches the data are ahead of the steps: those of abandoned steps are not used
         again."""
-        return sum(entry['diverged_at'] - entry['back_to'] for entry in self.log)
+        return sum(entry.get('made', entry['diverged_at']) - entry['back_to'] for entry in self.log)
 
     @property
     def action(self) -> RecoveryAction | None:
@@ -131,16 +131,18 @@ class Guard:
         return next((state for state in ring if 0 < state <= latest), 0)
 
     def go_back(
-        self, step: int, why: str, checkpoints: Checkpoints, echo: Callable[[str], None]
+        self, error: Diverged, checkpoints: Checkpoints, echo: Callable[[str], None]
     ) -> None:
         """Begin the next attempt: keep the abandoned metrics, write the log, drop the states after
         its beginning."""
+        step = error.step
         back_to = self.target(step, checkpoints.ring(), checkpoints.every)
         number, action = self.attempt + 1, self.actions[self.attempt]
         entry = {
             'attempt': number,
             'diverged_at': step,
-            'why': why,
+            'made': error.made,
+            'why': error.why,
             'back_to': back_to,
             'change': action.name,
             'settled': False,

@@ -194,6 +194,8 @@ class KlTerm:
         energy = masked_mean(energies, tail.valid)
         if not self.has_entropy:
             return energy, {'kl_energy': energy}
+        # finite also where no chain here is valid: the entropy may take a mean over all devices
+        x = jax.tree.map(lambda end, past: jnp.where(some, end, past[:1]), x, samples.population)
         spread = masked_mean(self.entropy(x, samples.population, samples.present), tail.valid)
         entropy = jnp.where(samples.ready, spread, 0.0)
         return energy - self.entropy_weight * entropy, {

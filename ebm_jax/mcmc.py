@@ -40,6 +40,14 @@ class HamiltonianState(NamedTuple):
     grad: PyTree
 
 
+def unit(x: Array) -> Array:
+    """x / |x|, the Euclidean norm over all entries, also where squares of the entries underflow; 0
+    where x is 0."""
+    tiny = jnp.finfo(x.dtype).tiny
+    x = x / jnp.maximum(jnp.max(jnp.abs(x)), tiny)
+    return x / jnp.maximum(jnp.sqrt(jnp.sum(jnp.square(x))), tiny)
+
+
 def check_number(
     name: str, value: Any, low: float, high: float = math.inf, open_low: bool = False
 ) -> None:

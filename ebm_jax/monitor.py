@@ -175,7 +175,7 @@ class Monitor:
             )
             if self.end_dead:
                 self.progress.close()
-                raise Diverged(self.logged[0]['step'], found)
+                raise Diverged(self.logged[0]['step'], found, made=step)
             self.progress.write(
                 f'Warning: at step {step} {found}. Stop the run, and start another one with a '
                 'lower learning rate or larger warm-up.'

@@ -260,6 +260,7 @@ def gaussian_kl(mean: Array, log_variance: Array) -> Array:
 def reparametrised(noise: Array, mean: Array, log_variance: Array) -> Array:
     """mean + exp(log_variance / 2) noise: a sample of N(mean, diag exp(log_variance)) where noise
     is one of N(0, I). All [D] -> [D]."""
+    check_same_shape('noise, mean and log_variance', noise, mean, log_variance)
     return mean + jnp.exp(0.5 * log_variance) * noise
 
 

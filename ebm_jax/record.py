@@ -11,6 +11,10 @@ import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import jax
+import numpy as np
+
+from ebm_jax.errors import InputError
 from ebm_jax.images import Grid, image_grid, save_grid
 
 SUMMARY = 'summary.json'
@@ -52,8 +56,21 @@ def with_ending(path: str | pathlib.Path, ending: str) -> pathlib.Path:
 
 def write_json(path: str | pathlib.Path, content: Any) -> None:
     """Write JSON completely or not at all; a number that is not finite is written as a string,
-    since JSON has none."""
-    atomic_write(path, json.dumps(_finite(content), indent=2) + '\n')
+    since JSON has none; arrays become lists.
+
+    Raises: InputError for what JSON cannot hold.
+    """
+    atomic_write(path, as_json(content) + '\n')
+
+
+def as_json(content: Any) -> str:
+    """What `write_json` writes. Raises: InputError."""
+    try:
+        return json.dumps(_finite(content), indent=2)
+    except TypeError as error:
+        raise InputError(
+            f'settings and metrics must be numbers, text, lists and dicts of these: {error}'
+        ) from error
 
 
 def _finite(content):
@@ -61,6 +78,10 @@ def _finite(content):
         return {key: _finite(value) for key, value in content.items()}
     if isinstance(content, list | tuple):
         return [_finite(value) for value in content]
+    if isinstance(content, os.PathLike):
+        return str(content)
+    if isinstance(content, np.generic | np.ndarray | jax.Array):
+        return _finite(content.tolist())
     return str(content) if isinstance(content, float) and not math.isfinite(content) else content
 
 
@@ -142,6 +163,7 @@ class Recorder:
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """One line of metrics; a number that is not finite is written as a string, since JSON has
         none."""
+        values = {name: float(value) for name, value in values.items()}
         row = {
             name: value if math.isfinite(value) else str(value) for name, value in values.items()
         }

@@ -16,7 +16,9 @@ import numpy as np
 
 from ebm_jax.types import (
     UNCONDITIONAL,
+    Array,
     ArrayLike,
+    InitialSampler,
     Kernel,
     Network,
     PyTree,
@@ -83,6 +85,27 @@ def check_kind(name: str, value: Any, kind: type, instead: str) -> None:
     if not isinstance(value, kind):
         found = type(value).__name__
         raise TypeError(f'{name} must be a {kind.__name__}, as {instead} makes it; got a {found}')
+
+
+def check_function(name: str, value: Any, instead: str) -> None:
+    """Refuse what cannot be called. Args: instead: an example. Raises: TypeError that names it."""
+    if not callable(value):
+        raise TypeError(
+            f'{name} must be a function, such as {instead}; got a {type(value).__name__}'
+        )
+
+
+def check_initial(name: str, sampler: InitialSampler, examples: Array) -> None:
+    """Refuse an initial sampler of positions that are not shaped as the examples [N, ...].
+
+    Raises: ValueError that names it.
+    """
+    shape = jax.eval_shape(sampler, jax.random.key(0), jnp.int32(UNCONDITIONAL)).shape
+    if shape != examples.shape[1:]:
+        raise ValueError(
+            f'{name} gives the shape {shape}, and examples have {examples.shape[1:]}: give an '
+            'initial sampler of that shape'
+        )
 
 
 def check_network(name: str, network: Any) -> None:

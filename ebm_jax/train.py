@@ -162,7 +162,7 @@ def _first_state(key, recipe, given):
         prepared = prepare_batch(recipe.preparations, prepare_key, batch)
         params, chains = recipe.method.init(init_key, prepared)
         if given is not None:
-            params = given
+            params = jax.tree.map(jnp.copy, given)  # training donates its own
         return TrainState(
             step=jnp.zeros((), jnp.int32),
             params=params,

@@ -173,6 +173,7 @@ class TrainedModel:
         *,
         num_steps: int | None = None,
         z_steps: int | None = None,
+        starts: int | None = None,
         fill: ArrayLike = 0.0,
     ) -> np.ndarray:
         """Examples with what is not known filled in: [N, ...] -> [N, ...] in network units, equal
@@ -185,15 +186,22 @@ class TrainedModel:
           known: bool, broadcast to x.
           labels: of all, or of each, int [N]; conditional networks need them; default p(x).
           num_steps, z_steps: of the chain in x and in z, default as configured.
+          starts: chains in z of which the best is taken (`apply.latent.infer`), default as
+            configured.
           fill: what the inference model sees in place of what is hidden, broadcast to one example,
             in network units, such as the mean of the training images.
-        Raises: InputError for another shape, an unknown label or num_steps < 0.
+        Raises: InputError for another shape, an unknown label, num_steps < 0 or starts < 1.
         """
         model, x = self.model, self.model.to_units(x)
         given, steps = self._known(known, x), self._steps(num_steps)
+        if starts is not None and (starts < 1 or model.latent is None):
+            raise InputError(
+                f'starts={starts}: it must be at least 1, and is of models with a generator'
+            )
         if model.latent is not None:
             generator, spec = self._generator()
             steps_in_z = spec.inpaint_steps if z_steps is None else z_steps
+            chains = spec.inpaint_starts if starts is None else starts
 
             def by_generator(params, key, x, known, fill, *label):
                 return apply_latent.inpaint(
@@ -207,12 +215,12 @@ class TrainedModel:
                     x_kernel=model.kernel(),
                     x_steps=steps,
                     fill=fill,
-                    starts=spec.inpaint_starts,
+                    starts=chains,
                 )
 
             fills = np.broadcast_to(np.asarray(fill, np.float32), x.shape)
             inputs = [x, given, fills, *self._labels(labels, len(x))]
-            static = steps, steps_in_z
+            static = steps, steps_in_z, chains
             return self._for_each(by_generator, inputs, 'in-painting', key, static=static)
 
         def by_energy(params, key, x, known, label):

@@ -15,6 +15,10 @@ of digits filled in with squared error .20 (mean image .28, nearest neighbour .2
 --config.loss.conditional=true --config.steps=3000 (22 minutes) samples are as near as test images,
 at 1.2. With sigma .3 and step size 4 in x the chains overshoot from step 1,600 on (10: from 950),
 and gap_limit ends the run.
+
+On a GPU or TPU, where it was not run, add:
+
+    --config.batch_size=256 --config.loss.num_negatives=256 --config.steps=20000
 """
 
 from experiments.common import launch

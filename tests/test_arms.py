@@ -8,6 +8,7 @@ import pytest
 from commands import assert_one_sentence, in_process
 from scipy import stats
 
+from ebm_jax import process
 from ebm_jax.data import Examples
 from ebm_jax.errors import ChainsDiverged, InputError
 from ebm_jax.evaluate import extractor
@@ -70,6 +71,7 @@ def test_runs_are_kept_and_only_what_changed_is_trained_again(tmp_path, monkeypa
 
     monkeypatch.setattr(arms.runs, 'build', build)
     monkeypatch.setattr(arms, 'check', check)
+    monkeypatch.setattr(arms, 'initial_params', lambda recipe: None)
 
     def train(config, seed, steps, title, traced):
         trained.append((title, config.loss.alpha, config.seed))
@@ -118,6 +120,19 @@ def test_a_run_whose_chains_diverge_and_a_damaged_study_are_told(tmp_path, monke
 
     assert results() == {'a': [{'survived': 1.0}]}
     assert 'a/0 is not measured: 3 of 4 chains' in capsys.readouterr().out
+
+    def endless(experiment, state):
+        return {'error': float('inf')}
+
+    for _ in range(2):  # measured, and read again
+        found = results(endless, tmp_path / 'endless')
+        assert found == {'a': [{'survived': 1.0, 'error': float('inf')}]}
+        assert 'inf' in arms.table(found, {'error': 'error'})[2]
+    with (
+        process.exclusive_lock(tmp_path / 'endless'),
+        pytest.raises(InputError, match='is being written by another run'),
+    ):
+        results(endless, tmp_path / 'endless')
 
     def unreadable(experiment, state):
         raise InputError('extractor.npz is damaged')

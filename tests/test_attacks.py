@@ -86,6 +86,13 @@ def test_points_stay_in_the_box_and_survivors_shrink_with_the_radius():
         attacks.survivors(jax.random.key(0), chosen, linear, WEIGHTS, X, LABELS, [-1.0])
 
 
+@pytest.mark.parametrize('scale', [1.0, 1e-20, 1e-30, 0.0])
+def test_directions_have_length_one_however_small_the_gradient(scale):
+    gradient = scale * jax.random.normal(jax.random.key(0), (3, 4))
+    length = jnp.linalg.norm(attacks.L2.steepest(gradient))
+    np.testing.assert_allclose(length, float(scale > 0), rtol=1e-5)
+
+
 def test_logit_ratio_by_hand_and_its_invariance():
     z, y = jnp.array([3.0, 1.0, 0.0, -2.0]), jnp.array(1)
     assert attacks.logit_ratio(z, y) == pytest.approx((3 - 1) / (3 - 0))

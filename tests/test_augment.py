@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ebm_jax import augment
+from ebm_jax import augment, versions
 
 X = np.random.default_rng(0).integers(0, 256, (6, 5, 3), dtype=np.uint8)
 KEYS = jax.random.split(jax.random.key(0), 400)
@@ -131,6 +131,25 @@ def test_a_crop_shows_its_window_enlarged():
     reach = (1 - np.stack([height, width], 1)) * 0.93
     # windows anywhere inside
     assert np.all(np.abs(middle) <= reach + 0.02) and np.all(np.abs(middle / reach).max(0) > 0.9)
+
+
+def test_the_ratio_of_a_crop_is_that_of_its_window():
+    """A square window of an image 16 x 64 of which rows and columns are numbered."""
+    crop = augment.random_resized_crop(scale=(0.1, 0.1), ratio=(1.0, 1.0))
+    rows = np.broadcast_to(np.linspace(-1, 1, 16)[:, None], (16, 64))
+    columns = np.broadcast_to(np.linspace(-1, 1, 64), (16, 64))
+    found = np.asarray(crop(jax.random.key(0), jnp.stack([rows, columns], -1).astype(jnp.float32)))
+    height = np.ptp(found[..., 0]) / 2 * 15 / (15 / 16)
+    width = np.ptp(found[..., 1]) / 2 * 63 / (63 / 64)
+    assert height == pytest.approx(np.sqrt(0.1 * 16 * 64), rel=0.1)
+    assert width == pytest.approx(height, rel=0.05)
+
+
+@pytest.mark.parametrize('name', TRANSITIONS)
+def test_transitions_keep_the_type_under_x64(name):
+    with versions.enable_x64(True):
+        x = jnp.zeros((8, 8, 3), jnp.float32)
+        assert TRANSITIONS[name](jax.random.key(0), x).dtype == jnp.float32
 
 
 def test_colour_jitter_by_hand():

@@ -82,7 +82,7 @@ SHORT_FLAGS = {
         '--limit=20',
     ],
     'experiments.sample': ['--num=4', '--steps=1'],
-    'experiments.apply': ['--num=2', '--steps=1'],
+    'experiments.apply': ['--num=2'],
     'experiments.compose': ['--num=4', '--steps=1'],
     'experiments.chains': ['--steps=16', '--num=8', '--samples=10'],
     'experiments.speech': ['--steps=1'],

@@ -9,6 +9,7 @@ from methods_under_test import BATCH, NETWORK, make_dat, prepared
 
 from ebm_jax import kernels
 from ebm_jax import objectives as obj
+from ebm_jax.types import UNCONDITIONAL
 from ebm_jax.validity import EXCLUDED
 
 
@@ -71,6 +72,16 @@ def test_attacked_examples_are_those_of_the_adversary_and_teach_the_classifier_o
     others, _ = method.loss(params, jax.random.key(0), BATCH, moved)
     assert terms['classifier'] != others['classifier']
     assert terms['positives'] == others['positives']
+
+
+def test_accuracy_is_that_of_the_examples_with_a_label():
+    """Those without one are neither right nor wrong."""
+    method = make_dat()
+    params, _, samples, _ = prepared(method)
+    logits = jax.vmap(NETWORK.apply, (None, 0))(params, BATCH['x'])
+    right = jnp.argmax(logits, 1).astype(jnp.int32).at[::2].set(UNCONDITIONAL)
+    _, found = method.loss(params, jax.random.key(0), {**BATCH, 'y': right}, samples)
+    assert found['accuracy'] == 1.0
 
 
 def test_numbers_out_of_range_are_refused():

@@ -108,6 +108,12 @@ def test_a_test_split_is_cut_off_by_seed(tmp_path):
         sources.splits(f'npz:{tmp_path}/one.npz')
 
 
+@pytest.mark.parametrize('share', [0.0, 1.0, 100])
+def test_a_share_is_no_count(share):
+    with pytest.raises(InputError, match=r'in \(0, 1\)'):
+        data.divided(data.digits('train'), share, 'test')
+
+
 def test_messages_say_the_cure(tmp_path):
     with pytest.raises(InputError, match=r'\(255 \* x\)\.round\(\)\.astype\(np\.uint8\)'):
         source_files.checked('mine', np.full((3, 2, 2), 0.5), np.zeros(3, int))
@@ -343,6 +349,9 @@ def test_images_on_disk_are_those_in_memory(tmp_path):
     np.testing.assert_array_equal(disk.x[:2], memory.x[:2])
     np.testing.assert_array_equal(disk.x[memory.y == 0], memory.x[memory.y == 0])
     np.testing.assert_array_equal(np.asarray(disk.x), memory.x)
+    np.testing.assert_array_equal(data.inverted(disk).x, data.inverted(memory).x)
+    with pytest.raises(IndexError, match='first axis'):
+        disk.x[..., 0]
     assert isinstance(load(f'{source}?memory=false', 'test').x, np.ndarray)
     with pytest.raises(InputError, match='memory must be true or false'):
         load(f'{source}?memory=no', 'train')

@@ -575,6 +575,10 @@ def test_what_a_metropolis_test_would_accept_of_a_langevin_chain():
         found['drift_to_noise'], a * np.sqrt(2 * before) / np.sqrt(2 * a * dimension), rtol=1e-4
     )
     assert np.all(found['clipped'] == 0) and found['acceptance'].min() < 0.95
+    given = jax.random.key(0), lambda params, x, label: 0.5 * params * jnp.sum(x**2), jnp.ones(())
+    for kernel, tested in ((mcmc.langevin(a, temperature=0.0), False), (mcmc.mala(a), True)):
+        found = mixing.walk(*given, kernel, starts, np.zeros(5), 4, step_size=a, noise=None)
+        assert ('acceptance' in found) == tested  # a chain without a test accepts nothing
     np.testing.assert_allclose(
         found['energy'], dimension / 2 * (found['contrast'] ** 2 + found['mean'] ** 2), rtol=1e-4
     )

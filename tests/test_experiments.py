@@ -867,6 +867,35 @@ def mistakes(workdir, tmp_path):
             [f'--workdir={workdir}', '--task=colour'],
             'reconstruct',
         ),
+        'flag of another task': (
+            'experiments.apply',
+            [f'--workdir={workdir}', '--task=scores', '--label=3'],
+            'does nothing with it',
+        ),
+        'drop without milestones': (
+            train,
+            [new, '--config.optimizer.drop=0.3'],
+            'of which there are none',
+        ),
+        'noise of binary images': (
+            'experiments.digits_discrete',
+            [new, '--config.data.noise=0.3'],
+            'has no effect on binary images',
+        ),
+        'a set that a study has itself': (
+            'experiments.studies.ood_ablation',
+            [new, '--data=digits', '--ood=rotated'],
+            'this study takes NAME=DATA',
+        ),
+        'forms of other kernels': (
+            'experiments.studies.forms_of_not',
+            [
+                new,
+                '--config.run.fresh.kernel=mala',
+                '--config.run.fresh.noise_is_temperature=true',
+            ],
+            'must be langevin',
+        ),
         'no such label': ('experiments.sample', [f'--workdir={workdir}', '--label=11'], '0 to 9'),
     }
 

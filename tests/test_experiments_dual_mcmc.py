@@ -260,6 +260,10 @@ def test_reconstruct_interpolate_and_inpaint(trained, tmp_path, monkeypatch, cap
     apply('--task=inpaint', f'--hide={tmp_path}/mask.png')
     with np.load(tmp_path / 'out.npz') as found:
         np.testing.assert_array_equal(np.delete(found['filled'], 3, 1), np.delete(found['x'], 3, 1))
+        filled = found['filled']
+    apply('--task=inpaint', f'--hide={tmp_path}/mask.png', '--starts=8')
+    with np.load(tmp_path / 'out.npz') as found:
+        assert np.abs(found['filled'] - filled).max() > 1e-3
         assert np.all(found['filled'][:, 3] != found['x'][:, 3])
 
 

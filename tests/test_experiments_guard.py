@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from commands import assert_one_sentence, in_process, succeed
 from jax.flatten_util import ravel_pytree
+from PIL import Image
 from scipy import special
 from spoken import digits_folder
 
@@ -498,3 +499,12 @@ def test_the_study_counts_what_diverged_and_continues(tmp_path, monkeypatch, cap
     )
     assert_one_sentence(monkeypatch, capsys, 'alpha is of jem', *arguments[:2], '--config.alpha=1.')
     assert stability.share(3, 5) == '3 of 5 [0.23, 0.88]'  # Wilson's interval, by hand
+    both = ['experiments.studies.survival', f'--workdir={tmp_path}', f'--workdir={tmp_path}/other']
+    drawn = in_process(monkeypatch, capsys, *both, f'--out={tmp_path}/new/both')
+    assert drawn == f'2 studies: {tmp_path}/new/both.png\n'
+    wide = Image.open(tmp_path / 'new' / 'both.png').width
+    assert wide > 1.3 * Image.open(tmp_path / 'survival.png').width
+    nothing = [*both[:2], f'--workdir={tmp_path}/new', f'--out={tmp_path}/none']
+    assert_one_sentence(monkeypatch, capsys, 'holds no study of stability', *nothing)
+    (tmp_path / 'stability.json').write_text(json.dumps({**older, 'runs': {}}))
+    assert_one_sentence(monkeypatch, capsys, 'is not finished', *nothing[:2], nothing[-1])

@@ -204,6 +204,7 @@ def flags_below(heading):
 
 
 LAPTOP = flags_below('On a laptop, add:')
+SPOKEN = ('spoken_digits_st_jem', 'spoken_digits_dual_mcmc')
 ACCELERATOR = flags_below('On a GPU or TPU, where it was not run, add:')
 
 
@@ -212,7 +213,9 @@ def test_large_experiments_name_settings_for_a_laptop_and_small_ones_for_an_acce
     names = {file.stem for file in (ROOT / 'experiments').glob('*.py')}
     found = {name for name in names if name.startswith(sets)}
     small = {name for name in found if '_small_' in name}
-    assert LAPTOP.keys() == found - small and ACCELERATOR.keys() == small
+    assert LAPTOP.keys() == found - small
+    beside = {'mnist_st_jem', 'mnist_icd', 'mnist_dual_mcmc'}
+    assert ACCELERATOR.keys() == small | beside | set(SPOKEN)
 
 
 @pytest.mark.slow
@@ -225,10 +228,16 @@ def test_a_laptop_needs_an_hour_at_most(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('name', ACCELERATOR)
+@pytest.mark.parametrize('name', sorted(ACCELERATOR.keys() - set(SPOKEN)))
 def test_settings_for_accelerators_fit_eight_devices(name):
     _, experiment = made.built(name, ACCELERATOR[name])
     assert fit.check(experiment.recipe, jax.devices()[:8]).n == 8
+
+
+@pytest.mark.parametrize('name', SPOKEN)
+def test_settings_of_speech_for_accelerators_are_divided_by_eight_devices(name):
+    _, config = made.configured(name, ACCELERATOR[name])
+    assert not any(number % 8 for number in config.divisors()) and config.batch_size == 256
 
 
 @pytest.mark.slow

@@ -338,6 +338,29 @@ def test_parameters_of_another_network_are_no_beginning(uninterrupted):
         init_state(jax.random.key(0), run)
 
 
+def test_a_smaller_last_batch_is_refused_in_one_sentence(tmp_path):
+    run = recipe(batch_at=lambda step: data.batch_at(TRAIN, 0, 16 if step < 2 else 8))
+    with pytest.raises(InputError, match='the batch of step 3 has the shapes .* of one size'):
+        train(tmp_path, 4, run)
+
+
+def test_metrics_and_settings_of_numpy_and_jax_are_written_as_numbers(tmp_path):
+    def evaluated(state):
+        return {'norm': optax.tree.norm(state.params), 'half': np.float32(0.5)}
+
+    settings = {'rate': np.float32(0.25), 'folder': tmp_path, 'widths': np.arange(2)}
+    state = train(
+        tmp_path / 'run', 1, recipe(evaluate=evaluated), evaluate_every=1, settings=settings
+    )
+    (row,) = [row for row in metrics(tmp_path / 'run') if 'norm' in row]
+    assert row['norm'] == pytest.approx(float(optax.tree.norm(state.params))) and row['half'] == 0.5
+    written = json.loads((tmp_path / 'run' / 'config.json').read_text())
+    assert written == {'rate': 0.25, 'folder': str(tmp_path), 'widths': [0, 1]}
+    with pytest.raises(InputError, match='must be numbers, text, lists and dicts'):
+        train(tmp_path / 'other', 1, settings={'what': object()})
+    assert not (tmp_path / 'other').exists()
+
+
 def test_a_checkpoint_that_is_not_there(tmp_path):
     with pytest.raises(InputError, match='train first'):
         Checkpoints(tmp_path).restore(state_shapes(recipe()))

@@ -23,7 +23,7 @@ from methods_under_test import (
     sampler_of,
 )
 
-from ebm_jax import adapt, mcmc, replay, teaching, validity
+from ebm_jax import adapt, devices, kl, mcmc, replay, teaching, validity
 from ebm_jax import objectives as obj
 from ebm_jax.checkpoint import Checkpoints
 from ebm_jax.errors import Diverged, InputError, Stopped
@@ -114,6 +114,37 @@ def test_the_loss_of_icd_is_that_of_the_valid_chains():
     compare(method, params, samples, honest)
     chex.assert_tree_all_finite(after.buffer.position)
     assert (np.asarray(after.buffer.age) == validity.QUARANTINED).sum() >= 16 - keep.sum()
+
+
+@pytest.mark.parametrize('entropy', [obj.nearest_neighbour_entropy, obj.kernel_entropy])
+def test_a_device_whose_chains_have_all_diverged_leaves_the_kl_term_of_the_others(entropy):
+    kernel = mcmc.langevin(0.1, noise_scale=0.01)
+    term = kl.KlTerm(
+        energies=lambda params, x, label: (params * jnp.sum(x**2))[None],
+        kernel=kernel,
+        num_negatives=4,
+        num_steps=2,
+        weight=1.0,
+        shards=2,
+        population=4,
+        population_after=1,
+        entropy=entropy,
+    )
+    past = jax.random.normal(jax.random.key(1), (4, 3))
+
+    def one(x, valid, keys):
+        states = jax.vmap(lambda x: kernel.init(x, None))(x)
+        tail = kl.Tail(states, keys, jnp.full(2, UNCONDITIONAL), valid)
+        samples = kl.Samples(None, tail, past, jnp.ones(4, bool), jnp.asarray(True))
+        found = jax.value_and_grad(lambda params: term.value(params, samples)[0])(jnp.float32(1.0))
+        return jax.tree.map(devices.mean, found)
+
+    keys = jax.random.split(jax.random.key(0), (2, 2))
+    x, valid = jnp.ones((2, 2, 3)).at[0].set(jnp.nan), jnp.array([[False] * 2, [True] * 2])
+    value, gradient = jax.pmap(one, axis_name=devices.AXIS, devices=jax.devices()[:2])(
+        x, valid, keys
+    )
+    assert np.isfinite(value).all() and np.isfinite(gradient).all() and np.all(gradient != 0)
 
 
 def test_the_loss_of_dual_mcmc_is_that_of_the_valid_chains():
@@ -360,6 +391,8 @@ def test_a_dead_network_counts_as_diverged_where_that_is_asked_for(tmp_path, pie
     assert ended['healthy'] and ended['recoveries'] == 1
     (entry,) = json.loads((tmp_path / 'ended' / 'recoveries' / 'log.json').read_text())
     assert entry['back_to'] < 4 and entry['diverged_at'] == 4
+    assert entry['made'] == 8  # whose batches are not used again
+    assert Guard(tmp_path / 'ended', [again]).skipped == 8 - entry['back_to']
     np.testing.assert_allclose(
         state.params, -entry['back_to'] - 0.1 * (12 - entry['back_to']), rtol=1e-5
     )

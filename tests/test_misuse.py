@@ -21,6 +21,7 @@ from ebm_jax.methods.icd import icd
 from ebm_jax.methods.jem import jem
 from ebm_jax.networks import ConvNet, per_example
 from ebm_jax.spec import Sampling
+from ebm_jax.teaching import VAE
 from ebm_jax.train import Recipe, init_state, make_local_step
 from experiments import digits_st_jem
 from experiments.common import runs
@@ -78,12 +79,11 @@ def build_others(method, network=GOOD, kernel=KERNEL):
     if method == 'dat':
         adversary = lambda key, logits, x, label: x  # noqa: E731
         return dat(network, kernel, replay.persistent(START, 40), adversary=adversary, **SIXTEEN)
-    return energy_matching(
-        network,
-        initial.normal(SHAPE),
-        lambda begin: kernels.heated_langevin(0.3, temperature=0.01, begin=begin),
-        temperature=0.01,
-    )
+    return energy_matching(network, initial.normal(SHAPE), of_time, temperature=0.01)
+
+
+def of_time(begin):
+    return kernels.heated_langevin(0.3, temperature=0.01, begin=begin)
 
 
 def own_experiment(built):
@@ -143,6 +143,23 @@ MISUSES = {
     'a word for a part of a spec': (
         lambda: Sampling(kernel='mala'),
         r"kernel must be a Part, as Part\('mala', {}\), got 'mala'",
+    ),
+    'energy matching: a kernel in the place of its function': (
+        lambda: energy_matching(GOOD, initial.normal(SHAPE), KERNEL, temperature=0.01),
+        'kernel must be a function, .* got a Kernel',
+    ),
+    'energy matching: noise of another shape': (
+        lambda: check(
+            recipe_of(
+                energy_matching(GOOD, initial.normal((8, 8, 3)), of_time, temperature=0.01), BATCH
+            ),
+            jax.devices()[:1],
+        ),
+        r'noise gives the shape \(8, 8, 3\), and examples have \(8, 8, 1\)',
+    ),
+    'vae: a posterior of other dimensions': (
+        lambda: check(recipe_of(make_dual(VAE, latent_dim=5), BATCH), jax.devices()[:1]),
+        'noise, mean and log_variance must have the same shape',
     ),
     'energy matching: a module': (
         lambda: build_others('energy_matching', network=ConvNet(4)),

@@ -272,6 +272,7 @@ def test_spectral_kernels_have_norm_one():
     np.testing.assert_allclose(
         found, kernel / np.linalg.svd(np.reshape(kernel, (-1, 7)), compute_uv=False)[0], rtol=1e-3
     )
+    np.testing.assert_allclose(jax.jit(spectral)(1e-7 * kernel), found, rtol=1e-4)
     probe = jax.random.normal(jax.random.key(1), kernel.shape)
     exact = jax.grad(lambda w: jnp.vdot(probe, w / jnp.linalg.norm(w.reshape(-1, 7), 2)))(kernel)
     np.testing.assert_allclose(

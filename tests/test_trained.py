@@ -318,6 +318,10 @@ def test_what_a_model_is_not_gets_one_sentence(run, tmp_path, monkeypatch, capsy
         (lambda: opened.log_prob(TEST.x[:2], label=[1, 12]), 'label 12 must lie in 0 to 9'),
         (lambda: opened.log_prob(TEST.x[:2], label=1.5), 'got float64'),
         (lambda: opened.inpaint(KEY, TEST.x[:2], np.ones((3, 3), bool)), 'known must be a mask'),
+        (
+            lambda: opened.inpaint(KEY, TEST.x[:2], np.ones((8, 8, 1), bool), starts=2),
+            'with a generator',
+        ),
         (lambda: opened.reconstruct(KEY, TEST.x[:2]), 'no generator'),
         (lambda: opened.classify_sound(np.zeros(100)), 'not trained on recordings'),
     ):

@@ -270,6 +270,8 @@ def divided(examples: Examples, share: float, split: str, seed: int = 0) -> Exam
     from sklearn.model_selection import train_test_split
 
     check_split(split)
+    if not 0 < share < 1:
+        raise InputError(f'the share of the test split must lie in (0, 1), got {share:g}')
     try:
         train, test = train_test_split(
             np.arange(len(examples.y)), test_size=share, random_state=seed, stratify=examples.y
@@ -295,8 +297,10 @@ def batch_at(
 
     Args: step: int >= 0. batch_size: in [1, N].
     Returns: {'x': uint8 [batch_size, H, W, C], 'y': int32 [batch_size]}.
-    Raises: InputError when the batch is larger than the data set.
+    Raises: InputError when the batch is empty, or larger than the data set.
     """
+    if batch_size < 1:
+        raise InputError(f'the size of a batch must be at least 1, got {batch_size}')
     per_epoch = len(examples.x) // batch_size
     if not per_epoch:
         raise InputError(
@@ -319,7 +323,7 @@ def inverted(examples: Examples) -> Examples:
     """255 - x; for features, -x."""
     return examples._replace(
         name=f'{examples.name} inverted',
-        x=255 - examples.x if examples.x.dtype == np.uint8 else -examples.x,
+        x=255 - np.asarray(examples.x) if examples.x.dtype == np.uint8 else -examples.x,
     )
 
 
@@ -341,9 +345,10 @@ def coloured(examples: Examples, seed: int = 0) -> Examples:
         )
     turns = np.random.default_rng(seed).random(len(examples.x))
     colours = hsv_to_rgb(np.stack([turns, *np.ones((2, len(turns)))], 1)).astype(np.float32)
-    x = np.empty((*examples.x.shape[:3], 3), np.uint8)
+    grey = np.asarray(examples.x)[..., 0]
+    x = np.empty((*grey.shape, 3), np.uint8)
     for channel in range(3):
-        x[..., channel] = np.round(examples.x[..., 0] * colours[:, channel, None, None])
+        x[..., channel] = np.round(grey * colours[:, channel, None, None])
     return examples._replace(name=f'{examples.name} coloured', x=x)
 
 

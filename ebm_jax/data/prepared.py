@@ -44,6 +44,8 @@ class OnDisk:
 
     def __getitem__(self, rows: Any) -> np.ndarray:
         """As an array; `rows` along the first axis only: an index, a slice, indices, or a mask."""
+        if isinstance(rows, tuple):
+            raise IndexError('images on disk are indexed along their first axis alone')
         rows = np.arange(len(self))[rows]
         if rows.ndim == 0:
             return self.images[int(rows)]

@@ -98,12 +98,15 @@ def distances_to(
 
     Args: kinds: names of DISTANCES.
     Returns: a -> {'frechet': {'value', 'interval'}, 'kernel': ...}.
+    Raises: ValueError for fewer than four examples.
     """
     b = np.asarray(b, np.float64)
     of_kind = {'frechet': _frechet_to, 'kernel': _kernel_to}
     to = {name: of_kind[name](b) for name in kinds}
 
     def distances(a):
+        if len(a) < 4:
+            raise ValueError(f'a distance with its interval needs four examples, got {len(a)}')
         a, rng, found = np.asarray(a, np.float64), np.random.default_rng(seed), {}
         picks = [rng.permutation(len(a))[: len(a) // 2] for _ in range(halves)]
         for name, distance in to.items():
@@ -140,6 +143,8 @@ def reference_points(
 def _check_features(a, b):
     check_shape('b', b, (None, None), '[M, D], features')
     check_shape('a', a, (None, b.shape[1]), '[N, D], features as those of b')
+    if min(len(a), len(b)) < 2:
+        raise ValueError(f'a distance needs two examples of each set, got {len(a)} and {len(b)}')
 
 
 def coverage(probabilities: np.ndarray, real: np.ndarray) -> float:

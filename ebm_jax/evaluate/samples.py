@@ -8,6 +8,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.svm import SVC
 
 from ebm_jax.data import Examples
+from ebm_jax.errors import InputError
 from ebm_jax.images import as_pixels
 
 
@@ -20,9 +21,13 @@ def fit_reference_classifier(
     Images of more than 256 numbers are first brought to `components` principal components, or to as
     many as the examples span; at most `limit` random examples are used, to keep the fit within
     minutes.
+
+    Raises: InputError for examples of one class.
     """
     pick = np.random.default_rng(seed).permutation(len(examples.x))[:limit]
     x, y = as_pixels(examples.x[pick]), examples.y[pick]
+    if len(np.unique(y)) < 2:
+        raise InputError(f'{examples.name} has one class alone: a classifier needs two')
     svm = SVC(C=10)
     if x.shape[1] <= 256:
         return make_pipeline(svm).fit(x, y)

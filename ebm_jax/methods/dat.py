@@ -178,6 +178,11 @@ class _Dat:
         samples = Samples(found, self.attacked(key, params, batch))
         return jax.lax.stop_gradient(samples), Chains(buffer)
 
+    def accuracy(self, logits, labels):
+        """Over the examples that have a label."""
+        correct = jnp.argmax(logits, 1) == labels
+        return obj.labelled_mean(correct.astype(jnp.float32), labels)
+
     def loss(self, params, key, batch, samples):
         del key
         n, found = len(batch['x']), samples.negatives
@@ -193,8 +198,8 @@ class _Dat:
             'negatives': self.p_x_weight * negatives_term,
         }
         return terms, {
-            'accuracy': jnp.mean(jnp.argmax(pos, 1) == batch['y']),
-            'robust_accuracy': jnp.mean(jnp.argmax(attacked, 1) == batch['y']),
+            'accuracy': self.accuracy(pos, batch['y']),
+            'robust_accuracy': self.accuracy(attacked, batch['y']),
             **obj.scores(e_pos, e_neg, found.valid),
             **negatives.metrics(found),
         }

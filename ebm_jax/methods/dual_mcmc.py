@@ -27,7 +27,7 @@ from jax.lax import stop_gradient
 from ebm_jax import devices, validity
 from ebm_jax import objectives as obj
 from ebm_jax.mcmc import run_chain
-from ebm_jax.shapes import check_kernel, check_network
+from ebm_jax.shapes import check_initial, check_kernel, check_network
 from ebm_jax.teaching import LOSS_TERMS, NETWORKS, PAPER, Settings, check, check_taught, needs
 from ebm_jax.types import (
     UNCONDITIONAL,
@@ -167,6 +167,8 @@ class _Models:
         return self.networks[name].apply(params[name], x, *label)
 
     def init(self, key, batch):
+        if self.x_initial_sampler is not None:
+            check_initial('x_initial_sampler', self.x_initial_sampler, batch['x'])
         x = batch['x'][0]
         inputs = {'energy': x, 'generator': jnp.zeros(self.latent_dim), 'inference': x}
         keys = dict(zip(NETWORKS, jax.random.split(key, len(NETWORKS))))

@@ -23,7 +23,7 @@ from flax import struct
 from ebm_jax import devices, validity
 from ebm_jax import objectives as obj
 from ebm_jax.mcmc import run_chain
-from ebm_jax.shapes import check_network
+from ebm_jax.shapes import check_function, check_initial, check_network
 from ebm_jax.types import (
     UNCONDITIONAL,
     Array,
@@ -74,6 +74,8 @@ def energy_matching(
       ValueError when a number is out of range.
     """
     check_network('network', network)
+    check_function('noise', noise, 'initial.normal(shape)')
+    check_function('kernel', kernel, 'lambda begin: kernels.heated_langevin(..., begin=begin)')
     if not temperature > 0 or num_steps < 1 or warmup < 0 or not cd_weight >= 0:
         raise ValueError(
             'temperature must be > 0, num_steps >= 1, warmup and cd_weight >= 0, got '
@@ -127,6 +129,7 @@ class _EnergyMatching:
         return jnp.sum(self.network.apply(params, x))
 
     def init(self, key, batch):
+        check_initial('noise', self.noise, batch['x'])
         return self.network.init(key, batch['x'][0]), ()
 
     def draw_noise(self, key, n):

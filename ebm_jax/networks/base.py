@@ -102,17 +102,17 @@ def spectral(kernel: Array, iterations: int = 40) -> Array:
     between steps instead; ours makes the energy a function of its parameters alone.
     """
     matrix = kernel.reshape(-1, kernel.shape[-1])
-    fixed = jax.lax.stop_gradient(matrix)
+    fixed, tiny = jax.lax.stop_gradient(matrix), jnp.finfo(matrix.dtype).tiny
 
     def iterate(_, v):
         v = fixed.T @ (fixed @ v)
-        return v / (jnp.linalg.norm(v) + 1e-12)
+        return v / jnp.maximum(jnp.linalg.norm(v), tiny)
 
     v = jax.lax.fori_loop(
         0, iterations, iterate, jnp.cos(jnp.arange(1.0, matrix.shape[1] + 1)) + 0.1
     )
     u = fixed @ v
-    sigma = (u / (jnp.linalg.norm(u) + 1e-12)) @ matrix @ v
+    sigma = (u / jnp.maximum(jnp.linalg.norm(u), tiny)) @ matrix @ v
     return kernel / sigma
 
 

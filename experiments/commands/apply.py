@@ -89,6 +89,13 @@ def define(values: Any) -> None:
     flags.DEFINE_integer(
         'steps', None, 'Steps of the chain in x; default as configured.', 0, flag_values=values
     )
+    flags.DEFINE_integer(
+        'starts',
+        None,
+        'inpaint: chains in z of which the best is taken; default as configured.',
+        1,
+        flag_values=values,
+    )
     flags.DEFINE_integer('seed', 0, 'Seed of chains and choices.', 0, flag_values=values)
     flags.DEFINE_string(
         'out', None, 'File name without ending; default WORKDIR/samples/TASK.', flag_values=values
@@ -102,6 +109,7 @@ FLAGS_OF = {  # the tasks that take a flag; all others are of every task
     'hide': ('inpaint',),
     'samples': ('interpolate',),
     'frames': ('interpolate',),
+    'starts': ('inpaint',),
     'z_steps': ('reconstruct', 'interpolate', 'inpaint'),
     'steps': ('inpaint', 'refine'),
     'label': ('reconstruct', 'interpolate', 'inpaint', 'refine'),
@@ -306,6 +314,7 @@ def inpaint(values: Any, inputs: Inputs) -> Result:
         inputs.labels,
         num_steps=values.steps,
         z_steps=values.z_steps,
+        starts=values.starts,
         fill=mean_image(experiment.train) if experiment.model.latent else 0.0,
     )
     return Result(

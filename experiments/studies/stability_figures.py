@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy import stats
 
@@ -78,7 +79,12 @@ def survival(rows: Sequence[Row], steps: int) -> tuple[np.ndarray, np.ndarray]:
 def survival_curves(found: dict[str, Any], c: Grid) -> Figure:
     """The share of all runs of each system that have not diverged, by training step."""
     figure = Figure(figsize=(6, 3.2))
-    axis = figure.subplots()
+    draw_survival(figure.subplots(), found, c)
+    return figure
+
+
+def draw_survival(axis: Axes, found: dict[str, Any], c: Grid) -> None:
+    """The curves of a study, each with its 95 % band."""
     for i, system in enumerate(c.systems):
         rows = rows_of(found, c.of_system(system), c)
         at, (share_left, low, high) = survival(rows, c.steps)
@@ -86,4 +92,3 @@ def survival_curves(found: dict[str, Any], c: Grid) -> Figure:
         axis.fill_between(at, low, high, step='post', color=f'C{i}', alpha=0.2, linewidth=0)
     axis.set(xlabel='training step', ylabel='share of all runs not diverged', ylim=(-0.03, 1.03))
     axis.legend()
-    return figure
