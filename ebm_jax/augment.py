@@ -7,6 +7,7 @@ arithmetic is that of dm_pix.
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ebm_jax.types import Array, Key, Transition
 
@@ -258,8 +259,9 @@ def elastic(alpha: float = 8.0, sigma: float = 2.0) -> Transition:
         raise ValueError(f'alpha must be at least 0 and sigma above 0, got {alpha} and {sigma}')
 
     def move(key, x):
-        drawn = x.astype(jnp.zeros(()).dtype)  # the type in which dm_pix draws the field
-        return jnp.clip(_pix().elastic_deformation(key, drawn, alpha, sigma), -1, 1).astype(x.dtype)
+        # dm_pix draws the field in JAX's default type, and its filter has that of sigma
+        drawn, width = x.astype(jnp.zeros(()).dtype), np.float64(sigma)
+        return jnp.clip(_pix().elastic_deformation(key, drawn, alpha, width), -1, 1).astype(x.dtype)
 
     return move
 

@@ -325,9 +325,9 @@ def test_training_begins_with_the_parameters_of_another_run(uninterrupted, tmp_p
     )
     whole = train(tmp_path / 'whole', 4, run)
     train(tmp_path / 'parts', 3, run)
-    assert len(reads) == 3  # of init_state and of two runs
+    before = len(reads)
     resumed = train(tmp_path / 'parts', 4, run)
-    assert len(reads) == 3
+    assert len(reads) == before > 2
     chex.assert_trees_all_equal(as_data(whole), as_data(resumed))
 
 
