@@ -220,7 +220,14 @@ ELSEWHERE = ('docs/_build', 'docs/tutorials', GUIDE)
 DOCUMENTS = ['README.md', *(str(path.relative_to(ROOT)) for path in PAGES)]
 DOCUMENTS = [path for path in DOCUMENTS if not path.startswith(ELSEWHERE)]
 # what stands in a command for one of several words
-VARIABLES = {'TABLE': 'order', 'SEED': '0', '$kl': '1', '$affine': '1', '$scales': '1'}
+VARIABLES = {
+    'TABLE': 'order',
+    'SEED': '0',
+    '$seed': '0',
+    '$kl': '1',
+    '$affine': '1',
+    '$scales': '1',
+}
 TARGETS = {'demo', 'test', 'test-slow', 'test-oldest', 'docs', 'wheel', 'lint'}
 
 
