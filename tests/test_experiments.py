@@ -610,9 +610,8 @@ def test_apply_works_on_runs_without_a_generator(
                 f'--workdir={workdir}',
                 f'--task={task}',
                 '--num=8',
-                '--steps=2',
-                '--hide=top',
                 f'--out={tmp_path}/{task}',
+                *{'inpaint': ['--steps=2', '--hide=top'], 'refine': ['--steps=2']}.get(task, []),
             )
             assert said.startswith(('8 images', 'scores of 8 images'))
             if task == 'scores':

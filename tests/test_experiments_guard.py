@@ -275,17 +275,17 @@ def test_an_adaptive_sampler_is_observed_at_its_current_scales():
     c = JemChain(step_size=0.1, noise=1e-4, noise_is_temperature=True, adaptive=True)
     tuned = jnp.broadcast_to(jnp.array([0.32, 50.0, 0.9, 0.1]), (8, 4))
     state = SimpleNamespace(chains=SimpleNamespace(sampler=SimpleNamespace(settings=tuned)))
-    found = training_chains(c, 8).numbers(state)
+    found = training_chains(c).numbers(state)
     assert found == pytest.approx(
         {'step_size': 0.32, 'noise_scale': 0.8 / 50, 'decay': 0.9, 'momentum': 0.1}, rel=1e-6
     )
     fixed = dataclasses.replace(c, adaptive=False, step_size=0.5, momentum=0.2)
-    assert training_chains(fixed, 8).numbers(state) == {
+    assert training_chains(fixed).numbers(state) == {
         'step_size': 0.5,
         'noise_scale': 0.01,
         'momentum': 0.2,
     }
-    growing = training_chains(dataclasses.replace(c, num_steps=20, extra_step_every=781), 8)
+    growing = training_chains(dataclasses.replace(c, num_steps=20, extra_step_every=781))
     after_1600 = SimpleNamespace(chains=SimpleNamespace(calls=np.full(8, 1600)))
     assert growing.steps_of(after_1600) == 22
 
