@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
-from ebm_jax.mcmc import check_bounds, check_number, evaluate, metropolis, unit
+from ebm_jax.mcmc import check_bounds, check_number, evaluate, length, metropolis
 from ebm_jax.types import Array, ArrayLike, Info, Kernel, PyTree
 
 
@@ -177,7 +177,7 @@ def steepest_descent(step_size: ArrayLike, *, bounds: Sequence[float] | None = N
         del key
         x, unravel = ravel_pytree(state.position)
         energy, grad = jax.value_and_grad(lambda v: energy_fn(unravel(v)))(x)
-        free = x - step_size * unit(grad)
+        free = x - step_size * grad / length(grad)
         x = free if bounds is None else jnp.clip(free, *bounds)
         norm = jnp.linalg.norm(grad)
         info = Info(energy, norm, jnp.ones(()), jnp.zeros(()), jnp.mean(x != free))

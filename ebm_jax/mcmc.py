@@ -40,12 +40,13 @@ class HamiltonianState(NamedTuple):
     grad: PyTree
 
 
-def unit(x: Array) -> Array:
-    """x / |x|, the Euclidean norm over all entries, also where squares of the entries underflow; 0
-    where x is 0."""
+def length(x: Array) -> Array:
+    """|x|, the Euclidean norm over all entries, also where their squares underflow; at least the
+    smallest float, to divide by."""
     tiny = jnp.finfo(x.dtype).tiny
-    x = x / jnp.maximum(jnp.max(jnp.abs(x)), tiny)
-    return x / jnp.maximum(jnp.sqrt(jnp.sum(jnp.square(x))), tiny)
+    largest = jnp.maximum(jnp.max(jnp.abs(x)), tiny)
+    plain, scaled = (jnp.sqrt(jnp.sum(jnp.square(y))) for y in (x, x / largest))
+    return jnp.maximum(jnp.where(plain > 1e3 * tiny**0.5, plain, largest * scaled), tiny)
 
 
 def check_number(

@@ -80,6 +80,8 @@ def _finite(content):
         return [_finite(value) for value in content]
     if isinstance(content, os.PathLike):
         return str(content)
+    if isinstance(content, np.floating):
+        return _finite(float(content))
     if isinstance(content, np.generic | np.ndarray | jax.Array):
         return _finite(content.tolist())
     return str(content) if isinstance(content, float) and not math.isfinite(content) else content

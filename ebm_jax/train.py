@@ -94,7 +94,9 @@ class Recipe:
       description: None, or what `ebm_jax.load` needs to rebuild the model
         (`spec.ModelSpec.to_json`); it is written into the run's config.json.
       init_params: None for random ones, or () -> the parameters that training begins with, such as
-        lambda: ebm_jax.load(FOLDER).params; called where a run begins, not where it continues.
+        lambda: ebm_jax.load(FOLDER).params; called wherever a run is at step 0 (its start, a rerun
+        before its first checkpoint, a recovery that goes back to the beginning), each time to give
+        the same.
     """
 
     method: Method
@@ -136,8 +138,8 @@ def initial_params(recipe: Recipe) -> Params | None:
     """
     if recipe.init_params is None:
         return None
-    given = recipe.init_params()
-    differing = first_difference(named_leaves(given), named_leaves(state_shapes(recipe).params))
+    given, wanted = named_leaves(recipe.init_params()), state_shapes(recipe).params
+    differing = first_difference(given, named_leaves(wanted))
     if differing:
         name, there, here = differing
         raise InputError(
@@ -145,7 +147,8 @@ def initial_params(recipe: Recipe) -> Params | None:
             f'{there or "missing"} there and {here or "missing"} here; give the run the networks '
             'and classes that they come from'
         )
-    return given
+    leaves = [jnp.asarray(given[name], leaf.dtype) for name, leaf in named_leaves(wanted).items()]
+    return jax.tree.unflatten(jax.tree.structure(wanted), leaves)
 
 
 def state_shapes(recipe: Recipe) -> TrainState:

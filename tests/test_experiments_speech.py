@@ -644,13 +644,23 @@ def test_the_ways_of_denoising_use_their_energy_and_label(monkeypatch):
         lambda x: jnp.array([0.0, jnp.mean(x) - 0.5]),
         by_frame=False,
     )
-    monkeypatch.setattr(
-        denoise_tables, 'init_state', lambda key, recipe: SimpleNamespace(params=jnp.float32(2))
-    )
+
+    def init_state(key, recipe):
+        assert recipe.init_params is None  # untrained, also where the run began with another one
+        return SimpleNamespace(params=jnp.float32(2))
+
+    monkeypatch.setattr(denoise_tables, 'init_state', init_state)
     monkeypatch.setattr(Frontend, 'sound', lambda self, x: x)
     given = SimpleNamespace(before=[np.full((6, 3, 1), v, np.float32) for v in (0.0, 1.0)])
     c = Denoise(step_size=0.2, noise=0.0, num_steps=3, anchor=1e-6)
-    experiment = SimpleNamespace(model=model, recipe=None)
+    recipe = Recipe(
+        method=None,
+        optimizer=None,
+        batch_at=None,
+        prepare=None,
+        init_params=lambda: jnp.float32(5),
+    )
+    experiment = SimpleNamespace(model=model, recipe=recipe)
     ways = denoise_tables.ways_of(
         experiment, jnp.float32(5), given, c, ['in noise', 'alone', 'untrained', 'given word']
     )

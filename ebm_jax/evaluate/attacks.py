@@ -17,7 +17,7 @@ import numpy as np
 
 from ebm_jax import batching
 from ebm_jax.labels import at_label
-from ebm_jax.mcmc import run_chain, unit
+from ebm_jax.mcmc import length, run_chain
 from ebm_jax.shapes import check_shape
 from ebm_jax.types import Array, ArrayLike, EnergyFn, Kernel, Key, Params
 
@@ -47,7 +47,7 @@ def _draw_l2(key, d, radius):
 
 
 L2 = Norm(
-    steepest=unit,
+    steepest=lambda g: g / length(g),
     project=lambda d, radius: d * jnp.minimum(1.0, radius / jnp.maximum(_length(d), 1e-12)),
     draw=_draw_l2,
     size=_length,

@@ -15,6 +15,7 @@ from sklearn.metrics.pairwise import polynomial_kernel
 
 from ebm_jax import data
 from ebm_jax.data import Examples
+from ebm_jax.errors import InputError
 from ebm_jax.shapes import check_shape
 
 
@@ -98,7 +99,7 @@ def distances_to(
 
     Args: kinds: names of DISTANCES.
     Returns: a -> {'frechet': {'value', 'interval'}, 'kernel': ...}.
-    Raises: ValueError for fewer than four examples.
+    Raises: InputError for fewer than four examples.
     """
     b = np.asarray(b, np.float64)
     of_kind = {'frechet': _frechet_to, 'kernel': _kernel_to}
@@ -106,7 +107,7 @@ def distances_to(
 
     def distances(a):
         if len(a) < 4:
-            raise ValueError(f'a distance with its interval needs four examples, got {len(a)}')
+            raise InputError(f'a distance with its interval needs four examples, got {len(a)}')
         a, rng, found = np.asarray(a, np.float64), np.random.default_rng(seed), {}
         picks = [rng.permutation(len(a))[: len(a) // 2] for _ in range(halves)]
         for name, distance in to.items():
@@ -144,7 +145,7 @@ def _check_features(a, b):
     check_shape('b', b, (None, None), '[M, D], features')
     check_shape('a', a, (None, b.shape[1]), '[N, D], features as those of b')
     if min(len(a), len(b)) < 2:
-        raise ValueError(f'a distance needs two examples of each set, got {len(a)} and {len(b)}')
+        raise InputError(f'a distance needs two examples of each set, got {len(a)} and {len(b)}')
 
 
 def coverage(probabilities: np.ndarray, real: np.ndarray) -> float:

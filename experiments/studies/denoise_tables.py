@@ -39,7 +39,8 @@ from ebm_jax.data.windows import Frontend
 from ebm_jax.errors import InputError
 from ebm_jax.evaluate import samples
 from ebm_jax.images import as_pixels
-from ebm_jax.record import read_json, write_json
+from ebm_jax.process import exclusive_lock
+from ebm_jax.record import write_json
 from ebm_jax.train import init_state
 from experiments.common import launch, runs, settings
 from experiments.common.experiment import Experiment
@@ -59,8 +60,10 @@ from experiments.evaluations.speech_quality import (
     logits_of,
     share,
 )
+from experiments.studies import arms
 
 KINDS = ('in noise', 'alone', 'untrained', 'given word', 'afterwards', 'plain')
+MEASURED = ('mse', 'accuracy', 'machine', 'stoi')
 AFTERWARDS = {'num_steps': 5, 'anchor': 0.5, 'percentile': 0.0, 'noise': 0.0}
 
 
@@ -240,18 +243,26 @@ def run(values: Any) -> None:
         'settings': settings.to_dict(speech.denoise),
         'step_size': values.step_size,
     }
-    found, _ = read_json(file, {})
-    if found.get('asked') != asked:
-        found = {'asked': asked, 'ways': {}}
-    for (kind, n, anchor), make in tqdm(ways.items(), desc='de-noising', unit='way'):
-        key = f'{kind}, {n}, {anchor}'
-        if key not in found['ways']:
-            found['ways'][key] = [
-                {**row, 'way': kind, 'steps': n, 'anchor': anchor}
-                for row in rows_of(experiment, params, make(), given, judge())
-            ]
-            write_json(file, found)
-    rows = [row for way in ways for row in found['ways'][', '.join(map(str, way))]]
+    with exclusive_lock(values.workdir):
+        found = arms.read(file) or {'asked': asked, 'ways': {}}
+        if found.get('asked') != asked:
+            raise InputError(
+                f'{file} is of another checkpoint, or of other levels, recordings or settings: '
+                'move it away'
+            )
+        for (kind, n, anchor), make in tqdm(ways.items(), desc='de-noising', unit='way'):
+            key = f'{kind}, {n}, {anchor}'
+            if key not in found['ways']:
+                found['ways'][key] = [
+                    {'way': kind, 'steps': n, 'anchor': anchor, **row}
+                    for row in rows_of(experiment, params, make(), given, judge())
+                ]
+                write_json(file, found)
+    rows = [
+        {**row, **arms.numbers({name: row[name] for name in MEASURED})}
+        for way in ways
+        for row in found['ways'][', '.join(map(str, way))]
+    ]
     lines = table(rows, levels, len(recordings), values.speakers)
     file.with_suffix('.txt').write_text('\n'.join(lines) + '\n')
     print('\n'.join(lines))

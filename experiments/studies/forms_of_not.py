@@ -26,6 +26,7 @@ from ebm_jax.composition import Composition
 from ebm_jax.errors import InputError
 from ebm_jax.evaluate.attributes import LEVELS
 from ebm_jax.images import as_float
+from ebm_jax.process import exclusive_lock
 from ebm_jax.record import write_json
 from ebm_jax.types import EnergyFn
 from experiments import digits_icd
@@ -173,12 +174,47 @@ def run(values: Any) -> None:
     runs = composing.train(digits_icd, workdir, config)
     attributes, num = config.compose.attributes, config.compose.num
     probe = composing.AttributeProbe(runs['class'][0].train, attributes)
+    with exclusive_lock(workdir):
+        found = sampled(workdir / FILE, runs, probe, attributes, num)
+    words = [LEVELS[label][unwanted] for label in attributes for unwanted in (2, 0)]
+    lines = [
+        '| form: share that shows the unwanted (class right), % | ' + ' | '.join(words) + ' |',
+        '|---' * (1 + len(words)) + '|',
+    ]
+    for name in FORMS:
+        rows = [found['forms'][f'{name} / {word}'] for word in words]
+        cells = [
+            f'{100 * row["unwanted"]:.0f} [{100 * row["interval"][0]:.0f}, '
+            f'{100 * row["interval"][1]:.0f}] ({100 * row["class"]:.0f})'
+            for row in rows
+        ]
+        lines.append(f'| {name} | ' + ' | '.join(cells) + ' |')
+    lines += ['', 'Standard deviation of E(x, y) over training images: ' + listed(found['spread'])]
+    (workdir / 'forms_of_not.md').write_text('\n'.join(lines) + '\n')
+    print('\n'.join(lines))
+
+
+def sampled(
+    file: pathlib.Path,
+    runs: Runs,
+    probe: composing.AttributeProbe,
+    attributes: Sequence[str],
+    num: int,
+) -> dict[str, Any]:
+    """What a file of this study holds, after the forms that were missing are sampled and measured.
+
+    Raises: InputError where it is of other energies or another number of samples.
+    """
     spreads = {label: spread(runs, label) for label in runs}
-    given = {'num': num, 'attributes': list(attributes), 'spread': spreads}
-    found = arms.read(workdir / FILE) or {**given, 'forms': {}}
-    if any(found.get(name) != value for name, value in given.items()):
+    given = {'num': num, 'attributes': list(attributes)}
+    found = arms.read(file) or {**given, 'spread': spreads, 'forms': {}}
+    same = all(
+        math.isclose(found['spread'].get(label, math.nan), value, rel_tol=1e-3)
+        for label, value in spreads.items()
+    )
+    if not same or any(found.get(name) != value for name, value in given.items()):
         raise InputError(
-            f'{workdir / FILE} is of other energies or another number of samples: move it away, or '
+            f'{file} is of other energies or another number of samples: move it away, or '
             'use another --workdir'
         )
     classes = np.arange(num) % composing.classes_of(runs)
@@ -196,23 +232,8 @@ def run(values: Any) -> None:
                 'class': float((shown['class'] == classes).mean()),
             }
             found['forms'][key]['interval'] = share_interval(found['forms'][key]['unwanted'], num)
-            write_json(workdir / FILE, found)
-    words = [LEVELS[label][unwanted] for label in attributes for unwanted in (2, 0)]
-    lines = [
-        '| form: share that shows the unwanted (class right), % | ' + ' | '.join(words) + ' |',
-        '|---' * (1 + len(words)) + '|',
-    ]
-    for name in FORMS:
-        rows = [found['forms'][f'{name} / {word}'] for word in words]
-        cells = [
-            f'{100 * row["unwanted"]:.0f} [{100 * row["interval"][0]:.0f}, '
-            f'{100 * row["interval"][1]:.0f}] ({100 * row["class"]:.0f})'
-            for row in rows
-        ]
-        lines.append(f'| {name} | ' + ' | '.join(cells) + ' |')
-    lines += ['', 'Standard deviation of E(x, y) over training images: ' + listed(found['spread'])]
-    (workdir / 'forms_of_not.md').write_text('\n'.join(lines) + '\n')
-    print('\n'.join(lines))
+            write_json(file, found)
+    return found
 
 
 def listed(spreads: dict[str, float]) -> str:
