@@ -29,7 +29,7 @@ from ebm_jax.evaluate import extractor  # noqa: E402
 from ebm_jax.model import Classifier, build  # noqa: E402
 from ebm_jax.networks import ConvNet, per_example  # noqa: E402
 from ebm_jax.spec import FEATURES, ModelSpec, energy_spec  # noqa: E402
-from ebm_jax.train import init_state, state_shapes  # noqa: E402
+from ebm_jax.train import Recipe, init_state, state_shapes  # noqa: E402
 from ebm_jax.trained import TrainedModel  # noqa: E402
 from experiments import phonemes_jem, phonemes_st_jem  # noqa: E402
 from experiments.commands import apply  # noqa: E402

@@ -307,3 +307,11 @@ def test_classes_without_images_have_no_gaussian():
     kept = whole.train.rows(np.flatnonzero(whole.train.y != 4))
     with pytest.raises(InputError, match=r'class_gaussian.*class 4 has 0 images.*or use uniform'):
         runs.build(module, config, dataclasses.replace(whole, train=kept))
+
+
+def test_chains_without_a_step_size_have_no_recovery_by_it():
+    module = importlib.import_module('experiments.digits_discrete')
+    config = module.get_config()
+    assert 'step_size' in config.guard.actions  # as in older runs, which open
+    assert 'step_size' not in config.available_actions()
+    runs.build(module, config)
