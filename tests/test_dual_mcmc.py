@@ -738,7 +738,8 @@ def test_gaussian_terms_against_scipy():
     )
     expected = -jax.scipy.stats.norm.logpdf(value, mean, jnp.exp(0.5 * log_variance)).sum()
     np.testing.assert_allclose(obj.gaussian_nll(value, mean, log_variance), expected, rtol=1e-6)
-    z = obj.reparametrised(jax.random.normal(jax.random.key(0), (200_000, 2)), mean, log_variance)
+    noise = jax.random.normal(jax.random.key(0), (200_000, 2))
+    z = jax.vmap(obj.reparametrised, (0, None, None))(noise, mean, log_variance)
     log_ratio = jax.scipy.stats.norm.logpdf(
         z, mean, jnp.exp(0.5 * log_variance)
     ) - jax.scipy.stats.norm.logpdf(z)
