@@ -102,7 +102,7 @@ def fit(
     # the devices of a process next to each other
     devices = sorted(devices or jax.devices(), key=lambda device: device.process_index)
     workdir = pathlib.Path(workdir)
-    as_json(settings or {})
+    as_json(settings or {})  # refuses before any long work
     traced = check(recipe, devices, log_every if watch_every is None else watch_every)
     if not steps_in(workdir / 'checkpoints'):
         initial_params(recipe)
@@ -200,6 +200,16 @@ def _shapes(batch):
     return {name: np.shape(leaf) for name, leaf in batch.items()}
 
 
+def _of_shapes(shapes, batch, step):
+    """The batch of a step. Raises: InputError where it is not shaped as the first one."""
+    if _shapes(batch) != shapes:
+        raise InputError(
+            f'the batch of step {step} has the shapes {_shapes(batch)}, the first one {shapes}: '
+            'batch_at must give batches of one size (leave out a smaller last one)'
+        )
+    return batch
+
+
 @contextlib.contextmanager
 def _fitting(batch):
     """Turns what parts that do not fit raise into one sentence; the key of another dict than the
@@ -284,20 +294,9 @@ class _Loop:
         state = sharding.shard_state(state, devices)
         rows, _ = read_rows(self.workdir / 'metrics.jsonl')
         recorder = Recorder(self.workdir, start) if process.is_primary() else NullRecorder()
-        first = _shapes(recipe.batch_at(0))
-
-        def sharded_batch(step):
-            batch = batch_at(step)
-            if _shapes(batch) != first:
-                raise InputError(
-                    f'the batch of step {step} has the shapes {_shapes(batch)}, the first one '
-                    f'{first}: batch_at must give batches of one size (leave out a smaller last '
-                    'one)'
-                )
-            return sharding.shard_batch(batch, devices)
-
+        shapes = _shapes(recipe.batch_at(0))
         batches = prefetched(
-            sharded_batch,
+            lambda step: sharding.shard_batch(_of_shapes(shapes, batch_at(step), step), devices),
             range(start + 1, self.steps + 1),
         )
         with contextlib.closing(recorder), contextlib.closing(batches):

@@ -16,6 +16,7 @@ from flax import struct
 
 from ebm_jax import devices, validity
 from ebm_jax.replay import ShardedBuffer
+from ebm_jax.shapes import check_begin
 from ebm_jax.types import UNCONDITIONAL, Array, Batch, Draw, Key, Metrics, PyTree
 
 
@@ -58,11 +59,7 @@ def check_positions(buffer: PyTree, batch: Batch) -> None:
     """
     examples = jax.tree.map(lambda leaf: leaf.shape[1:], batch['x'])
     chains = jax.tree.map(lambda leaf: leaf.shape[2:], buffer.position)
-    if examples != chains:
-        raise ValueError(
-            f'chains begin in the shape {chains}, and examples have {examples}: give the buffer an '
-            'initial sampler of that shape'
-        )
+    check_begin('chains begin in', chains, examples)
 
 
 def shard_keys(key: Key, shards: int, *names: str) -> dict[str, Key]:

@@ -100,11 +100,20 @@ def check_initial(name: str, sampler: InitialSampler, examples: Array) -> None:
 
     Raises: ValueError that names it.
     """
-    shape = jax.eval_shape(sampler, jax.random.key(0), jnp.int32(UNCONDITIONAL)).shape
-    if shape != examples.shape[1:]:
+    begun = jax.eval_shape(sampler, jax.random.key(0), jnp.int32(UNCONDITIONAL))
+    check_begin(f'{name} gives', begun.shape, examples.shape[1:])
+
+
+def check_begin(what: str, shapes: PyTree, examples: PyTree) -> None:
+    """Refuse chains that do not begin in the shapes of an example.
+
+    Args: what: gives the first of them, such as 'chains begin in'.
+    Raises: ValueError.
+    """
+    if shapes != examples:
         raise ValueError(
-            f'{name} gives the shape {shape}, and examples have {examples.shape[1:]}: give an '
-            'initial sampler of that shape'
+            f'{what} the shape {shapes}, and examples have {examples}: give an initial sampler of '
+            'that shape'
         )
 
 

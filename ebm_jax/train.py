@@ -139,7 +139,8 @@ def initial_params(recipe: Recipe) -> Params | None:
     if recipe.init_params is None:
         return None
     given, wanted = named_leaves(recipe.init_params()), state_shapes(recipe).params
-    differing = first_difference(given, named_leaves(wanted))
+    needed = named_leaves(wanted)
+    differing = first_difference(given, needed)
     if differing:
         name, there, here = differing
         raise InputError(
@@ -147,7 +148,7 @@ def initial_params(recipe: Recipe) -> Params | None:
             f'{there or "missing"} there and {here or "missing"} here; give the run the networks '
             'and classes that they come from'
         )
-    leaves = [jnp.asarray(given[name], leaf.dtype) for name, leaf in named_leaves(wanted).items()]
+    leaves = [jnp.asarray(given[name], leaf.dtype) for name, leaf in needed.items()]
     return jax.tree.unflatten(jax.tree.structure(wanted), leaves)
 
 

@@ -43,8 +43,8 @@ WITH_EFFECT = (
 class DiscreteSettings(IcdSettings):
     """A run of contrastive divergence on binary images, whose chains have no step size."""
 
-    def available_actions(self) -> tuple[str, ...]:
-        return tuple(name for name in self.guard.actions if name != 'step_size')
+    def actions_without_effect(self) -> tuple[str, ...]:
+        return ('step_size',)
 
 
 def get_config() -> DiscreteSettings:

@@ -145,7 +145,12 @@ class RunSettings:
 
     def available_actions(self) -> tuple[str, ...]:
         """The recovery actions that can be taken."""
-        return self.guard.actions
+        without = self.actions_without_effect()
+        return tuple(name for name in self.guard.actions if name not in without)
+
+    def actions_without_effect(self) -> tuple[str, ...]:
+        """The recovery actions that would change nothing in this run."""
+        return ()
 
     def fix_schedule(self, saved: Mapping[str, Any]) -> None:
         """Give a schedule as long as the run (decay_steps = 0) its length, in place.

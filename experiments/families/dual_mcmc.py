@@ -130,11 +130,10 @@ class DualSettings(RunSettings):
     def divisors(self) -> tuple[int, ...]:
         return self.batch_size, self.loss.num_negatives
 
-    def available_actions(self) -> tuple[str, ...]:
+    def actions_without_effect(self) -> tuple[str, ...]:
         own = method_settings(self)
-        if own.x_steps and teaching.needs(own).x_chain:
-            return self.guard.actions
-        return tuple(name for name in self.guard.actions if name not in ('num_steps', 'step_size'))
+        runs_in_x = own.x_steps and teaching.needs(own).x_chain
+        return () if runs_in_x else ('num_steps', 'step_size')
 
     def recovery_paths(self) -> dict[str, tuple[str, ...]]:
         return {

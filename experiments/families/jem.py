@@ -146,11 +146,9 @@ class JemSettings(PersistentRunSettings):
         # 0 for no examples of p(x) of their own, which any number divides
         return *super().divisors(), self.loss.positives
 
-    def available_actions(self) -> tuple[str, ...]:
-        if not self.sampler.adaptive:
-            return self.guard.actions
+    def actions_without_effect(self) -> tuple[str, ...]:
         # an adaptive step size is part of the state, not of the settings
-        return tuple(name for name in self.guard.actions if name != 'step_size')
+        return ('step_size',) if self.sampler.adaptive else ()
 
 
 def image_jem(

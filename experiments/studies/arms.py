@@ -118,7 +118,6 @@ def results(
         'experiment': module.__name__,
         'protocol': plain(protocol or {}),
     }
-    opened(file, base, given)  # another study is refused before the folder is made or locked
     workdir.mkdir(parents=True, exist_ok=True)
     with exclusive_lock(workdir):
         done = opened(file, base, given)
@@ -176,9 +175,17 @@ def opened(file: pathlib.Path, base: Any, given: Mapping[str, Any]) -> dict[str,
         found['base'] = settings.to_dict(settings.from_dict(base, found['base']))
     except (KeyError, TypeError, ValueError):
         found['base'] = None  # of another family, or of settings that are gone
-    if any(found.get(name) != value for name, value in given.items()):
-        raise InputError(f'{file.parent} holds a study with other settings: use another --workdir')
+    check_same(file, found, given)
     return found
+
+
+def check_same(file: pathlib.Path, found: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    """Refuse a file of a study of something else than what is `given`. Raises: InputError."""
+    if any(found.get(name) != value for name, value in given.items()):
+        raise InputError(
+            f'{file.parent} holds a study with other settings: use another --workdir, or move '
+            f'{file.name} away'
+        )
 
 
 def traces(workdir: pathlib.Path, arms: Sequence[str], seeds: int) -> dict[str, list[Trace]]:

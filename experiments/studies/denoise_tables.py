@@ -245,11 +245,7 @@ def run(values: Any) -> None:
     }
     with exclusive_lock(values.workdir):
         found = arms.read(file) or {'asked': asked, 'ways': {}}
-        if found.get('asked') != asked:
-            raise InputError(
-                f'{file} is of another checkpoint, or of other levels, recordings or settings: '
-                'move it away'
-            )
+        arms.check_same(file, found, {'asked': asked})
         for (kind, n, anchor), make in tqdm(ways.items(), desc='de-noising', unit='way'):
             key = f'{kind}, {n}, {anchor}'
             if key not in found['ways']:

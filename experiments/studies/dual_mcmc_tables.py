@@ -113,8 +113,7 @@ def planned(
     """
     given = {'experiment': module.__name__, 'data': base.data.source}
     plan = arms.read(file) or {**given, 'seconds': {}}
-    if any(plan[name] != value for name, value in given.items()):
-        raise InputError(f'{file.parent} holds a study with other settings: use another folder')
+    arms.check_same(file, plan, given)
     new = {name: row for name, row in rows.items() if name not in plan['seconds']}
     recipes = [arms.checked(module, arms.configured(base, row), datasets) for row in new.values()]
     timed = seconds_per_step(recipes) if recipes else []

@@ -189,7 +189,8 @@ def run(values: Any) -> None:
             for row in rows
         ]
         lines.append(f'| {name} | ' + ' | '.join(cells) + ' |')
-    lines += ['', 'Standard deviation of E(x, y) over training images: ' + listed(found['spread'])]
+    spreads = ', '.join(f'{label} {value:.3g}' for label, value in found['spread'].items())
+    lines += ['', f'Standard deviation of E(x, y) over training images: {spreads}']
     (workdir / 'forms_of_not.md').write_text('\n'.join(lines) + '\n')
     print('\n'.join(lines))
 
@@ -208,15 +209,10 @@ def sampled(
     spreads = {label: spread(runs, label) for label in runs}
     given = {'num': num, 'attributes': list(attributes)}
     found = arms.read(file) or {**given, 'spread': spreads, 'forms': {}}
-    same = all(
-        math.isclose(found['spread'].get(label, math.nan), value, rel_tol=1e-3)
-        for label, value in spreads.items()
-    )
-    if not same or any(found.get(name) != value for name, value in given.items()):
-        raise InputError(
-            f'{file} is of other energies or another number of samples: move it away, or '
-            'use another --workdir'
-        )
+    arms.check_same(file, found, given)
+    for label, value in spreads.items():
+        if not math.isclose(found['spread'][label], value, rel_tol=1e-3):
+            raise InputError(f'{file} is of other energies than those of {label} now: move it away')
     classes = np.arange(num) % composing.classes_of(runs)
     for name, form in tqdm(FORMS.items(), desc='forms', unit='form'):
         for label, unwanted in itertools.product(attributes, (2, 0)):
@@ -234,11 +230,6 @@ def sampled(
             found['forms'][key]['interval'] = share_interval(found['forms'][key]['unwanted'], num)
             write_json(file, found)
     return found
-
-
-def listed(spreads: dict[str, float]) -> str:
-    """Names with numbers, as text."""
-    return ', '.join(f'{label} {value:.3g}' for label, value in spreads.items())
 
 
 if __name__ == '__main__':
